@@ -1,0 +1,76 @@
+import { randomInt } from 'node:crypto'
+
+const table = {
+  VALIDATION: [400, 'The request is not valid.'],
+  CODE_INVALID: [400, 'The code is not valid or no longer valid.'],
+  PASSWORD_REFUSED: [400, 'The password does not meet the requirements.'],
+  CREDENTIALS_INVALID: [401, 'The e-mail address or the password is wrong.'],
+  TOKEN_INVALID: [401, 'The token is not valid.'],
+  TOKEN_EXPIRED: [401, 'The token has expired.'],
+  REFRESH_REUSED: [401, 'The refresh token was already used; the session has ended.'],
+  EMAIL_TAKEN: [409, 'The e-mail address is already in use.'],
+  USERNAME_TAKEN: [409, 'The username is already in use.'],
+  BODY_TOO_LARGE: [413, 'The request body is too large.'],
+  MEDIA_TYPE_UNSUPPORTED: [415, 'The request body must be JSON.'],
+  OVERLOADED: [503, 'The service is busy; try again in a moment.'],
+  UNAVAILABLE: [503, 'The service is not available; try again in a moment.'],
+} as const satisfies Record<string, readonly [number, string]>
+
+type Name = keyof typeof table
+
+/** Every `code` that a refusal can carry. */
+export type AccountsErrorCode = `ACCOUNTS_${Name}`
+
+/** Why a password was refused. */
+export type PasswordReason = 'too_short' | 'too_long' | 'ill_formed'
+
+/** A field that failed validation. */
+export interface FieldError {
+  /** Path inside the body, members separated by dots; empty for the body itself. */
+  field: string
+  message: string
+}
+
+export interface AccountsErrorDetails {
+  /** What really happened; for the log, never for the client. */
+  cause?: unknown
+  errors?: FieldError[]
+  reasons?: PasswordReason[]
+}
+
+/**
+ * A refusal of a request: `statusCode`, a `code` from the closed table, a generic text and the headers that belong to
+ * it. The original fault is the `cause`.
+ */
+export class AccountsError extends Error {
+  override name = 'AccountsError'
+  readonly code: AccountsErrorCode
+  readonly statusCode: number
+  readonly headers: Record<string, string>
+  declare readonly errors?: FieldError[]
+  declare readonly reasons?: PasswordReason[]
+
+  constructor(code: AccountsErrorCode, { cause, errors, reasons }: AccountsErrorDetails = {}) {
+    const [statusCode, message] = table[code.slice('ACCOUNTS_'.length) as Name]
+    super(message, cause === undefined ? undefined : { cause })
+    this.code = code
+    this.statusCode = statusCode
+    this.headers = headersOf(statusCode)
+    if (errors) this.errors = errors
+    if (reasons) this.reasons = reasons
+  }
+}
+
+/** Every code with its status and text, as the README prints them. */
+export const errorTable = Object.entries(table).map(([name, [statusCode, message]]) => ({
+  code: `ACCOUNTS_${name}` as AccountsErrorCode,
+  statusCode,
+  message,
+}))
+
+function headersOf(statusCode: number): Record<string, string> {
+  if (statusCode === 401) return { 'www-authenticate': 'Bearer' }
+  // Jittered, so that refused clients do not come back all at once.
+  if (statusCode === 503) return { 'retry-after': String(randomInt(1, 4)) }
+  return {}
+}

@@ -1,0 +1,64 @@
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
+
+/** The keys that one secret of the ring stands for; every key is bound to a realm and a purpose. */
+export interface SecretKeys {
+  /** Names the secret in tokens, seals and codes; derived from it, and useless for finding it. */
+  kid: string
+  /** A key of 32 bytes for one purpose. RFC 5869. */
+  key(purpose: string): Buffer
+}
+
+/** The first secret signs, seals and tags; all of them verify. */
+export type Ring = readonly [SecretKeys, ...SecretKeys[]]
+
+/** Derives the ring of a realm from its secrets, newest first. */
+export function createRing(name: string, secrets: readonly string[]): Ring {
+  return secrets.map((secret) => secretKeys(name, secret)) as unknown as Ring
+}
+
+function secretKeys(name: string, secret: string): SecretKeys {
+  const derived = new Map<string, Buffer>()
+  function key(purpose: string): Buffer {
+    const known = derived.get(purpose)
+    if (known) return known
+    const fresh = Buffer.from(hkdfSync('sha256', secret, 'fastify-accounts', `${name}\n${purpose}`, 32))
+    derived.set(purpose, fresh)
+    return fresh
+  }
+  return { kid: key('kid').toString('base64url').slice(0, 12), key }
+}
+
+/** HMAC-SHA-256 of the parts under a key, in base64url. Parts are length-prefixed, so they cannot run into each other. */
+export function mac(key: Buffer, ...parts: string[]): string {
+  const hmac = createHmac('sha256', key)
+  for (const part of parts) hmac.update(`${Buffer.byteLength(part)}:${part}`)
+  return hmac.digest('base64url')
+}
+
+/**
+ * Encrypts a JSON value with AES-256-GCM under the first secret, padded with spaces to a multiple of `padTo` bytes so
+ * that its size tells nothing. Shape: `kid.base64url(nonce, ciphertext, tag)`.
+ *
+ * @param context what the value belongs to; opening asks for the same
+ */
+export function seal(ring: Ring, context: string, value: unknown, padTo: number): string {
+  const plain = Buffer.from(JSON.stringify(value))
+  const padded = Buffer.alloc(Math.ceil(plain.length / padTo) * padTo, 0x20)
+  plain.copy(padded)
+  const nonce = randomBytes(12)
+  const cipher = createCipheriv('aes-256-gcm', ring[0].key('seal'), nonce).setAAD(Buffer.from(context))
+  const sealed = Buffer.concat([nonce, cipher.update(padded), cipher.final(), cipher.getAuthTag()])
+  return `${ring[0].kid}.${sealed.toString('base64url')}`
+}
+
+/** Opens what `seal` made. `unknown_kid` when no secret of the ring made it; throws when it was altered. */
+export function open(ring: Ring, context: string, sealed: string): { value: unknown } | 'unknown_kid' {
+  const [kid, text] = sealed.split('.', 2) as [string, string | undefined]
+  const keys = ring.find((candidate) => candidate.kid === kid)
+  if (!keys) return 'unknown_kid'
+  const bytes = Buffer.from(text ?? '', 'base64url')
+  const decipher = createDecipheriv('aes-256-gcm', keys.key('seal'), bytes.subarray(0, 12), { authTagLength: 16 })
+  decipher.setAAD(Buffer.from(context)).setAuthTag(bytes.subarray(-16))
+  const plain = Buffer.concat([decipher.update(bytes.subarray(12, -16)), decipher.final()])
+  return { value: JSON.parse(plain.toString()) }
+}
