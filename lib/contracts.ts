@@ -108,6 +108,8 @@ export type RefreshOutcome =
 
 /** The database. */
 export interface Storage {
+  /** How the core reads a user's id in a token: `integer` as a number, `uuid` as a string. */
+  readonly ids: 'integer' | 'uuid'
   /**
    * Stores a user and answers its id. The unique indexes decide, so exactly one of N callers with the same e-mail or
    * username succeeds. `invalid` means that the store cannot hold a value (out of a column's range, a refused check).
