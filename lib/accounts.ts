@@ -1,0 +1,102 @@
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import type { Cache, Claims, Mailer, Storage, UserId } from './contracts.ts'
+import { AccountsError } from './errors.ts'
+import type { ResolvedOptions } from './options.ts'
+import type { Passwords } from './passwords.ts'
+import type { Ring } from './secrets.ts'
+import type { Tokens } from './tokens.ts'
+
+/** What `app.accounts` is: the ports and the guards of one realm. Every use case takes it first. */
+export interface Accounts extends Guards {
+  readonly options: ResolvedOptions
+  readonly storage: Storage
+  /** Undefined when nothing needs it. */
+  readonly cache: Cache | undefined
+  /** Undefined when nothing needs it. */
+  readonly mailer: Mailer | undefined
+  readonly ring: Ring
+  readonly tokens: Tokens
+  readonly passwords: Passwords
+  readonly log: FastifyBaseLogger
+  /** The time in milliseconds. */
+  clock(): number
+}
+
+/** Who a request is made for. */
+export interface Account {
+  readonly id: UserId
+  readonly sessionId: string
+  /** What the option `tokens.claims` put into the token. */
+  readonly claims: Claims
+}
+
+type Guard = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+
+/** The guard that fills `request.account`. */
+export interface Authenticate extends Guard {
+  /** With `{ optional: true }` a request without a token passes too, and `request.accountOrNull` is null. */
+  (options: { optional: boolean }): Guard
+}
+
+/** Hooks for protected routes; as `onRequest`, `preHandler` or in `app.auth([…])`. */
+export interface Guards {
+  /**
+   * Lets a request with a good access token pass.
+   *
+   * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID, ACCOUNTS_TOKEN_EXPIRED
+   */
+  readonly authenticate: Authenticate
+}
+
+/** Builds the guards of a realm. */
+export function createGuards(storage: Storage, tokens: Tokens, clock: () => number): Guards {
+  async function guard(request: FastifyRequest, optional: boolean): Promise<void> {
+    const { authorization } = request.headers
+    if (optional && authorization === undefined) {
+      remember(request, null)
+      return
+    }
+    const token = bearerToken(authorization)
+    const { userId, sessionId, claims } = tokens.verifyAccess(token)
+    if (!(await storage.sessionActive(sessionId, userId, clock()))) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+    remember(request, Object.freeze({ id: userId, sessionId, claims }))
+  }
+
+  function authenticate(first: FastifyRequest | { optional: boolean }, reply?: FastifyReply): Promise<void> | Guard {
+    if (reply) return guard(first as FastifyRequest, false)
+    const { optional } = first as { optional: boolean }
+    return (request) => guard(request, optional)
+  }
+  return { authenticate: authenticate as Authenticate }
+}
+
+function bearerToken(authorization: string | undefined): string {
+  const [, token] = /^Bearer +([^\s]+) *$/i.exec(authorization ?? '') ?? []
+  if (!token) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  return token
+}
+
+/** Where a guard leaves the account; undefined while no guard ran. */
+export const accountKey = Symbol('fastify-accounts.account')
+
+interface Guarded {
+  [accountKey]?: Account | null
+}
+
+function remember(request: FastifyRequest, account: Account | null): void {
+  ;(request as Guarded)[accountKey] = account
+}
+
+/** The getter behind `request.account`. */
+export function accountOf(this: FastifyRequest): Account {
+  const account = (this as Guarded)[accountKey]
+  if (account) return account
+  const route = `${this.method} ${this.routeOptions.url ?? this.url}`
+  const fix = account === null ? 'its guard is optional: read request.accountOrNull' : 'it has no guard that ran before'
+  throw new Error(`fastify-accounts: request.account was read on ${route}, but ${fix}`)
+}
+
+/** The getter behind `request.accountOrNull`. */
+export function accountOrNullOf(this: FastifyRequest): Account | null {
+  return (this as Guarded)[accountKey] === null ? null : accountOf.call(this)
+}

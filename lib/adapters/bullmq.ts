@@ -1,0 +1,102 @@
+import { Queue } from 'bullmq'
+import type { Cluster, Redis } from 'ioredis'
+import type { Mailer, Message } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import { jobId, type MailSecret, queueName, queuePrefix, realmName, ringOf, sealJob } from '../mail-jobs.ts'
+import { connected, openRedis, type RedisSource, withoutArguments } from './redis-connection.ts'
+
+/** Options of `queueMailer`. */
+export interface QueueMailerOptions {
+  /** A URL or an ioredis client; connections of our own are opened beside it. */
+  redis: RedisSource
+  /** The secret of the accounts, or `[current, previous]`; the worker needs the same. */
+  secret: MailSecret
+  /** The realm; the worker needs the same. @default 'accounts' */
+  name?: string
+  /** Hears of connection faults, for the log. */
+  onError?: (error: Error) => void
+  /** The time in milliseconds. @default Date.now */
+  clock?: () => number
+}
+
+/** More waiting jobs than this and `send` refuses. */
+export const mostWaiting = 10_000
+
+/**
+ * Makes a mailer that queues messages in Redis for the mail worker, which runs in a process of its own.
+ *
+ * `send` seals the message and adds exactly one job; adding a message twice adds it once. It rejects within about a
+ * second when Redis is down or frozen, and while more than 10,000 jobs wait. It works again by itself afterwards.
+ */
+export function queueMailer(options: QueueMailerOptions): Mailer {
+  const { redis, onError, clock = Date.now } = options
+  const name = realmName(options.name)
+  const ring = ringOf(name, options.secret)
+  const connection = openRedis(redis, {}, onError)
+  const queue = openQueue(connection, name, onError)
+  const waiting = waitingJobs(queue, clock)
+
+  return {
+    async send(message: Message) {
+      if (waiting() > mostWaiting)
+        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
+      try {
+        await connected(connection)
+        await queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message) })
+      } catch (cause) {
+        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
+      }
+    },
+    async ping() {
+      await connection.ping()
+    },
+    async close() {
+      await queue.close()
+      // QUIT lets commands on their way finish; it fails at once when there is no connection.
+      await connection.quit().catch(() => connection.disconnect())
+    },
+  }
+}
+
+function openQueue(connection: Redis | Cluster, name: string, onError?: (error: Error) => void): Queue {
+  const queue = new Queue(queueName, {
+    connection,
+    prefix: queuePrefix(name),
+    // Without these a queue that starts while Redis is down waits for ever, or refuses for ever.
+    skipWaitingForReady: true,
+    skipVersionCheck: true,
+    skipMetasUpdate: true,
+    defaultJobOptions: {
+      // By age: a limit by count would forget a job, and with it that it was already added, under load.
+      removeOnComplete: { age: 3600 },
+      removeOnFail: { age: 86_400 },
+      // The worker gives up at the end of the message's life, not after a number of attempts.
+      attempts: 1_000_000,
+      backoff: { type: 'mail' },
+      // Stack traces are stored in the clear.
+      stackTraceLimit: 0,
+    },
+  })
+  queue.on('error', (error) => onError?.(error))
+  return queue
+}
+
+/** The number of jobs that wait, counted in the background at most once a second. */
+function waitingJobs(queue: Queue, clock: () => number): () => number {
+  const last = { count: 0, at: Number.NEGATIVE_INFINITY }
+  async function recount(): Promise<void> {
+    try {
+      last.count = await queue.getJobCountByTypes('wait', 'delayed', 'prioritized')
+    } catch {
+      // Redis is away, which `send` tells better than an old count does.
+      last.count = 0
+    }
+  }
+  return () => {
+    if (clock() - last.at >= 1000) {
+      last.at = clock()
+      void recount()
+    }
+    return last.count
+  }
+}

@@ -1,0 +1,98 @@
+import type { Cache, CodeMac, CodeRef } from '../contracts.ts'
+
+interface CodeRecord {
+  state: 'issued' | 'verified' | 'exhausted' | 'burnt'
+  tag: string
+  account: string
+  tries: number
+  used: number
+  refusals: number
+  /** The end of the code, then of the grant. */
+  endsAt: number
+  grantMs: number
+  /** Gone from a tombstone. */
+  live: { mac: CodeMac; subject: string; lease?: { id: string; until: number } } | null
+}
+
+/**
+ * Keeps one-time codes in this process: for tests and trials. Other processes do not see them.
+ *
+ * @param options.singleProcess confirms, in production, that no second process and no restart matters
+ * @throws {TypeError} in production without `singleProcess`
+ */
+export function memoryCache(options: { singleProcess?: boolean } = {}): Cache {
+  if (process.env.NODE_ENV === 'production' && options.singleProcess !== true) {
+    throw new TypeError(
+      'memoryCache() forgets codes at a restart and shares them with no other process, so it refuses NODE_ENV=production; ' +
+        'pass "redis", or memoryCache({ "singleProcess": true }) if that is what you want',
+    )
+  }
+  const records = new Map<string, CodeRecord>()
+  const alive = (ref: CodeRef, now: number) => {
+    const record = records.get(keyOf(ref))
+    return record?.live && now < record.endsAt ? { record, live: record.live } : undefined
+  }
+
+  return {
+    async put({ purpose, tag, account, records: codes, tries, expiresAt, grantMs }, now) {
+      sweep(records, now)
+      for (const { tokenHash, mac, subject } of codes) {
+        const key = keyOf({ purpose, tag, tokenHash })
+        if (records.has(key)) continue
+        const live = { mac: { ...mac }, subject }
+        const counts = { tries, used: 0, refusals: 0 }
+        records.set(key, { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, live })
+      }
+    },
+    async guess(ref, macs, now) {
+      const found = alive(ref, now)
+      if (!found || leased(found.live, now)) return 'dead'
+      const { record, live } = found
+      const right = macs.some(({ kid, mac }) => kid === live.mac.kid && mac === live.mac.mac)
+      if (record.state === 'verified') return right ? 'right' : 'wrong'
+      // Counted before the comparison counts: a guess past the last try is never told whether it was right.
+      if (++record.used > record.tries) return bury(record, 'exhausted')
+      if (!right) return 'wrong'
+      record.state = 'verified'
+      record.endsAt = now + record.grantMs
+      return 'right'
+    },
+    async lease(ref, id, until, now) {
+      const found = alive(ref, now)
+      if (found?.record.state !== 'verified' || leased(found.live, now)) return null
+      found.live.lease = { id, until }
+      return found.live.subject
+    },
+    async giveBack(ref, leaseId, reason) {
+      const record = records.get(keyOf(ref))
+      if (!record?.live || record.live.lease?.id !== leaseId) return
+      delete record.live.lease
+      if (reason === 'refused' && ++record.refusals >= 5) bury(record, 'burnt')
+    },
+    async burn({ tag, account }) {
+      for (const record of records.values()) {
+        if (record.tag === tag && record.account === account) bury(record, 'burnt')
+      }
+    },
+    async ping() {},
+    async close() {},
+  }
+}
+
+function keyOf({ purpose, tag, tokenHash }: CodeRef): string {
+  return JSON.stringify([purpose, tag, tokenHash])
+}
+
+function sweep(records: Map<string, CodeRecord>, now: number): void {
+  for (const [key, { endsAt }] of records) if (endsAt <= now) records.delete(key)
+}
+
+function leased({ lease }: NonNullable<CodeRecord['live']>, now: number): boolean {
+  return lease !== undefined && now < lease.until
+}
+
+function bury(record: CodeRecord, state: 'exhausted' | 'burnt'): 'dead' {
+  record.state = state
+  record.live = null
+  return 'dead'
+}

@@ -1,0 +1,33 @@
+import type { Mailer, Message } from '../contracts.ts'
+
+/** A message that `memoryMailer` kept. */
+export type SentMessage = Readonly<Message & { to: string }>
+
+/** A mailer for tests and trials that keeps what was sent. */
+export interface MemoryMailer extends Mailer {
+  /** Every message sent so far, oldest first, without decoys. */
+  readonly sent: SentMessage[]
+}
+
+/**
+ * Makes a mailer that keeps messages in this process and delivers nothing.
+ *
+ * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` says that it is meant
+ */
+export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryMailer {
+  if (process.env.NODE_ENV === 'production' && !options.singleProcess) {
+    throw new TypeError(
+      'fastify-accounts: option "mailer" is a memoryMailer, which delivers nothing; pass "redis" for the mail queue or ' +
+        'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is meant',
+    )
+  }
+  const sent: SentMessage[] = []
+  return {
+    sent,
+    async send(message) {
+      if (message.to !== null) sent.push({ ...message, to: message.to, user: { ...message.user } })
+    },
+    async ping() {},
+    async close() {},
+  }
+}

@@ -1,0 +1,80 @@
+import { setMaxListeners } from 'node:events'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Mailer, Message } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import { jsonLog } from '../mail-log.ts'
+import { judgeFault, type MailOptions, openPost, retryDelay } from '../mail-transport.ts'
+
+/** Options of `smtpMailer`. */
+export interface SmtpMailerOptions extends MailOptions {
+  /** The time in milliseconds. @default Date.now */
+  clock?: () => number
+  /** @internal Shortened by tests. */
+  timing?: Partial<typeof defaultTiming>
+}
+
+const defaultTiming = { retryMs: 2000, retryMostMs: 60_000, drainMs: 8000 }
+
+/** More mails on their way than this and `send` refuses. */
+export const mostPending = 10_000
+
+/**
+ * Makes a mailer that sends from this process, for hosts that want no worker.
+ *
+ * `send` settles before anything is sent, for mails and decoys alike. What fails is tried again until the message's
+ * end; it lives in memory only, so a crash loses it. `close` waits for what is on its way, at most 8 s.
+ */
+export function smtpMailer(options: SmtpMailerOptions): Mailer {
+  const { log = jsonLog, clock = Date.now } = options
+  const timing = { ...defaultTiming, ...options.timing }
+  const post = openPost(options)
+  const pending = new Set<Promise<void>>()
+  const closing = new AbortController()
+  // Every mail that waits for its next attempt listens.
+  setMaxListeners(0, closing.signal)
+
+  async function deliver(message: Message, attempt = 1): Promise<void> {
+    const last = closing.signal.aborted
+    if (clock() >= message.expiresAt) return report(message, 'EXPIRED')
+    try {
+      await post.deliver(message)
+      if (message.to !== null) log.info({ event: 'mail.sent', id: message.id, kind: message.kind }, 'Mail sent')
+    } catch (error) {
+      const { reason, final, alarm } = judgeFault(error)
+      if (final || last) return report(message, reason)
+      log[alarm ? 'error' : 'warn'](
+        { event: 'mail.retry', id: message.id, reason, attempt },
+        'Mail will be tried again',
+      )
+      // Closing ends the wait: one last attempt, then the mail is given up.
+      await sleep(retryDelay(attempt, timing), undefined, { signal: closing.signal }).catch(() => {})
+      return deliver(message, attempt + 1)
+    }
+  }
+  function report({ id, kind }: Message, reason: string): void {
+    log.error({ event: 'mail.failed', id, kind, reason }, 'Mail given up')
+  }
+
+  return {
+    async send(message) {
+      if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
+      const delivery = new Promise<void>((resolve) => setImmediate(resolve)).then(() => deliver({ ...message }))
+      pending.add(delivery)
+      delivery.finally(() => pending.delete(delivery))
+    },
+    async ping() {
+      if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
+    },
+    async close() {
+      closing.abort()
+      const deadline = new AbortController()
+      await Promise.race([
+        Promise.all(pending),
+        sleep(timing.drainMs, undefined, { signal: deadline.signal }).catch(() => {}),
+      ])
+      deadline.abort()
+      if (pending.size > 0) log.error({ event: 'mail.lost', count: pending.size }, 'Mails given up at shutdown')
+      post.close()
+    },
+  }
+}

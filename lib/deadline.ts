@@ -1,0 +1,68 @@
+import { AccountsError } from './errors.ts'
+
+const deadlineMs = 1000
+const patience = 3
+const pauseMs = 1000
+
+/**
+ * Bounds every call of a port: past one second, or when the port throws, the call is `ACCOUNTS_UNAVAILABLE` with the
+ * fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second, so
+ * that a frozen dependency collects no pile of work. A write abandoned here may still be done.
+ */
+export function bounded<Port extends object>(port: Port): Port {
+  const breaker = { timeouts: 0, openUntil: 0 }
+  const members = methodNames(port).map((name) => [name, boundedCall(port, name, breaker)])
+  return Object.assign(Object.create(port), Object.fromEntries(members))
+}
+
+interface Breaker {
+  /** Calls in a row that ran out of time. */
+  timeouts: number
+  openUntil: number
+}
+
+type Call = (...args: unknown[]) => Promise<unknown>
+
+function boundedCall(port: object, name: string, breaker: Breaker): Call {
+  const call = (port as Record<string, Call>)[name] as Call
+  return async (...args) => {
+    refuseWhileOpen(breaker)
+    const timer = startTimer(name)
+    try {
+      const answer = await Promise.race([call.apply(port, args), timer.expired])
+      breaker.timeouts = 0
+      return answer
+    } catch (cause) {
+      breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
+      throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+    } finally {
+      timer.stop()
+    }
+  }
+}
+
+function refuseWhileOpen(breaker: Breaker): void {
+  if (breaker.timeouts < patience) return
+  const now = performance.now()
+  if (now < breaker.openUntil) throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('port is paused') })
+  breaker.openUntil = now + pauseMs
+}
+
+class Expired extends Error {}
+
+function startTimer(name: string): { expired: Promise<never>; stop(): void } {
+  let timer: NodeJS.Timeout
+  const expired = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Expired(`"${name}" did not answer within ${deadlineMs} ms`)), deadlineMs)
+  })
+  return { expired, stop: () => clearTimeout(timer) }
+}
+
+function methodNames(port: object): string[] {
+  const names = new Set<string>()
+  for (let level = port; level && level !== Object.prototype; level = Object.getPrototypeOf(level)) {
+    for (const name of Object.getOwnPropertyNames(level)) names.add(name)
+  }
+  names.delete('constructor')
+  return [...names].filter((name) => typeof (port as Record<string, unknown>)[name] === 'function')
+}

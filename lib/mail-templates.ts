@@ -1,0 +1,127 @@
+import type { Message } from './contracts.ts'
+import { greetable, grouped, layout, plain, readable } from './mail-layout.ts'
+import type { MailLog } from './mail-log.ts'
+import { section, wrongOption } from './option-checks.ts'
+import { optionalText } from './option-rules.ts'
+
+/** How the built-in mails look. */
+export interface Brand {
+  name: string
+  /** An https address; the only thing that a mail loads. */
+  logoUrl: string | undefined
+  /** Colour of the button and the code, such as `#0055aa`. */
+  color: string
+  supportEmail: string | undefined
+}
+
+/** The `brand` option. */
+export type BrandOptions = Partial<Brand>
+
+/** What a template writes from. Everything in `user` and `network` was typed by strangers: escape it in HTML. */
+export interface MailInput {
+  kind: Message['kind']
+  /** The digits that the user types, without spaces. */
+  code?: string
+  /** The page where the code is typed. */
+  url?: string
+  /** How many minutes the code lives. */
+  minutes: number
+  /** Milliseconds. */
+  requestedAt: number
+  network: string
+  user: Message['user']
+  brand: Brand
+  /** The first language of the request, or null. */
+  locale: string | null
+}
+
+/** The texts of a mail. */
+export interface WrittenMail {
+  subject: string
+  text: string
+  html: string
+}
+
+/** Writes a mail. One that throws or answers something else is replaced by the built-in one. */
+export type MailTemplate = (input: MailInput) => WrittenMail
+
+/** Templates of the host, by kind. */
+export type MailTemplates = Partial<Record<Message['kind'], MailTemplate>>
+
+/** The built-in mails. */
+export const defaultTemplates: Readonly<Record<Message['kind'], MailTemplate>> = Object.freeze({ reset })
+
+/** Checks the `brand` option and fills its defaults. */
+export function brandOf(given: BrandOptions | undefined, fallbackName: string): Brand {
+  const brand = brandCheck('brand', given)
+  return { ...brand, name: brand.name ?? fallbackName, color: brand.color ?? '#1d4ed8' }
+}
+
+const brandCheck = section<{ [K in keyof Brand]: Brand[K] | undefined }>({
+  name: optionalText(/^[^\p{Cc}]{1,64}$/u, 'must be a name of at most 64 characters'),
+  logoUrl: (path, url) => {
+    if (url === undefined || safeLogo(url)) return url
+    throw wrongOption(path, 'must be an https address (http on localhost)')
+  },
+  color: optionalText(/^#([0-9a-f]{3}|[0-9a-f]{6})$/i, 'must be a colour such as "#0055aa"'),
+  supportEmail: optionalText(/^[^\s@<>"?&]+@[^\s@<>"?&]+$/, 'must be an e-mail address'),
+})
+
+function safeLogo(url: unknown): url is string {
+  if (typeof url !== 'string' || !URL.canParse(url)) return false
+  const { protocol, hostname } = new URL(url)
+  return protocol === 'https:' || (protocol === 'http:' && ['localhost', '127.0.0.1', '[::1]'].includes(hostname))
+}
+
+/** Writes a message's mail with the host's template, or with the built-in one. The answered token is not shown to it. */
+export function render(message: Message, brand: Brand, templates: MailTemplates, log: MailLog): WrittenMail {
+  const { kind, code, url, minutes, requestedAt, network, user, locale } = message
+  const input: MailInput = {
+    kind,
+    code,
+    ...(url === null ? {} : { url }),
+    minutes,
+    requestedAt,
+    network,
+    user: { ...user },
+    brand: { ...brand },
+    locale,
+  }
+  const template = templates[kind]
+  return (template && tried(template, input, log)) || defaultTemplates[kind](input)
+}
+
+function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenMail | undefined {
+  try {
+    const written: Partial<WrittenMail> | undefined = template({ ...input })
+    const { subject, text, html } = written ?? {}
+    const whole = [subject, text, html].every((part) => typeof part === 'string' && part.trim() !== '')
+    if (whole && !/\p{Cc}/u.test(subject!)) return { subject: subject!, text: text!, html: html! }
+    // A promise is not a mail, and must not end the process when it is rejected.
+    if (written instanceof Promise) written.catch(() => {})
+    log.error({ event: 'mail.template', kind: input.kind }, 'A mail template answered no { subject, text, html }')
+  } catch (error) {
+    // Not the message: the template may have put the code into it.
+    log.error({ event: 'mail.template', kind: input.kind, error: (error as Error)?.name }, 'A mail template threw')
+  }
+  return undefined
+}
+
+function reset({ code = '', url, minutes, requestedAt, network, user, brand }: MailInput): WrittenMail {
+  const name = plain(brand.name, 64)
+  const greeting = greetable(user.username)
+  const from = plain(network, 64) || 'an unknown network'
+  return layout(brand, {
+    subject: `Reset your ${name} password`,
+    preheader: `The code is valid for ${minutes} minutes.`,
+    hello: greeting ? `Hello ${greeting},` : 'Hello,',
+    intro: `somebody, hopefully you, asked to reset the password of your ${name} account. Your code is:`,
+    code: grouped(code),
+    life: `It is valid for ${minutes} minutes and works once. Type it where you asked for it, and never tell it to anybody.`,
+    url,
+    action: 'Enter the code',
+    urlIntro: 'Or type it on this page:',
+    origin: `Asked for on ${readable(requestedAt)} from ${from}.`,
+    ignore: 'If that was not you, ignore this mail: nothing changes, and your password stays as it is.',
+  })
+}

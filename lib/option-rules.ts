@@ -1,0 +1,169 @@
+import { inspect } from 'node:util'
+import type { onRequestHookHandler, RouteOptions } from 'fastify'
+import type { Kysely } from 'kysely'
+import Type, { IsObject, type TObject } from 'typebox'
+import { knownSecret } from './known-secrets.ts'
+import { type Check, integer, section, shown, text, wrongOption } from './option-checks.ts'
+
+/** A value that never shows in logs or errors. */
+export interface Hidden<T> {
+  reveal(): T
+}
+
+/** A route's decoration: another path, Fastify's route `config`, hooks that run before ours, a log level. */
+export interface RouteDecoration {
+  url?: string
+  config?: RouteOptions['config']
+  onRequest?: onRequestHookHandler | onRequestHookHandler[]
+  logLevel?: RouteOptions['logLevel']
+}
+
+/** Cost of an argon2id hash. Weaker ones than OWASP's table allows are refused. */
+export interface Argon2Cost {
+  /** Memory in KiB. @default 19456 */
+  memoryCost: number
+  /** Passes. @default 2 */
+  timeCost: number
+  /** Lanes. @default 1 */
+  parallelism: number
+}
+
+/** A host's Kysely. */
+// biome-ignore lint/suspicious/noExplicitAny: `Kysely<unknown>` refuses a host's `Kysely<Database>`
+export type AnyKysely = Kysely<any>
+
+/** What ioredis connects with. */
+export type RedisOption = import('./adapters/redis.ts').RedisSource
+
+/** Redis for the codes and for the mail queue. */
+export interface RedisPair {
+  cache: RedisOption
+  queue: RedisOption
+}
+
+/** Refuses a secret that is short, repetitive, published or not a symmetric one. Never shows it. */
+export const secret: Check<string> = (path, given) => {
+  const make = 'must be a random text of at least 32 bytes; make one with "npx fastify-accounts generate-secret"'
+  if (given === undefined) throw wrongOption(path, make, 'nothing')
+  if (typeof given !== 'string') throw wrongOption(path, make, `a value of type ${typeof given}`)
+  // Hexadecimal text carries half as many bytes as it is long.
+  const bytes = /^([0-9a-f]{2})+$/i.test(given) ? given.length / 2 : Buffer.byteLength(given)
+  if (bytes < 32) throw wrongOption(path, make, `a text of ${bytes} bytes`)
+  if (given.includes('-----BEGIN')) throw wrongOption(path, make, 'an asymmetric key')
+  if (/^(.+?)\1+$/s.test(given) || new Set(given).size < 10) throw wrongOption(path, make, 'a repetitive text')
+  if (knownSecret(given)) throw wrongOption(path, make, 'a published one, which anybody can sign with')
+  return given
+}
+
+/** A secret, or the current and the previous one; hidden. */
+export const secrets: Check<Hidden<readonly string[]>> = (path, given) => {
+  if (!Array.isArray(given)) return hidden([secret(path, given)])
+  if (given.length < 1 || given.length > 2) {
+    throw wrongOption(path, 'must be a text or [current, previous]', `a list of ${given.length}`)
+  }
+  return hidden(given.map((one, index) => secret(`${path}[${index}]`, one)))
+}
+
+/** A route's path, `false`, or its decoration. */
+export const route: Check<RouteDecoration | false> = (path, given) => {
+  if (given === false) return false
+  const decoration = typeof given === 'string' ? { url: given } : (given ?? {})
+  const allowed = ['url', 'config', 'onRequest', 'logLevel']
+  const unknown = Object.keys(decoration).find((key) => !allowed.includes(key))
+  if (typeof decoration !== 'object' || unknown) {
+    throw wrongOption(path, `must be a path, false or an object with ${allowed.join(', ')}`, shown(given))
+  }
+  const { url } = decoration as RouteDecoration
+  if (url !== undefined && !/^\/[^\s?#:*]*$/.test(url)) {
+    throw wrongOption(path, 'must be a path such as "/login/", without parameters', shown(url))
+  }
+  return Object.freeze({ ...decoration })
+}
+
+/** The host's profile fields. */
+export const profile: Check<TObject> = (path, given = Type.Object({})) => {
+  if (!IsObject(given)) throw wrongOption(path, 'must be a TypeBox object: Type.Object({ … })', shown(given))
+  const clash = reservedFields.find((name) => Object.hasOwn(given.properties, name))
+  if (clash) throw wrongOption(`${path}.${clash}`, 'is a field of ours; give it another name')
+  return given
+}
+
+const reservedFields = [
+  'id',
+  'username',
+  'email',
+  'password',
+  'email_verified',
+  'token',
+  'otp',
+  'access',
+  'refresh',
+  '__proto__',
+]
+
+/** The cost of a hash, within OWASP's table and our own ceiling for stored hashes. */
+export const argon2: Check<Argon2Cost> = (path, given) => {
+  const cost = section<Argon2Cost>({
+    memoryCost: integer(7168, 262_144, 19_456),
+    timeCost: integer(1, 10, 2),
+    parallelism: integer(1, 16, 1),
+  })(path, given)
+  // OWASP Password Storage Cheat Sheet: least memory (KiB) for 1 to 5 passes.
+  const least = [47_104, 19_456, 12_288, 9216, 7168][Math.min(cost.timeCost, 5) - 1]!
+  if (cost.memoryCost >= least) return cost
+  throw wrongOption(
+    `${path}.memoryCost`,
+    `must be at least ${least} KiB at timeCost ${cost.timeCost} (OWASP)`,
+    String(cost.memoryCost),
+  )
+}
+
+/** The page that a mail links to. */
+export const resetUrl: Check<string | undefined> = (path, given) => {
+  if (given === undefined) return undefined
+  const url = typeof given === 'string' && URL.canParse(given) ? new URL(given) : undefined
+  const loopback = url && ['localhost', '127.0.0.1', '[::1]'].includes(url.hostname)
+  const secure = url?.protocol === 'https:' || (url?.protocol === 'http:' && loopback)
+  if (url && secure && !url.hash && !url.username && !url.password) return url.href
+  throw wrongOption(path, 'must be an https address without a fragment (http on localhost)', shown(given))
+}
+
+/** Redis, hidden since a URL may hold a password. */
+export const redis: Check<Hidden<RedisPair> | undefined> = (path, given) => {
+  if (given === undefined) return undefined
+  if (isRedisOption(given)) return hidden({ cache: given as RedisOption, queue: given as RedisOption })
+  const both = given as RedisPair
+  if (isRedisOption(both?.cache) && isRedisOption(both?.queue)) return hidden({ cache: both.cache, queue: both.queue })
+  throw wrongOption(path, 'must be a URL, an ioredis client or { cache, queue } of these', `a ${typeof given}`)
+}
+
+function isRedisOption(given: unknown): boolean {
+  return typeof given === 'string' || isRedisClient(given)
+}
+
+function isRedisClient(given: unknown): boolean {
+  return typeof (given as { duplicate?: unknown } | null)?.duplicate === 'function'
+}
+
+/** The host's Kysely, hidden since its pool may hold a password. */
+export const kysely: Check<Hidden<AnyKysely> | undefined> = (path, given) => {
+  if (given === undefined) return undefined
+  if (typeof (given as AnyKysely | null)?.selectFrom === 'function') return hidden(given as AnyKysely)
+  throw wrongOption(path, 'must be a Kysely instance', `a ${typeof given}`)
+}
+
+/** A text that matches a pattern, or undefined. */
+export function optionalText(pattern: RegExp, fix: string): Check<string | undefined> {
+  return (path, given) => (given === undefined ? undefined : text(pattern, fix, '')(path, given))
+}
+
+function hidden<T>(value: T): Hidden<T> {
+  const shownAs = () => '[redacted]'
+  return Object.freeze(
+    Object.defineProperties({} as Hidden<T>, {
+      reveal: { value: () => value },
+      toJSON: { value: shownAs },
+      [inspect.custom]: { value: shownAs },
+    }),
+  )
+}

@@ -1,0 +1,100 @@
+import { randomBytes } from 'node:crypto'
+import { hash, verify } from '@node-rs/argon2'
+import type { FastifyBaseLogger } from 'fastify'
+import type { PasswordReason } from './errors.ts'
+import type { HashQueue, Place } from './hash-queue.ts'
+import type { Argon2Cost } from './option-rules.ts'
+
+// `Algorithm.Argon2id` of @node-rs/argon2, a const enum that isolated modules cannot read.
+const argon2id = 2
+
+/** Policy, hash and verification of passwords. */
+export interface Passwords {
+  /** Why a new password is refused; empty when it is not. Never asked at log-in. */
+  refusals(password: string): PasswordReason[]
+  /** Hashes a password with argon2id at the configured cost. Shape: a PHC string. */
+  hash(password: string, place?: Place): Promise<string>
+  /**
+   * Whether the password belongs to the stored hash. Costs one hash of the configured cost also for `null`, an unusable
+   * hash or an ill-formed password, so that a refusal's time tells nothing.
+   */
+  verify(stored: string | null, password: string, place?: Place): Promise<boolean>
+  /** Whether a stored hash differs from what `hash` makes now. */
+  outdated(stored: string): boolean
+}
+
+/** Makes the password rules of one registration of the plugin. */
+export function createPasswords(
+  { minLength, maxLength, argon2 }: { minLength: number; maxLength: number; argon2: Argon2Cost },
+  queue: HashQueue,
+  log: FastifyBaseLogger,
+): Passwords {
+  const settings = { ...argon2, algorithm: argon2id, outputLen: 32 }
+  const current = `$argon2id$v=19$m=${argon2.memoryCost},t=${argon2.timeCost},p=${argon2.parallelism}$`
+  // Nobody knows a password for it: its tag is random, not a hash.
+  const dummy = `${current}${base64(16)}$${base64(32)}`
+
+  async function compare(stored: string, password: string): Promise<boolean> {
+    const right = await verify(stored, bytesOf(password)).catch(() => null)
+    if (right === null) return alarm() || verify(dummy, bytesOf(password))
+    if (!right) await topUp(stored, password)
+    return right
+  }
+
+  function alarm(): false {
+    log.error('fastify-accounts: a stored password hash is malformed or too costly')
+    return false
+  }
+
+  // A stored hash of a lower cost would answer "wrong" sooner than an unknown account does.
+  async function topUp(stored: string, password: string): Promise<void> {
+    const { m, t } = parseHash(stored) as StoredCost
+    const missing = Math.round(argon2.memoryCost - (m * t) / argon2.timeCost)
+    if (missing > 8) await hash(bytesOf(password), { ...settings, memoryCost: missing, parallelism: 1 })
+  }
+
+  return {
+    refusals(password) {
+      if (!password.isWellFormed()) return ['ill_formed']
+      const { length } = [...password.normalize('NFC')]
+      if (length < minLength) return ['too_short']
+      return length > maxLength ? ['too_long'] : []
+    },
+    hash: (password, place) => queue.run(() => hash(bytesOf(password), settings), place),
+    async verify(stored, password, place) {
+      const usable = stored !== null && parseHash(stored) !== null
+      if (stored !== null && !usable) alarm()
+      // argon2 would take all ill-formed passwords for one: they are hashed as U+FFFD.
+      const honest = usable && password.isWellFormed()
+      const right = await queue.run(() => compare(honest ? stored : dummy, password), place)
+      return honest && right
+    },
+    outdated: (stored) => !stored.startsWith(current),
+  }
+}
+
+interface StoredCost {
+  m: number
+  t: number
+  p: number
+}
+
+const storedHash =
+  /^\$argon2(?:id|i|d)\$(?:v=(?:16|19)\$)?m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{16,256}$/
+
+/** The cost of a stored hash, or null when it is not one that we dare to verify: a huge `m` would end the process. */
+function parseHash(stored: string): StoredCost | null {
+  if (stored.length > 512) return null
+  const [, m, t, p] = (storedHash.exec(stored) ?? []).map(Number) as [unknown, number, number, number]
+  if (m === undefined || m > 262_144 || t < 1 || t > 10 || p < 1 || p > 16 || m < 8 * p) return null
+  return { m, t, p }
+}
+
+// NIST SP 800-63B-4 3.1.1.2: normalised, then hashed as bytes; NFC keeps full-width and ligature forms apart.
+function bytesOf(password: string): Buffer {
+  return Buffer.from(password.normalize('NFC'))
+}
+
+function base64(bytes: number): string {
+  return randomBytes(bytes).toString('base64').replaceAll('=', '')
+}

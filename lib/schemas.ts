@@ -1,0 +1,86 @@
+import Type, { type TProperties, type TSchema } from 'typebox'
+import type { Accounts } from './accounts.ts'
+import type { User } from './contracts.ts'
+import { canonicalEmail } from './email-address.ts'
+import { type AccountsErrorCode, errorTable } from './errors.ts'
+
+/** An address to register or to mail to. Any spelling of it names the same account. */
+export const Email = Type.Refine(
+  Type.String({ description: 'E-mail address', examples: ['ada@example.org'] }),
+  (text) => canonicalEmail(text) !== null,
+  () => 'must be an e-mail address',
+)
+
+/** A password as it is typed; the policy is not the schema's, so that old users get in. */
+export const Password = Type.Refine(
+  Type.String({ format: 'password', maxLength: 1024, description: 'At most 1,024 UTF-16 units' }),
+  (text) => text.length <= 1024,
+  () => 'must not be longer than 1024 UTF-16 units',
+)
+
+/** The token that a code belongs to. */
+export const CodeToken = Type.String({ maxLength: 256, description: 'The token that the code was asked for with' })
+
+/** A token pair. */
+export const Tokens = Type.Object({
+  access: Type.String({ description: 'Bearer token for protected routes; short-lived' }),
+  refresh: Type.Optional(Type.String({ description: 'Exchange it at the refresh route; keep the newest' })),
+})
+
+/** An answer that is one sentence. */
+export const Message = Type.Object({ message: Type.String() })
+
+/** The digits of a code; spaces are ignored. */
+export function Otp(digits: number) {
+  return Type.String({
+    pattern: `^(?:\\s*\\d){${digits}}\\s*$`,
+    maxLength: 64,
+    description: `${digits} digits; spaces are ignored`,
+    examples: ['1234 5678'],
+  })
+}
+
+/** A username: NFC, 1 to 64 code points, no control characters, no space at either end. */
+export const Username = Type.Refine(
+  Type.String({ description: '1 to 64 characters', examples: ['ada'] }),
+  (text) => usernameShape.test(text.normalize('NFC')),
+  () => 'must have 1 to 64 characters, none of them a control character, and no space at either end',
+)
+
+const usernameShape = /^(?!\s)[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]{1,64}(?<!\s)$/u
+
+/** The members of a user that every answer has. */
+export function userFields({ options: { registration }, storage }: Accounts): TProperties {
+  const { username, profile } = registration || { username: 'optional', profile: Type.Object({}) }
+  return {
+    id: storage.ids === 'integer' ? Type.Integer() : Type.String(),
+    ...(username === false ? {} : { username: Type.Union([Type.String(), Type.Null()]) }),
+    email: Type.String(),
+    // Rows of yesterday may lack a field that is required today.
+    ...Type.Partial(profile).properties,
+  }
+}
+
+/** A user as answers show it. Profile fields first: they can never stand for ours. */
+export function shownUser({ id, username, email, profile }: User) {
+  return { ...profile, id, username, email }
+}
+
+/**
+ * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and others are let through, so
+ * that a host's own error shape passes whole.
+ */
+export function errorAnswers(codes: AccountsErrorCode[]): Record<number, TSchema> {
+  const rows = errorTable.filter(({ code }) => codes.includes(code))
+  const described = (status: number) => rows.filter((row) => row.statusCode === status).map(({ code }) => code)
+  return Object.fromEntries(
+    rows.map(({ statusCode }) => [
+      statusCode,
+      Type.Object(errorMembers, { additionalProperties: true, description: described(statusCode).join(', ') }),
+    ]),
+  )
+}
+
+const errorMembers = Object.fromEntries(
+  ['statusCode', 'code', 'error', 'message', 'errors', 'reasons'].map((name) => [name, Type.Optional(Type.Any())]),
+)

@@ -1,0 +1,173 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import { DelayedError, type Job, UnrecoverableError, Worker } from 'bullmq'
+import { openRedis, type RedisSource } from './adapters/redis-connection.ts'
+import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, realmName, ringOf } from './mail-jobs.ts'
+import { jsonLog, type MailLog } from './mail-log.ts'
+import { judgeFault, type MailOptions, type MailPost, openPost, retryDelay } from './mail-transport.ts'
+import { integer } from './option-checks.ts'
+
+/** Options of `startMailWorker`. */
+export interface MailWorkerOptions extends MailOptions {
+  /** The Redis that the app queues its mails in. */
+  redis: RedisSource
+  /** The secret of the app, or `[current, previous]`. */
+  secret: MailSecret
+  /** The realm of the app. @default 'accounts' */
+  name?: string
+  /** Mails sent at a time. @default 5 */
+  concurrency?: number
+  /** The time in milliseconds. @default Date.now */
+  clock?: () => number
+  /** @internal Shortened by tests. */
+  timing?: Partial<typeof defaultTiming>
+}
+
+/** A running worker. */
+export interface MailWorker {
+  /** Stops taking mails and finishes those on the wire, at most 8 s. What is not finished, another worker sends. */
+  close(): Promise<void>
+}
+
+const defaultTiming = {
+  /** Wait before the second attempt; doubled each time. */
+  retryMs: 2000,
+  retryMostMs: 60_000,
+  /** How long a mail belongs to a worker that gives no sign of life. */
+  lockMs: 30_000,
+  /** How often workers look for mails of workers that died. */
+  stalledMs: 15_000,
+  drainMs: 8000,
+}
+
+/**
+ * Starts sending the mails that the app queues. Any number of workers may run side by side, and none needs the
+ * database. A worker starts while Redis or the mail server is down and goes on when they are back.
+ *
+ * A mail is sent at least once: twice when a worker dies or loses its connection between the mail and its receipt, with
+ * the same code and `Message-ID` in every copy. It is tried until the end of its life, never after it.
+ */
+export function startMailWorker(options: MailWorkerOptions): MailWorker {
+  const { log = jsonLog, clock = Date.now } = options
+  const timing = { ...defaultTiming, ...options.timing }
+  const concurrency = integer(1, 1000, 5)('concurrency', options.concurrency)
+  const name = realmName(options.name)
+  const ring = ringOf(name, options.secret)
+  const post = openPost(options)
+  const connections = openConnections(options.redis, log)
+  const process = processor({ open: (id, job) => openJob(ring, name, id, job), post, log, clock, timing })
+  const active = new Set<Promise<void>>()
+
+  const worker = new Worker<MailJob>(
+    queueName,
+    async (job, lock) => {
+      const work = process(job, lock)
+      active.add(work)
+      await work.finally(() => active.delete(work))
+    },
+    {
+      connection: connections.main,
+      prefix: queuePrefix(name),
+      concurrency,
+      lockDuration: timing.lockMs,
+      stalledInterval: timing.stalledMs,
+      // A mail is given up for its age, not because workers died.
+      maxStalledCount: 10,
+      settings: {
+        backoffStrategy: (attempt, _type, _error, job) => untilEnd(job?.data, clock(), retryDelay(attempt, timing)),
+      },
+    },
+  )
+  worker.on('error', (error) => log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Fault of the mail queue'))
+  worker.on('failed', (job, error) => {
+    if (job?.finishedOn) log.error({ event: 'mail.failed', job: job.id, reason: error.message }, 'Mail given up')
+  })
+  worker.on('stalled', (id) => log.warn({ event: 'mail.stalled', job: id }, 'A worker died; the mail is sent again'))
+
+  async function shutDown(): Promise<void> {
+    // Nothing to finish, and nobody to tell: BullMQ would wait for Redis to come back.
+    const idle = active.size === 0 && connections.main.status !== 'ready'
+    const deadline = new AbortController()
+    const patience = sleep(timing.drainMs, undefined, { signal: deadline.signal }).catch(() => {})
+    await Promise.race([worker.close(idle), patience])
+    deadline.abort()
+    if (active.size > 0) log.warn({ event: 'mail.released', count: active.size }, 'Mails left to another worker')
+    connections.close()
+    post.close()
+  }
+  let closed: Promise<void> | undefined
+  return {
+    close() {
+      closed ??= shutDown()
+      return closed
+    },
+  }
+}
+
+interface Work {
+  open(id: string, job: MailJob): ReturnType<typeof openJob>
+  post: MailPost
+  log: MailLog
+  clock: () => number
+  timing: typeof defaultTiming
+}
+
+function processor({ open, post, log, clock, timing }: Work) {
+  return async (job: Job<MailJob>, lock: string | undefined): Promise<void> => {
+    const message = open(job.id!, job.data)
+    if (message === 'altered') throw new UnrecoverableError('ALTERED OPEN')
+    const expiresAt = message === 'unknown' ? job.data.expiresAt : message.expiresAt
+    if (!(clock() < expiresAt)) throw new UnrecoverableError('EXPIRED OPEN')
+    if (message === 'unknown') {
+      // Another worker may know it: one that was deployed a moment ago, or that has the other secret.
+      log.warn({ event: 'mail.unknown', job: job.id }, 'Mail of another version or secret')
+      await job.moveToDelayed(Date.now() + untilEnd(job.data, clock(), retryDelay(job.attemptsStarted, timing)), lock)
+      throw new DelayedError()
+    }
+    try {
+      await post.deliver(message)
+    } catch (error) {
+      const { reason, final, alarm } = judgeFault(error)
+      if (final) throw new UnrecoverableError(reason)
+      const fields = { event: 'mail.retry', job: job.id, reason, attempt: job.attemptsMade + 1 }
+      log[alarm ? 'error' : 'warn'](fields, 'Mail will be tried again')
+      // Redis keeps the text of this error: never the transport's own.
+      throw new Error(reason)
+    }
+    if (message.to !== null) log.info({ event: 'mail.sent', job: job.id, kind: message.kind }, 'Mail sent')
+  }
+}
+
+/** A wait that does not reach past the end of the message's life, when the job is looked at a last time. */
+function untilEnd(job: MailJob | undefined, now: number, delay: number): number {
+  const left = (job?.expiresAt ?? now) - now
+  return Math.max(1, Math.min(delay, left))
+}
+
+/** BullMQ opens a second connection by duplicating the first and cannot close it while Redis is frozen: keep track. */
+function openConnections(redis: RedisSource, log: MailLog) {
+  const main = openRedis(
+    redis,
+    // Workers wait for Redis as long as it takes; 20 s without a byte is a dead link, since they never block for longer.
+    { maxRetriesPerRequest: null, enableOfflineQueue: true, commandTimeout: undefined, socketTimeout: 20_000 },
+    (error) => log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Redis is away'),
+  )
+  const all = [main]
+  const duplicate = main.duplicate.bind(main) as (...args: unknown[]) => typeof main
+  main.duplicate = ((...args: unknown[]) => {
+    const copy = duplicate(...args)
+    all.push(copy)
+    return copy
+  }) as typeof main.duplicate
+  main.on('ready', () => log.info({ event: 'mail.ready' }, 'Connected to Redis'))
+  return {
+    main,
+    close() {
+      for (const connection of all) connection.disconnect()
+    },
+  }
+}
+
+/** What may be logged of a driver's error: its text may show addresses and commands. */
+function codeOf(error: Error): string {
+  return (error as NodeJS.ErrnoException).code ?? error.name
+}

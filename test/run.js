@@ -1,0 +1,235 @@
+// The second command: `npm test` runs everything, `node test/run.js test/foo.test.ts` one file, without the coverage gate.
+import { spawn, spawnSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
+import { dirname, join, relative } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
+import { countTests } from './count-tests.js'
+import { findBinaries, freePort, processes, startPostgres, startRedis } from './servers.js'
+
+const coverageFloor = 90
+const root = fileURLToPath(new URL('..', import.meta.url))
+process.chdir(root)
+
+const require = createRequire(import.meta.url)
+const tapProgram = join(dirname(require.resolve('tap/package.json')), 'dist/esm/run.mjs')
+const { Parser } = createRequire(tapProgram)('tap-parser')
+const runId = randomBytes(8).toString('hex')
+const folder = mkdtempSync(join(tmpdir(), 'accounts-test-'))
+// PostgreSQL, which runs under another account, keeps its files in here.
+chmodSync(folder, 0o711)
+// Everything that the tests start inherits both, which is how what they leave behind is found.
+process.env.TEST_RUN = runId
+process.env.TMPDIR = folder
+
+const servers = []
+let tap
+let interrupted = false
+for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, () => interrupt(name))
+process.once('uncaughtException', async (error) => {
+  console.error(error)
+  await cleanUp()
+  process.exit(1)
+})
+
+const flags = process.argv.slice(2).filter((argument) => argument.startsWith('-'))
+const named = process.argv.slice(2).filter((argument) => !argument.startsWith('-'))
+const counts = { passed: 0, failed: 0, skipped: 0 }
+try {
+  await main()
+} catch (error) {
+  counts.failed++
+  console.error(interrupted ? 'interrupted' : error)
+} finally {
+  await cleanUp()
+}
+console.log(`${counts.passed} passed, ${counts.failed} failed, ${counts.skipped} skipped`)
+process.exitCode = interrupted ? 130 : counts.failed ? 1 : 0
+
+async function main() {
+  const files = chosenFiles()
+  const standIns = await provideServers()
+  const skipped = files.filter((file) => needsMissingServer(file, standIns))
+  const chosen = files.filter((file) => !skipped.includes(file))
+  tellStandIns(standIns, skipped)
+  if (chosen.some(usesBuild) && !build()) throw new Error('the build failed')
+  if (chosen.length) await runTap(chosen)
+  reportLeftovers()
+  if (!named.length && counts.failed === 0) checkCoverage()
+}
+
+function chosenFiles() {
+  if (!named.length) return testFiles('test')
+  return named
+    .map((file) => relative('.', file))
+    .flatMap((file) => (statSync(file).isDirectory() ? testFiles(file) : [file]))
+}
+
+function testFiles(dir) {
+  return readdirSync(dir, { recursive: true })
+    .filter((name) => name.endsWith('.test.ts'))
+    .map((name) => join(dir, name))
+    .sort()
+}
+
+async function provideServers() {
+  const wanted = { postgres: !process.env.TEST_DATABASE_URL, redis: !process.env.TEST_REDIS_URL }
+  const missing = () => Object.keys(wanted).filter((name) => wanted[name] && !findBinaries()[name])
+  if (missing().length && process.env.CI === 'true' && process.getuid?.() === 0) installServers()
+  const standIns = missing()
+  if (standIns.length && process.env.TEST_REQUIRE_REAL === '1') {
+    throw new Error(`TEST_REQUIRE_REAL=1, but ${standIns.join(' and ')} can be neither found nor installed`)
+  }
+  if (wanted.postgres && !standIns.includes('postgres')) process.env.TEST_DATABASE_URL = await share(startPostgres())
+  if (wanted.redis) process.env.TEST_REDIS_URL = await share(standIns.includes('redis') ? redisStandIn() : startRedis())
+  if (!findBinaries().redis) process.env.TEST_REDIS_STANDIN = '1'
+  return standIns
+}
+
+async function share(starting) {
+  const server = await starting
+  servers.push(server)
+  return server.url
+}
+
+async function redisStandIn() {
+  const { createRedisMock } = await import('js-redis-server')
+  const mock = await createRedisMock({ port: await freePort() })
+  const { host, port } = mock.addresses()[0]
+  return { url: `redis://${host}:${port}`, stop: () => mock.close() }
+}
+
+function installServers() {
+  // Debian starts what it installs; the tests want servers of their own and nothing else left running.
+  const policy = '/usr/sbin/policy-rc.d'
+  const script = existsSync(policy)
+    ? ''
+    : `trap 'rm -f ${policy}' EXIT; printf '#!/bin/sh\\nexit 101\\n' > ${policy}; chmod 755 ${policy};`
+  const install = 'apt-get update && apt-get install -y --no-install-recommends postgresql redis-server'
+  const env = { ...process.env, TMPDIR: '/tmp', DEBIAN_FRONTEND: 'noninteractive' }
+  spawnSync('sh', ['-c', `${script} ${install}`], { stdio: ['ignore', 2, 2], env })
+}
+
+/** A file that asks `noPostgres` or `noRedis` skips what it must by itself. */
+function needsMissingServer(file, standIns) {
+  const text = readFileSync(file, 'utf8')
+  const postgres = /\b(freshDatabase|databaseUrl|startPostgres)\b/.test(text) && !/\bnoPostgres\b/.test(text)
+  const redis = /\bstartRedis\b/.test(text) && !/\bnoRedis\b/.test(text)
+  return (postgres && standIns.includes('postgres')) || (redis && standIns.includes('redis'))
+}
+
+function tellStandIns(standIns, skipped) {
+  if (!standIns.length) return
+  const names = standIns.map((name) => ({ postgres: 'PostgreSQL', redis: 'Redis' })[name]).join(' or ')
+  console.log(`!!! NO REAL ${names} ON THIS MACHINE: SKIPPED ${skipped.join(', ') || 'no file'} !!!`)
+  counts.skipped += skipped.length
+}
+
+/** Tests start child processes as users do: from dist/. */
+function usesBuild(file) {
+  return /dist\/|examples\/|demo|fastify-accounts/.test(readFileSync(file, 'utf8'))
+}
+
+function build() {
+  const built = existsSync('dist/index.js') ? statSync('dist/index.js').mtimeMs : 0
+  const sources = readdirSync('lib', { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
+  const fresh = sources.every((entry) => statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs < built)
+  if (fresh) return true
+  return spawnSync(process.execPath, ['scripts/build.js'], { stdio: 'inherit' }).status === 0 || named.length > 0
+}
+
+async function runTap(files) {
+  const coverage = named.length ? ['--disable-coverage', '--allow-empty-coverage'] : ['--coverage-report=none']
+  const { TAP, ...env } = process.env
+  tap = spawn(process.execPath, [tapProgram, 'run', '--reporter=tap', ...coverage, ...flags, ...files], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+    env,
+  })
+  const counting = countTests(new Parser(), files, tally)
+  tap.stdout.setEncoding('utf8').on('data', counting.write)
+  const [code] = await once(tap, 'close')
+  if (interrupted) throw new Error('interrupted')
+  counting.end()
+  if (code !== 0 && counts.failed === 0) throw new Error(`tap ended with ${code} though no test failed`)
+}
+
+function tally(file, { passed, failed, skipped }) {
+  counts.passed += passed.length
+  counts.failed += failed.length
+  counts.skipped += skipped.length
+  console.log(`${failed.length ? 'FAIL' : ' ok '} ${file} (${passed.length} passed)`)
+  for (const { title, reason } of skipped) console.log(`       skipped: ${title} (${reason})`)
+  for (const { title, details } of failed)
+    console.log(`       failed: ${title}\n${details.replace(/^/gm, '         ')}`)
+}
+
+function checkCoverage() {
+  const c8 = require.resolve('c8/bin/c8.js')
+  const args = ['report', '--temp-directory=.tap/coverage', '--check-coverage', `--lines=${coverageFloor}`]
+  const { status } = spawnSync(process.execPath, [c8, ...args, '--include=lib/**'], { stdio: ['ignore', 1, 2] })
+  if (status === 0) return
+  counts.failed++
+  console.log(`FAIL fewer than ${coverageFloor} % of the lines of lib/ are covered`)
+}
+
+function reportLeftovers() {
+  const kept = servers.map((server) => server.pid)
+  const left = leftovers().filter(({ pid, parent }) => !kept.includes(pid) && !kept.includes(parent))
+  for (const { pid, command } of left) {
+    counts.failed++
+    console.log(`FAIL a test left a process behind: ${pid} ${command}`)
+  }
+}
+
+/** Processes of this run: by the inherited environment, or, as servers overwrite theirs, by the working folder. */
+function leftovers() {
+  if (!existsSync('/proc/self/environ')) return []
+  return processes()
+    .filter(({ pid, state }) => pid !== process.pid && state !== 'Z')
+    .filter(({ pid }) => ofProcess(pid, inheritsRun) || ofProcess(pid, worksInFolder))
+    .map((entry) => ({ ...entry, command: ofProcess(entry.pid, readCommand) }))
+}
+
+function inheritsRun(path) {
+  return readFileSync(`${path}/environ`, 'utf8').includes(`TEST_RUN=${runId}`)
+}
+
+function worksInFolder(path) {
+  return readlinkSync(`${path}/cwd`).startsWith(folder)
+}
+
+function readCommand(path) {
+  return readFileSync(`${path}/cmdline`, 'utf8').replaceAll('\0', ' ')
+}
+
+function ofProcess(pid, read) {
+  try {
+    return read(`/proc/${pid}`)
+  } catch {
+    // It has ended, or belongs to somebody else.
+    return undefined
+  }
+}
+
+async function interrupt(name) {
+  interrupted = true
+  tap?.kill(name)
+  // tap waits for its files, and these may hang.
+  await sleep(3000, undefined, { ref: false })
+  tap?.kill('SIGKILL')
+}
+
+async function cleanUp() {
+  await Promise.allSettled(servers.map((server) => server.stop()))
+  for (let round = 0; round < 50; round++) {
+    const left = leftovers()
+    if (!left.length) break
+    for (const { pid } of left) ofProcess(pid, () => process.kill(pid, 'SIGKILL'))
+    await sleep(20)
+  }
+  rmSync(folder, { recursive: true, force: true, maxRetries: 5 })
+}
