@@ -237,6 +237,18 @@ export interface Cache {
 /** Which mail is sent. */
 export type MessageKind = 'reset'
 
+/** How mails look. */
+export interface Brand {
+  /** Who writes. */
+  name: string
+  /** An https address of a picture, about 40 px high. */
+  logoUrl: string
+  /** Colour of the button and the code, `#rgb` or `#rrggbb`. */
+  color: string
+  /** Where users may ask. */
+  supportEmail: string
+}
+
 /** A mail to be written. */
 export interface Message {
   /** Unique; the same in every copy of the mail. */
@@ -257,6 +269,8 @@ export interface Message {
   network: string
   /** The first language of the request's `Accept-Language`, or null. */
   locale: string | null
+  /** The option `mail.brand`, for mailers inside the app; the queue's worker has its own. */
+  brand: Partial<Brand>
   /** When the code ends; the mail is of no use afterwards. */
   expiresAt: number
 }

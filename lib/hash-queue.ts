@@ -32,8 +32,10 @@ const defaultPoolSize = 4
 
 /** Threads of libuv's pool; two of them are left to DNS, files and compression. */
 export const poolSize = Number(process.env.UV_THREADPOOL_SIZE) || defaultPoolSize
+/** Cores that this process may use. */
+export const cores = availableParallelism()
 /** Hashes that may run at once in this process. */
-export const hashSlots = Math.max(1, Math.min(availableParallelism(), poolSize - 2))
+export const hashSlots = Math.max(1, Math.min(cores, poolSize - 2))
 
 /** Makes a queue. The plugin uses one for the whole process, `hashQueue`. */
 export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueue {

@@ -50,7 +50,9 @@ export function ringOf(name: string, secret: MailSecret): Ring {
  */
 export function sealJob(ring: Ring, name: string, message: Message): MailJob {
   const { kind, expiresAt } = message
-  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message)), message, 1024) }
+  // The worker has a brand of its own.
+  const value = { ...message, brand: {} }
+  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message)), value, 1024) }
 }
 
 /**

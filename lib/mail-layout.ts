@@ -1,4 +1,4 @@
-import type { Brand, WrittenMail } from './mail-templates.ts'
+import type { MailBrand, WrittenMail } from './mail-templates.ts'
 
 /** The sentences of a built-in mail; plain text, escaped here. */
 export interface MailWords {
@@ -17,11 +17,11 @@ export interface MailWords {
 }
 
 /** Lays the words out as a text part and an HTML part. */
-export function layout(brand: Brand, words: MailWords): WrittenMail {
+export function layout(brand: MailBrand, words: MailWords): WrittenMail {
   return { subject: words.subject, text: textPart(brand, words), html: htmlPart(brand, words) }
 }
 
-function textPart(brand: Brand, words: MailWords): string {
+function textPart(brand: MailBrand, words: MailWords): string {
   const support = brand.supportEmail ? [`Questions? Write to ${brand.supportEmail}.`] : []
   const blocks = [
     wrap(words.hello),
@@ -48,7 +48,7 @@ function wrap(text: string): string {
   }, '')
 }
 
-function htmlPart(brand: Brand, words: MailWords): string {
+function htmlPart(brand: MailBrand, words: MailWords): string {
   const name = escapeHtml(plain(brand.name, 64))
   const logo =
     brand.logoUrl && `<img src="${escapeHtml(brand.logoUrl)}" alt="${name}" height="40" style="${styles.logo}">`
@@ -96,7 +96,7 @@ function button(url: string, label: string, color: string): string {
 </tr></table>`
 }
 
-function footer(brand: Brand, name: string): string {
+function footer(brand: MailBrand, name: string): string {
   if (!brand.supportEmail) return name
   const address = escapeHtml(brand.supportEmail)
   return `${name} &middot; Questions? <a href="mailto:${address}" style="color:inherit">${address}</a>`

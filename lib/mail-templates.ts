@@ -1,21 +1,11 @@
-import type { Message } from './contracts.ts'
+import type { Brand, Message } from './contracts.ts'
 import { greetable, grouped, layout, plain, readable } from './mail-layout.ts'
 import type { MailLog } from './mail-log.ts'
 import { section, wrongOption } from './option-checks.ts'
 import { optionalText } from './option-rules.ts'
 
-/** How the built-in mails look. */
-export interface Brand {
-  name: string
-  /** An https address; the only thing that a mail loads. */
-  logoUrl: string | undefined
-  /** Colour of the button and the code, such as `#0055aa`. */
-  color: string
-  supportEmail: string | undefined
-}
-
-/** The `brand` option. */
-export type BrandOptions = Partial<Brand>
+/** A brand with its defaults filled in. */
+export type MailBrand = Partial<Brand> & Pick<Brand, 'name' | 'color'>
 
 /** What a template writes from. Everything in `user` and `network` was typed by strangers: escape it in HTML. */
 export interface MailInput {
@@ -30,7 +20,7 @@ export interface MailInput {
   requestedAt: number
   network: string
   user: Message['user']
-  brand: Brand
+  brand: MailBrand
   /** The first language of the request, or null. */
   locale: string | null
 }
@@ -52,7 +42,7 @@ export type MailTemplates = Partial<Record<Message['kind'], MailTemplate>>
 export const defaultTemplates: Readonly<Record<Message['kind'], MailTemplate>> = Object.freeze({ reset })
 
 /** Checks the `brand` option and fills its defaults. */
-export function brandOf(given: BrandOptions | undefined, fallbackName: string): Brand {
+export function brandOf(given: Partial<Brand>, fallbackName: string): MailBrand {
   const brand = brandCheck('brand', given)
   return { ...brand, name: brand.name ?? fallbackName, color: brand.color ?? '#1d4ed8' }
 }
@@ -74,7 +64,7 @@ function safeLogo(url: unknown): url is string {
 }
 
 /** Writes a message's mail with the host's template, or with the built-in one. The answered token is not shown to it. */
-export function render(message: Message, brand: Brand, templates: MailTemplates, log: MailLog): WrittenMail {
+export function render(message: Message, brand: MailBrand, templates: MailTemplates, log: MailLog): WrittenMail {
   const { kind, code, url, minutes, requestedAt, network, user, locale } = message
   const input: MailInput = {
     kind,

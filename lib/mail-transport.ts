@@ -1,8 +1,8 @@
 import { createTransport, type SMTPPoolOptions } from 'nodemailer'
-import type { Message } from './contracts.ts'
+import type { Brand, Message } from './contracts.ts'
 import { canonicalEmail } from './email-address.ts'
 import { jsonLog, type MailLog } from './mail-log.ts'
-import { type BrandOptions, brandOf, type MailTemplates, render, type WrittenMail } from './mail-templates.ts'
+import { brandOf, type MailTemplates, render, type WrittenMail } from './mail-templates.ts'
 import { wrongOption } from './option-checks.ts'
 
 /** A mail on its way to a transport. */
@@ -32,7 +32,7 @@ export interface MailOptions {
   /** The sender: an address, or `Example <no-reply@example.com>`. */
   from: string
   /** Restyles the built-in mails. @default the name in `from`, or its domain */
-  brand?: BrandOptions
+  brand?: Partial<Brand>
   /** Mails of your own. @default the built-in ones */
   templates?: MailTemplates
   /** @default JSON lines on stdout and stderr */
@@ -54,12 +54,13 @@ const longestSendMs = 120_000
 export function openPost(options: MailOptions): MailPost {
   const { templates = {}, log = jsonLog } = options
   const sender = parseSender(options.from)
-  const brand = brandOf(options.brand, sender.name || sender.domain)
+  const brandFor = (message?: Message) => brandOf({ ...message?.brand, ...options.brand }, sender.name || sender.domain)
+  brandFor()
   const { send, close } = openTransport(options.transport)
 
   return {
     async deliver(message) {
-      const written = render(message, brand, templates, log)
+      const written = render(message, brandFor(message), templates, log)
       if (message.to === null) return
       // The core stores canonical addresses only; a job that says otherwise must not reach an address parser.
       if (canonicalEmail(message.to) === null)

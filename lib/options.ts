@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
-import type { Cache, Claims, Mailer, Storage, User } from './contracts.ts'
+import type { Brand, Cache, Claims, Mailer, Storage, User } from './contracts.ts'
 import { boolean, fn, integer, oneOf, port, section, sectionOrOff, text, wrongOption } from './option-checks.ts'
 import {
   type AnyKysely,
@@ -102,7 +102,7 @@ export interface AccountsOptions {
       }
   mail?: {
     /** How mails of a mailer inside the app look; the queue's worker has its own. */
-    brand?: { name?: string; logoUrl?: string; color?: string; supportEmail?: string }
+    brand?: Partial<Brand>
   }
   /** How an ended session stops its access tokens: `'storage'` reads the session row per request. @default 'storage' */
   revocation?: 'storage'

@@ -1,4 +1,5 @@
-// The second command: `npm test` runs everything, `node test/run.js test/foo.test.ts` one file, without the coverage gate.
+// `npm test` runs everything; `node test/run.js test/foo.test.ts` one file, without asking for coverage.
+// What starts with a dash goes to tap.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -38,6 +39,7 @@ process.once('uncaughtException', async (error) => {
 
 const flags = process.argv.slice(2).filter((argument) => argument.startsWith('-'))
 const named = process.argv.slice(2).filter((argument) => !argument.startsWith('-'))
+const measured = !named.length && !flags.includes('--disable-coverage')
 const counts = { passed: 0, failed: 0, skipped: 0 }
 try {
   await main()
@@ -53,13 +55,14 @@ process.exitCode = interrupted ? 130 : counts.failed ? 1 : 0
 async function main() {
   const files = chosenFiles()
   const standIns = await provideServers()
+  if (interrupted) throw new Error('interrupted')
   const skipped = files.filter((file) => needsMissingServer(file, standIns))
   const chosen = files.filter((file) => !skipped.includes(file))
   tellStandIns(standIns, skipped)
   if (chosen.some(usesBuild) && !build()) throw new Error('the build failed')
   if (chosen.length) await runTap(chosen)
   reportLeftovers()
-  if (!named.length && counts.failed === 0) checkCoverage()
+  if (measured && counts.failed === 0) checkCoverage()
 }
 
 function chosenFiles() {
@@ -143,7 +146,7 @@ function build() {
 }
 
 async function runTap(files) {
-  const coverage = named.length ? ['--disable-coverage', '--allow-empty-coverage'] : ['--coverage-report=none']
+  const coverage = measured ? ['--coverage-report=none'] : ['--disable-coverage', '--allow-empty-coverage']
   const { TAP, ...env } = process.env
   tap = spawn(process.execPath, [tapProgram, 'run', '--reporter=tap', ...coverage, ...flags, ...files], {
     stdio: ['ignore', 'pipe', 'inherit'],
@@ -179,7 +182,8 @@ function checkCoverage() {
 function reportLeftovers() {
   const kept = servers.map((server) => server.pid)
   const left = leftovers().filter(({ pid, parent }) => !kept.includes(pid) && !kept.includes(parent))
-  for (const { pid, command } of left) {
+  const pids = left.map(({ pid }) => pid)
+  for (const { pid, command } of left.filter(({ parent }) => !pids.includes(parent))) {
     counts.failed++
     console.log(`FAIL a test left a process behind: ${pid} ${command}`)
   }

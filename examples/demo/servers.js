@@ -1,4 +1,5 @@
 // The three servers beneath the app: a real one when its URL is given, an embedded stand-in otherwise.
+import { buffer } from 'node:stream/consumers'
 import { PGlite } from '@electric-sql/pglite'
 import { createRedisMock } from 'js-redis-server'
 import { Kysely, PostgresDialect } from 'kysely'
@@ -46,8 +47,8 @@ export async function startMailCatcher(url) {
     disabledCommands: ['AUTH', 'STARTTLS'],
     disableReverseLookup: true,
     onData(stream, session, done) {
-      PostalMime.parse(stream).then(({ subject, text, html }) => {
-        mails.push({ to: session.envelope.rcptTo.map(({ address }) => address).join(', '), subject, text, html })
+      read(stream, session).then((mail) => {
+        mails.push(mail)
         done()
       }, done)
     },
@@ -58,4 +59,9 @@ export async function startMailCatcher(url) {
   })
   const { port } = server.server.address()
   return { url: `smtp://127.0.0.1:${port}`, mails, close: () => new Promise((resolve) => server.close(resolve)) }
+}
+
+async function read(stream, { envelope }) {
+  const { subject, text, html } = await PostalMime.parse(await buffer(stream))
+  return { to: envelope.rcptTo.map(({ address }) => address).join(', '), subject, text, html }
 }

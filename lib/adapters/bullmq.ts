@@ -48,6 +48,7 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
       }
     },
     async ping() {
+      await connected(connection)
       await connection.ping()
     },
     async close() {

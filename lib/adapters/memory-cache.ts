@@ -14,18 +14,19 @@ interface CodeRecord {
   live: { mac: CodeMac; subject: string; lease?: { id: string; until: number } } | null
 }
 
+export interface MemoryCacheOptions {
+  /** Allows it with `NODE_ENV=production`: a restart forgets every code, and no second process sees them. */
+  singleProcess?: boolean
+}
+
 /**
- * Keeps one-time codes in this process: for tests and trials. Other processes do not see them.
+ * Keeps one-time codes in this process, for tests and trials. Every verb is done within one tick.
  *
- * @param options.singleProcess confirms, in production, that no second process and no restart matters
- * @throws {TypeError} in production without `singleProcess`
+ * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
-export function memoryCache(options: { singleProcess?: boolean } = {}): Cache {
-  if (process.env.NODE_ENV === 'production' && options.singleProcess !== true) {
-    throw new TypeError(
-      'memoryCache() forgets codes at a restart and shares them with no other process, so it refuses NODE_ENV=production; ' +
-        'pass "redis", or memoryCache({ "singleProcess": true }) if that is what you want',
-    )
+export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}): Cache {
+  if (process.env.NODE_ENV === 'production' && !singleProcess) {
+    throw new TypeError('"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.')
   }
   const records = new Map<string, CodeRecord>()
   const alive = (ref: CodeRef, now: number) => {

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import type { NewUser, RefreshRule, Session, Storage, User, UserId } from '../contracts.ts'
 import { possibleId, storableUser } from './storable.ts'
 
@@ -52,7 +52,7 @@ function userVerbs(ids: 'integer' | 'uuid', users: Map<UserId, StoredUser>, sess
       if (!storableUser(user)) return 'invalid'
       if (byEmail.has(user.emailCanonical)) return 'email_taken'
       if (user.usernameCanonical !== null && byUsername.has(user.usernameCanonical)) return 'username_taken'
-      const stored = storedUser(user, (ids === 'uuid' ? randomUUID() : users.size + 1) as UserId)
+      const stored = storedUser(user, (ids === 'uuid' ? newUuid() : users.size + 1) as UserId)
       users.set(stored.id, stored)
       byEmail.set(stored.emailCanonical, stored)
       if (stored.usernameCanonical !== null) byUsername.set(stored.usernameCanonical, stored)
@@ -86,6 +86,12 @@ function userVerbs(ids: 'integer' | 'uuid', users: Map<UserId, StoredUser>, sess
       return true
     },
   } satisfies Partial<Storage>
+}
+
+function newUuid(): string {
+  return randomBytes(16)
+    .toString('hex')
+    .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 }
 
 function storedUser(user: NewUser, id: UserId): StoredUser {

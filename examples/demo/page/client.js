@@ -1,4 +1,4 @@
-const state = { email: '', access: '', refresh: '', presented: [] }
+const state = { email: '', access: '', refresh: '', presented: [], mails: 0 }
 
 // What each button sends, and what the page does with the answer. `after` may answer a sentence to show.
 const calls = {
@@ -44,10 +44,13 @@ const calls = {
   },
   refreshOld: {
     request: () => present(state.presented.at(-2)),
-    after: ({ body }) =>
-      body.code === 'ACCOUNTS_REFRESH_REUSED'
-        ? 'A token this old, this late: the session has ended. Log in again.'
-        : 'Refused, but the session lives on: within half a minute it may be a request that was overtaken.',
+    after({ body }) {
+      if (body.code !== 'ACCOUNTS_REFRESH_REUSED') {
+        return 'Refused. Within half a minute it may be a request that was overtaken, so the session lives on.'
+      }
+      showEnd()
+      return 'A token this old, this late: the session has ended. Log in again.'
+    },
   },
   emailRequest: {
     request: (fields) => post('/auth/email_request/', fields),
@@ -78,6 +81,7 @@ const calls = {
     after(answer, { new_password: password }) {
       if (answer.status !== 200) return
       fill('login', { password })
+      showEnd()
       return 'Every session has ended: try the old access token, then log in with the new password in step 2.'
     },
   },
@@ -125,9 +129,7 @@ function post(path, body) {
 }
 
 function present(token) {
-  if (token && state.presented.at(-1) !== token) {
-    if (!state.presented.includes(token)) state.presented.push(token)
-  }
+  if (token && !state.presented.includes(token)) state.presented.push(token)
   return post('/auth/refresh/', { refresh: token ?? '' })
 }
 
@@ -165,6 +167,12 @@ function showTokens() {
   showLives()
 }
 
+function showEnd() {
+  document.querySelector('.status').classList.remove('in')
+  document.querySelector('#status').textContent = 'The session has ended: log in again.'
+  document.querySelector('#countdown').textContent = ''
+}
+
 function enableRefresh() {
   const need = { refresh: state.refresh, refreshAgain: state.presented.at(-1), refreshOld: state.presented.at(-2) }
   for (const [name, token] of Object.entries(need)) {
@@ -177,7 +185,8 @@ function showLives() {
   for (const kind of ['access', 'refresh']) {
     document.querySelector(`#${kind}-life`).textContent = `- ${lifeOf(state[kind])}`
   }
-  document.querySelector('#countdown').textContent = `The access token ${lifeOf(state.access)}.`
+  const loggedIn = document.querySelector('.status.in')
+  if (loggedIn) document.querySelector('#countdown').textContent = `The access token ${lifeOf(state.access)}.`
 }
 
 function lifeOf(token) {
@@ -221,11 +230,10 @@ async function readMails() {
 }
 
 async function waitForMail() {
-  const before = (await readMails())?.length
-  for (let tries = 0; before !== undefined && tries < 60; tries++) {
-    await new Promise((resolve) => setTimeout(resolve, 500))
+  for (let tries = 0; tries < 60; tries++) {
     const mails = await readMails()
-    if (mails.length > before) return showMails(mails)
+    if (mails === null || mails.length > state.mails) return showMails(mails)
+    await new Promise((resolve) => setTimeout(resolve, 500))
   }
 }
 
@@ -236,6 +244,7 @@ function showMails(mails) {
       element('p', { className: 'empty' }, 'SMTP_URL is set: the mail is in the mailbox it went to.'),
     )
   } else if (mails.length > 0) {
+    state.mails = mails.length
     place.replaceChildren(...mails.toReversed().map(mailCard))
     document.querySelector('#step-mail').classList.add('done')
   }

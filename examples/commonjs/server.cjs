@@ -1,0 +1,27 @@
+// A CommonJS host: `require` of the package works on every Node that the package supports.
+const fastifyRedis = require('@fastify/redis')
+const Fastify = require('fastify')
+const accounts = require('fastify-accounts')
+const { migrateToLatest } = require('fastify-accounts/kysely')
+const { Kysely, PostgresDialect } = require('kysely')
+const { Pool } = require('pg')
+
+async function start({ DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, PORT = '3000' }) {
+  const app = Fastify({ logger: true })
+  const pool = new Pool({ connectionString: DATABASE_URL })
+  pool.on('error', (error) => app.log.error(error))
+  const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
+
+  await app.register(fastifyRedis, { url: REDIS_URL })
+  await migrateToLatest(db)
+  await app.register(accounts, { secret: ACCOUNTS_SECRET, db })
+
+  app.get('/hello', { onRequest: app.accounts.authenticate }, (request) => ({ hello: request.account.id }))
+
+  await app.listen({ port: Number(PORT) })
+}
+
+start(process.env).catch((error) => {
+  console.error(error)
+  process.exit(1)
+})

@@ -1,0 +1,23 @@
+import Type, { type Static } from 'typebox'
+import type { Accounts } from '../accounts.ts'
+import { Tokens } from '../schemas.ts'
+import type { Route } from '../scope.ts'
+import { continueSession } from '../sessions.ts'
+
+const RefreshBody = Type.Object({ refresh: Type.String({ description: 'The newest refresh token' }) })
+
+/** `POST /auth/refresh/`; the rule is `continueSession`'s. */
+export function refreshRoutes(accounts: Accounts): Route[] {
+  return [
+    {
+      name: 'refresh',
+      method: 'POST',
+      path: '/auth/refresh/',
+      summary: 'Exchange a refresh token for a new token pair',
+      body: RefreshBody,
+      answer: [200, Tokens],
+      refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_REFRESH_REUSED'],
+      handler: (request) => continueSession(accounts, (request.body as Static<typeof RefreshBody>).refresh),
+    },
+  ]
+}

@@ -1,0 +1,56 @@
+import type { FastifyInstance } from 'fastify'
+import type { Cache, Mailer, Storage } from './contracts.ts'
+import { bounded } from './deadline.ts'
+import { wrongOption } from './option-checks.ts'
+import type { RedisOption, RedisPair } from './option-rules.ts'
+import type { ResolvedOptions } from './options.ts'
+import type { Ring } from './secrets.ts'
+
+/** The outside world of one realm, every call bounded in time. */
+export interface Ports {
+  storage: Storage
+  cache: Cache | undefined
+  mailer: Mailer | undefined
+}
+
+/**
+ * Takes the ports from the options, or opens them: Kysely for `db`, Redis for the codes and the mail queue. Only what
+ * is used is loaded.
+ *
+ * @throws {TypeError} when a part is missing; there is no silent default in memory
+ */
+export async function openPorts(app: FastifyInstance, options: ResolvedOptions, ring: Ring): Promise<Ports> {
+  const storage = options.storage ?? (await openStorage(options))
+  if (!options.passwordReset) return { storage: bounded(storage), cache: undefined, mailer: undefined }
+  const { name, clock } = options
+  const onError = (error: Error) => app.log.warn({ err: error }, 'fastify-accounts: Redis is not reachable')
+  const redis = options.cache && options.mailer ? undefined : redisOf(app, options)
+  const cache = options.cache ?? (await openCache({ name, redis: redis!.cache, onError }))
+  const mailer = options.mailer ?? (await openQueue({ name, redis: redis!.queue, secret: ring, onError, clock }))
+  return { storage: bounded(storage), cache: bounded(cache), mailer: bounded(mailer) }
+}
+
+async function openStorage({ db }: ResolvedOptions): Promise<Storage> {
+  const { kyselyStorage } = await import('./adapters/kysely.ts')
+  return kyselyStorage(db!.reveal())
+}
+
+async function openCache(settings: { name: string; redis: RedisOption; onError(error: Error): void }): Promise<Cache> {
+  const { redisCache } = await import('./adapters/redis.ts')
+  return redisCache(settings)
+}
+
+async function openQueue(settings: Parameters<typeof import('./adapters/bullmq.ts').queueMailer>[0]): Promise<Mailer> {
+  const { queueMailer } = await import('./adapters/bullmq.ts')
+  return queueMailer(settings)
+}
+
+function redisOf(app: FastifyInstance, { redis }: ResolvedOptions): RedisPair {
+  if (redis) return redis.reveal()
+  const { redis: host } = app as unknown as { redis?: RedisOption & { duplicate?: unknown } }
+  if (typeof host?.duplicate === 'function') return { cache: host, queue: host }
+  throw wrongOption(
+    'redis',
+    'is missing: pass a URL or an ioredis client, register @fastify/redis before, or pass "cache" and "mailer"',
+  )
+}

@@ -1,0 +1,202 @@
+import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
+import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema, FastifySchemaCompiler } from 'fastify'
+import type { TObject, TSchema } from 'typebox'
+import { Compile } from 'typebox/compile'
+import type { Accounts } from './accounts.ts'
+import { AccountsError, type AccountsErrorCode, type FieldError } from './errors.ts'
+import { type HashQueue, hashQueue, type Place } from './hash-queue.ts'
+import type { RouteName } from './options.ts'
+import { errorAnswers } from './schemas.ts'
+import type { Client } from './sessions.ts'
+
+/** One route of a feature. */
+export interface Route {
+  name: RouteName
+  method: 'GET' | 'POST'
+  /** The default path, with its trailing slash. */
+  path: string
+  summary: string
+  body?: TObject
+  /** Status and schema of the answer. */
+  answer: [status: number, schema: TSchema]
+  /** The refusals that a client may branch on, beside those of every route. */
+  refusals: AccountsErrorCode[]
+  /** True for a route that hashes a password: it passes the queue's first door. */
+  hashes?: boolean
+  /** True for a route behind `authenticate`. */
+  guarded?: boolean
+  handler(request: RouteRequest): Promise<unknown>
+}
+
+/** A request to one of our routes. */
+export type RouteRequest = FastifyRequest & { [placeKey]?: Place }
+
+const bodyLimit = 16_384
+
+/**
+ * Makes a Fastify scope our own: validator, serializer, parsers and error translation. A host's zod compiler, raw-body
+ * parser or `*` parser does not reach it, and nothing in it reaches the host.
+ */
+export function isolate(scope: FastifyInstance): void {
+  // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
+  shadow(scope, 'jwt', Object.create(null))
+  scope.setValidatorCompiler(validatorCompiler)
+  scope.setSerializerCompiler(SerializerSelector()({}, {}) as unknown as FastifySchemaCompiler<unknown> & never)
+  scope.removeAllContentTypeParsers()
+  scope.addContentTypeParser(
+    'application/json',
+    { parseAs: 'string', bodyLimit },
+    scope.getDefaultJsonParser('error', 'error'),
+  )
+  scope.setErrorHandler((error, _request, reply) => {
+    const refusal = translate(error)
+    // A host's error handler need not know `error.headers`.
+    if (refusal instanceof AccountsError) reply.headers(refusal.headers)
+    throw refusal
+  })
+  scope.addHook('onSend', async (_request, reply) => {
+    reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
+  })
+}
+
+/** Mounts a route at its path with and without the trailing slash, or as the option `routes` says. */
+export function mount(scope: FastifyInstance, accounts: Accounts, route: Route): void {
+  const decoration = accounts.options.routes[route.name]
+  if (decoration === false) return
+  const { url = route.path, config, logLevel, onRequest = [] } = decoration
+  const definition = {
+    method: route.method,
+    bodyLimit,
+    config,
+    logLevel,
+    onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
+    preHandler: route.hashes ? approach : [],
+    handler: answering(route),
+  }
+  const schema: FastifySchema = schemaOf(route, accounts)
+  scope.route({ ...definition, url, schema })
+  const twin = url.endsWith('/') ? url.slice(0, -1) : `${url}/`
+  if (twin && !ignoresTrailingSlash(scope)) scope.route({ ...definition, url: twin, schema: hidden(schema) })
+}
+
+/** Where a request comes from. */
+export function clientOf({ options }: Accounts, request: FastifyRequest): Client {
+  const ip = request.ip.replace(/^::ffff:(?=\d+\.)/i, '')
+  return {
+    ip,
+    userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
+    network: String(options.network(request)).slice(0, 64),
+  }
+}
+
+/** The request's place in front of the hash queue; undefined on routes that do not hash. */
+export function placeOf(request: RouteRequest): Place | undefined {
+  return request[placeKey]
+}
+
+function answering(route: Route) {
+  return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
+    reply.code(route.answer[0])
+    try {
+      return await route.handler(request)
+    } catch (cause) {
+      // What is not a refusal is a fault: the client learns nothing of it, the log learns all.
+      throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+    }
+  }
+}
+
+function schemaOf(route: Route, { options }: Accounts) {
+  const common: AccountsErrorCode[] = ['ACCOUNTS_UNAVAILABLE']
+  if (route.body) common.push('ACCOUNTS_VALIDATION', 'ACCOUNTS_BODY_TOO_LARGE', 'ACCOUNTS_MEDIA_TYPE_UNSUPPORTED')
+  if (route.hashes) common.push('ACCOUNTS_OVERLOADED')
+  if (route.guarded) common.push('ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED')
+  const [status, answer] = route.answer
+  return {
+    tags: [options.name],
+    summary: route.summary,
+    security: route.guarded ? [{ [options.openapi.securityScheme]: [] }] : [],
+    ...(route.body && { body: route.body }),
+    response: { [status]: answer, ...errorAnswers([...common, ...route.refusals]) },
+  }
+}
+
+// `hide` is @fastify/swagger's.
+function hidden(schema: FastifySchema): FastifySchema {
+  return Object.assign({ hide: true }, schema)
+}
+
+function ignoresTrailingSlash({ initialConfig }: FastifyInstance): boolean {
+  const { ignoreTrailingSlash, routerOptions } = initialConfig as {
+    ignoreTrailingSlash?: boolean
+    routerOptions?: { ignoreTrailingSlash?: boolean }
+  }
+  return Boolean(ignoreTrailingSlash || routerOptions?.ignoreTrailingSlash)
+}
+
+const placeKey = Symbol('fastify-accounts.place')
+
+async function admit(): Promise<void> {
+  queue.admit()
+}
+
+const queue: HashQueue = hashQueue
+
+async function approach(request: RouteRequest, reply: FastifyReply): Promise<void> {
+  const hungUp = new AbortController()
+  const place = queue.approach(hungUp.signal)
+  request[placeKey] = place
+  // 'close' of the raw answer before its end is the one event that tells of a client that hung up.
+  reply.raw.on('close', () => {
+    place.reached()
+    if (!reply.raw.writableEnded) hungUp.abort()
+  })
+}
+
+/** Neither coerces, strips nor defaults; tells every failing field; ignores members it does not know. */
+const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema }) => {
+  const compiled = Compile(schema)
+  return (value: unknown) => {
+    const errors = compiled.Check(value) ? illFormedFields(schema as TObject, value) : failingFields(compiled, value)
+    return errors.length === 0 ? { value } : { error: new AccountsError('ACCOUNTS_VALIDATION', { errors }) }
+  }
+}
+
+function failingFields(compiled: ReturnType<typeof Compile>, value: unknown): FieldError[] {
+  return compiled.Errors(value).flatMap(({ keyword, instancePath, params, message }) => {
+    const field = instancePath.slice(1).replaceAll('/', '.')
+    if (keyword !== 'required') return { field, message }
+    const { requiredProperties } = params as { requiredProperties: string[] }
+    return requiredProperties.map((name) => ({ field: field ? `${field}.${name}` : name, message: 'is required' }))
+  })
+}
+
+// Lone surrogates and NUL cannot be stored as text. Passwords are hashed, and have a policy of their own.
+function illFormedFields({ properties = {} }: TObject, value: unknown): FieldError[] {
+  return Object.entries(properties)
+    .filter(([name, schema]) => (schema as { format?: string }).format !== 'password' && !storable(value, name))
+    .map(([field]) => ({ field, message: 'must be well-formed text without NUL' }))
+}
+
+function storable(value: unknown, name: string): boolean {
+  const pending = [(value as Record<string, unknown>)[name]]
+  while (pending.length > 0) {
+    const next = pending.pop()
+    if (typeof next === 'string' && (!next.isWellFormed() || next.includes('\0'))) return false
+    if (typeof next === 'object' && next !== null) pending.push(...Object.keys(next), ...Object.values(next))
+  }
+  return true
+}
+
+function translate(error: unknown): unknown {
+  const { code, statusCode } = error as { code?: string; statusCode?: number }
+  if (error instanceof AccountsError || !code?.startsWith('FST_ERR_CTP_')) return error
+  if (statusCode === 413) return new AccountsError('ACCOUNTS_BODY_TOO_LARGE', { cause: error })
+  if (statusCode === 415) return new AccountsError('ACCOUNTS_MEDIA_TYPE_UNSUPPORTED', { cause: error })
+  return new AccountsError('ACCOUNTS_VALIDATION', { cause: error, errors: [{ field: '', message: 'must be JSON' }] })
+}
+
+// Fastify inherits decorators through the prototype: an own property hides the parent's in this scope alone.
+function shadow(scope: FastifyInstance, name: string, value: unknown): void {
+  Object.defineProperty(scope, name, { value, configurable: true, writable: true })
+}

@@ -1,0 +1,60 @@
+import { PGlite } from '@electric-sql/pglite'
+import { Kysely, type KyselyPlugin, PostgresDialect, type PostgresPool } from 'kysely'
+import pg from 'pg'
+import type { AnyKysely } from '../lib/adapters/kysely.ts'
+import { freshDatabase } from './helper.ts'
+
+export interface Opened {
+  db: AnyKysely
+  /** The statements sent so far. */
+  statements: string[]
+  close(): Promise<void>
+}
+
+export interface OpenOptions {
+  plugins?: KyselyPlugin[]
+  /** Settings of every connection, as `PGOPTIONS` has them. */
+  options?: string
+}
+
+/** Opens a database over a pool wide enough for races. */
+export function openPostgres(connectionString: string, { plugins = [], options = '' }: OpenOptions = {}): Opened {
+  const statements: string[] = []
+  const pool = new pg.Pool({ connectionString, options, max: 20 })
+  // The server ends connections that are still closing when their database is dropped.
+  pool.on('error', () => {})
+  const dialect = new PostgresDialect({ pool })
+  const db = new Kysely({ dialect, plugins, log: ({ query }) => void statements.push(query.sql) })
+  return { db, statements, close: () => db.destroy() }
+}
+
+interface Teardown {
+  teardown(end: () => Promise<void>): void
+}
+
+/** Opens a new database, which is dropped with the test. */
+export async function openFresh(t: Teardown): Promise<Opened & { url: string }> {
+  const { url, drop } = await freshDatabase()
+  const opened = openPostgres(url)
+  t.teardown(async () => {
+    await opened.close()
+    await drop()
+  })
+  return { ...opened, url }
+}
+
+/** Opens PGlite. It serialises its callers: it shows that the SQL is right there, never that a race is. */
+export async function openPglite(t: Teardown): Promise<AnyKysely> {
+  const database = await PGlite.create()
+  const client = {
+    async query(text: string, parameters: unknown[]) {
+      const { rows, affectedRows } = await database.query(text, parameters)
+      return { command: text.slice(0, 6).toUpperCase(), rowCount: affectedRows ?? rows.length, rows }
+    },
+    release() {},
+  }
+  const pool = { connect: async () => client, end: () => database.close() } as unknown as PostgresPool
+  const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
+  t.teardown(() => db.destroy())
+  return db
+}

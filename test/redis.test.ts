@@ -1,0 +1,431 @@
+import { createServer } from 'node:net'
+import { Cluster, Redis } from 'ioredis'
+import { createRedisMock } from 'js-redis-server'
+import t, { type Test } from 'tap'
+import { openRedis, type RedisSource, redisCache } from '../lib/adapters/redis.ts'
+import { connected, withoutArguments } from '../lib/adapters/redis-connection.ts'
+import type { Cache, CodeRef, NewCode } from '../lib/contracts.ts'
+import { cacheContract } from '../lib/testing-cache.ts'
+import { faultProxy, freePort, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
+
+const now = Date.now()
+const right = [{ kid: 'k1', mac: 'right' }]
+const wrong = [{ kid: 'k1', mac: 'wrong' }]
+const ref: CodeRef = { purpose: 'reset', tag: 'tag', tokenHash: 'hash' }
+const code: NewCode = {
+  purpose: 'reset',
+  tag: 'tag',
+  account: 'account',
+  records: [{ tokenHash: 'hash', mac: right[0]!, subject: 'sealed' }],
+  tries: 5,
+  expiresAt: now + 600_000,
+  grantMs: 300_000,
+}
+
+t.test('the contract holds on a Redis', (t) => runContract(t, redisUrl()))
+
+t.test('the contract holds on a Redis in JavaScript', async (t) => {
+  const server = await createRedisMock()
+  t.teardown(() => server.close())
+
+  await runContract(t, server.url)
+})
+
+t.test('the contract holds on a cluster', { skip: noRedis }, async (t) => {
+  const server = await startRedis({ cluster: true, args: ['--cluster-announce-ip', '127.0.0.1'] })
+  t.teardown(() => server.stop())
+  const cluster = new Cluster([{ host: '127.0.0.1', port: server.port }], { scaleReads: 'slave' })
+  t.teardown(() => cluster.disconnect())
+
+  await t.test('through a plain connection', (t) => runContract(t, server.url))
+  await t.test('through a cluster client', (t) => runContract(t, cluster))
+})
+
+t.test('[R-OTP-4] no key is ever without a lifetime', { skip: noRedis }, async (t) => {
+  const { url, redis } = await privateRedis(t)
+  const cache = open(t, url)
+
+  for (const { run } of cacheContract) {
+    await run(cache)
+
+    const keys = await redis.keys('*')
+    const lifetimes = await Promise.all(keys.map((key) => redis.pttl(key)))
+    t.equal(keys.filter((_, n) => lifetimes[n]! < 0).length, 0)
+  }
+  t.ok((await redis.dbsize()) > 100)
+})
+
+t.test('[R-OTP-4] a key lives as long as the code or its grant, and a minute', async (t) => {
+  const { cache, redis, record, index } = realm(t)
+
+  await cache.put(code, now)
+  t.ok(await livesFor(redis, record, 600_000))
+  t.ok(await livesFor(redis, index, 900_000))
+
+  await cache.guess(ref, wrong, now)
+  await cache.guess(ref, right, now + 599_000)
+  t.ok(await livesFor(redis, record, 300_000))
+
+  await cache.put({ ...code, expiresAt: now + 1000, grantMs: 1000 }, now)
+  t.ok(await livesFor(redis, index, 900_000), 'a shorter code does not shorten the life of the index')
+
+  await cache.burn(code)
+  t.ok(await livesFor(redis, record, 300_000), 'a tombstone stays')
+})
+
+t.test('[R-OTP-4] the index forgets records whose end is past', async (t) => {
+  const { cache, redis, index } = realm(t)
+  await cache.put(code, now)
+
+  const later = now + 600_000 + 300_000 + 60_000
+  await cache.put({ ...code, records: [{ ...code.records[0]!, tokenHash: 'next' }], expiresAt: later + 1000 }, later)
+
+  t.match(await redis.zrange(index, 0, -1), [/:next$/])
+  t.equal(await redis.zcard(index), 1)
+})
+
+t.test('[R-OTP-3] guesses, leases and refusals of an unknown record create no key', { skip: noRedis }, async (t) => {
+  const { url, redis } = await privateRedis(t)
+  const cache = open(t, url)
+
+  await cache.guess(ref, right, now)
+  await cache.lease(ref, 'lease', now + 30_000, now)
+  await cache.giveBack(ref, 'lease', 'refused', now)
+  await cache.burn(code)
+
+  t.equal(await redis.dbsize(), 0)
+})
+
+t.test('[R-OTP-2] a tombstone keeps neither the MAC nor the sealed subject', async (t) => {
+  const { cache, redis, record } = realm(t)
+  const kept = async () => Object.keys(await redis.hgetall(record)).filter((field) => /mac|subject|kid/.test(field))
+  await cache.put(code, now)
+  t.same((await kept()).sort(), ['kid', 'mac', 'subject'])
+
+  for (let guess = 1; guess <= 6; guess++) await cache.guess(ref, wrong, now)
+  t.same(await kept(), [])
+
+  await redis.del(record)
+  await cache.put(code, now)
+  await cache.burn(code)
+  t.same(await kept(), [])
+  t.equal(await redis.hget(record, 'state'), 'burnt')
+})
+
+t.test('a burn does not bring back a record that Redis has dropped', async (t) => {
+  const { cache, redis, record } = realm(t)
+  await cache.put(code, now)
+  await redis.del(record)
+
+  await cache.burn(code)
+
+  t.equal(await redis.exists(record), 0)
+})
+
+t.test('the first verbs after boot wait for the connection', async (t) => {
+  t.teardown(failOnWarning(t))
+  const { cache } = realm(t)
+
+  await cache.put(code, now)
+  t.equal(await cache.guess(ref, right, now), 'right')
+
+  const crowd = realm(t).cache
+  const results = await Promise.all(Array.from({ length: 1000 }, () => crowd.guess(ref, right, now)))
+  t.equal(results.filter((result) => result === 'dead').length, 1000)
+})
+
+t.test('with Redis refused every verb rejects within a second', async (t) => {
+  const cache = open(t, `redis://127.0.0.1:${await freePort()}`)
+
+  for (const verb of everyVerb(cache)) {
+    const started = performance.now()
+    await t.rejects(verb())
+    t.ok(performance.now() - started < 1000)
+  }
+})
+
+t.test('boot with Redis down works, and the cache recovers by itself', { skip: noRedis }, async (t) => {
+  const port = await freePort()
+  const errors: Error[] = []
+  const cache = open(t, `redis://127.0.0.1:${port}`, { onError: (error) => errors.push(error) })
+  await t.rejects(cache.put(code, now))
+
+  const server = await startRedis({ port })
+  t.teardown(() => server.stop())
+  await until(() => cache.put(code, now).then(() => true), 5000)
+
+  t.equal(await cache.guess(ref, right, now), 'right')
+  t.match(errors, [{ code: 'ECONNREFUSED' }])
+  t.equal(errors.length, 1)
+})
+
+t.test('an outage is told once, the next one again', { skip: noRedis }, async (t) => {
+  const port = await freePort()
+  const errors: Error[] = []
+  let attempts = 0
+  const client = openRedis(`redis://127.0.0.1:${port}`, {}, (error) => errors.push(error))
+  t.teardown(() => client.disconnect())
+  client.on('close', () => attempts++)
+
+  await until(() => attempts >= 3)
+  t.equal(errors.length, 1)
+
+  const server = await startRedis({ port })
+  await until(() => client.status === 'ready', 5000)
+  await server.kill()
+  attempts = 0
+  await until(() => attempts >= 3)
+  t.equal(errors.length, 2)
+})
+
+t.test('a frozen Redis is given up after half a second, and works again once thawed', { skip: noRedis }, async (t) => {
+  const { server, url, redis } = await privateRedis(t)
+  const cache = open(t, url)
+  await cache.put(code, now)
+
+  server.freeze()
+  for (const verb of everyVerb(cache)) {
+    const started = performance.now()
+    await t.rejects(verb())
+    const took = performance.now() - started
+    t.ok(took < 900, `${took} ms`)
+  }
+  server.thaw()
+
+  await until(() => cache.ping().then(() => true), 5000)
+  await redis.flushall()
+  await cache.put(code, now)
+  t.equal(await cache.guess(ref, right, now), 'right')
+})
+
+t.test('a link that stays silent is replaced', { skip: noRedis }, async (t) => {
+  const { server } = await privateRedis(t)
+  const proxy = await faultProxy(server.port)
+  t.teardown(() => proxy.close())
+  const client = openRedis(`redis://127.0.0.1:${proxy.port}`)
+  t.teardown(() => client.disconnect())
+  await connected(client)
+  let closed = false
+  client.once('close', () => {
+    closed = true
+  })
+
+  proxy.mode = 'freeze'
+  await t.rejects(client.ping())
+
+  await until(() => closed, 4000)
+})
+
+for (const kind of ['plain', 'cluster'] as const) {
+  t.test(`[R-OTP-3] an unanswered script is not sent twice (${kind} client)`, { skip: noRedis }, async (t) => {
+    const port = await freePort()
+    const proxy = await faultProxy(port)
+    t.teardown(() => proxy.close())
+    const announced = ['--cluster-announce-ip', '127.0.0.1', '--cluster-announce-port', String(proxy.port)]
+    const server = await startRedis({ port, cluster: kind === 'cluster', args: kind === 'cluster' ? announced : [] })
+    t.teardown(() => server.stop())
+    const cluster = new Cluster([{ host: '127.0.0.1', port: proxy.port }], { lazyConnect: true })
+    const cache = open(t, kind === 'cluster' ? cluster : `redis://127.0.0.1:${proxy.port}`)
+    await cache.put(code, now)
+    await cache.guess(ref, wrong, now)
+
+    server.freeze()
+    const guess = t.rejects(cache.guess(ref, wrong, now))
+    await new Promise((resolve) => setTimeout(resolve, 100))
+    proxy.cut()
+    await guess
+    server.thaw()
+    await until(() => cache.ping().then(() => true), 5000)
+    await new Promise((resolve) => setTimeout(resolve, 300))
+
+    const redis = new Redis(server.url)
+    t.teardown(() => redis.disconnect())
+    t.equal(await redis.hget('accounts:{tag}:reset:hash', 'used'), '2')
+  })
+}
+
+t.test('a server that forgot the scripts gets them again', async (t) => {
+  const { cache, redis } = realm(t)
+  await cache.put(code, now)
+  await cache.guess(ref, wrong, now)
+
+  await redis.script('FLUSH')
+
+  t.equal(await cache.guess(ref, right, now), 'right')
+  t.equal(await cache.lease(ref, 'lease', now + 30_000, now), 'sealed')
+})
+
+t.test("the host's client is neither used nor closed, and its settings stay out", async (t) => {
+  const host = new Redis(redisUrl(), {
+    keyPrefix: 'host:',
+    stringNumbers: true,
+    readOnly: true,
+    enableAutoPipelining: true,
+    replyMapping: 'resp3',
+  })
+  t.teardown(() => host.disconnect())
+  const { cache, redis, record } = realm(t, host)
+
+  await cache.put(code, now)
+  t.equal(await cache.guess(ref, right, now), 'right')
+  t.equal(await redis.exists(record), 1)
+  await cache.close()
+
+  t.equal(await host.ping(), 'PONG')
+  t.equal(host.options.keyPrefix, 'host:')
+})
+
+t.test('close ends the connection for good, also twice and when Redis is down', async (t) => {
+  const name = uniqueName()
+  const observer = new Redis(redisUrl())
+  t.teardown(() => observer.disconnect())
+  const cache = redisCache({ redis: new Redis(redisUrl(), { connectionName: name, lazyConnect: true }) })
+  const mine = async () => String(await observer.client('LIST')).includes(name)
+  await cache.ping()
+  t.ok(await mine())
+
+  await cache.close()
+  await cache.close()
+
+  await until(async () => !(await mine()))
+  await t.rejects(cache.ping())
+  const down = redisCache({ redis: `redis://127.0.0.1:${await freePort()}` })
+  await t.rejects(down.ping())
+  await down.close()
+})
+
+t.test('accounts of Redis and database numbers in a URL work', { skip: noRedis }, async (t) => {
+  const { server, redis } = await privateRedis(t)
+  await redis.acl('SETUSER', 'alice', 'on', '>p@ss/word', '~*', '&*', '+@all')
+  const cache = open(t, `redis://alice:${encodeURIComponent('p@ss/word')}@127.0.0.1:${server.port}/3`)
+
+  await cache.put(code, now)
+
+  await redis.select(3)
+  t.equal(await redis.exists('accounts:{tag}:reset:hash'), 1)
+})
+
+t.test('[R-LOG-1] no error holds the password or what was sent', { skip: noRedis }, async (t) => {
+  const { server, redis } = await privateRedis(t)
+  const errors: unknown[] = []
+  const cache = open(t, `redis://alice:canary@127.0.0.1:${server.port}`, { onError: (error) => errors.push(error) })
+  errors.push(await cache.put(code, now).catch((error) => error))
+  await redis.set('accounts:{tag}:reset:hash', 'another type')
+  const healthy = open(t, server.url)
+  errors.push(await healthy.guess(ref, [{ kid: 'k1', mac: 'canary' }], now).catch((error) => error))
+  const addresses = [
+    'redis://alice:canary@host:port',
+    'REDISS://:canary@host',
+    'postgres://u:canary@host',
+    'redis://:canary%@h',
+  ]
+  for (const address of addresses) {
+    try {
+      redisCache({ redis: address })
+    } catch (error) {
+      errors.push(error)
+    }
+  }
+  errors.push(withoutArguments(new Error('ERR unknown command `HELLO`, with args beginning with: `3`, `canary`')))
+
+  t.match(errors, [/WRONGPASS/, Error, /WRONGTYPE/, ...addresses.map(() => TypeError), /unknown command/])
+  for (const error of errors as Error[]) {
+    t.notMatch(JSON.stringify(error, Object.getOwnPropertyNames(error)), /canary/)
+    t.notMatch(Object.keys(error), ['command'])
+  }
+})
+
+t.test('a rediss:// URL stays encrypted, and its query changes no setting of ours', async (t) => {
+  const address = `127.0.0.1:${await freePort()}`
+  const client = openRedis(`rediss://${address}/2?keyPrefix=theirs&enableOfflineQueue=true`) as Redis
+  t.teardown(() => client.disconnect())
+
+  t.ok(client.options.tls)
+  t.match(client.options, { db: 2, keyPrefix: '', enableOfflineQueue: false, commandTimeout: 500 })
+})
+
+t.test('overrides win, and undefined unsets', async (t) => {
+  const overrides = { maxRetriesPerRequest: null, commandTimeout: undefined, enableOfflineQueue: true }
+  const client = openRedis(redisUrl(), overrides) as Redis
+  const cluster = openRedis(new Cluster([{ port: 1 }], { lazyConnect: true }), overrides) as Cluster
+  t.teardown(() => {
+    client.disconnect()
+    cluster.disconnect()
+  })
+
+  t.match(client.options, { maxRetriesPerRequest: null, enableOfflineQueue: true, autoResendUnfulfilledCommands: true })
+  t.equal(client.options.commandTimeout, undefined)
+  t.equal(client.options.socketTimeout, undefined)
+  t.match(cluster.options, {
+    enableOfflineQueue: true,
+    scaleReads: 'master',
+    redisOptions: { maxRetriesPerRequest: null },
+  })
+  t.equal(cluster.options.redisOptions?.commandTimeout, undefined)
+})
+
+t.test('an answer of the wrong type is an outage', async (t) => {
+  const server = createServer((socket) => {
+    socket.on('data', (sent) => socket.write(':1\r\n'.repeat(String(sent).split(/^\*/m).length - 1)))
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => server.close())
+  const { port } = server.address() as { port: number }
+  const cache = open(t, `redis://127.0.0.1:${port}`)
+
+  const [ping, ...verbs] = everyVerb(cache)
+  await ping!()
+  for (const verb of verbs) await t.rejects(verb(), /no script of ours/)
+})
+
+async function runContract(t: Test, redis: RedisSource): Promise<void> {
+  const cache = open(t, redis, { name: uniqueName() })
+  for (const { name, run } of cacheContract) await t.test(name, () => run(cache))
+}
+
+function open(t: Test, redis: RedisSource, options: { name?: string; onError?: (error: Error) => void } = {}): Cache {
+  const cache = redisCache({ redis, ...options })
+  t.teardown(() => cache.close())
+  return cache
+}
+
+// A name of its own on the shared server.
+function realm(t: Test, source: RedisSource = redisUrl()) {
+  const name = uniqueName()
+  const redis = new Redis(redisUrl())
+  t.teardown(() => redis.disconnect())
+  const keys = { record: `${name}:{tag}:reset:hash`, index: `${name}:{tag}:index:account` }
+  return { cache: open(t, source, { name }), redis, ...keys }
+}
+
+async function privateRedis(t: Test) {
+  const server = await startRedis()
+  const redis = new Redis(server.url)
+  t.teardown(async () => {
+    redis.disconnect()
+    await server.stop()
+  })
+  return { server, url: server.url, redis }
+}
+
+async function livesFor(redis: Redis, key: string, ms: number): Promise<boolean> {
+  const left = (await redis.pttl(key)) - ms - 60_000
+  return left <= 0 && left > -10_000
+}
+
+function everyVerb(cache: Cache): (() => Promise<unknown>)[] {
+  return [
+    () => cache.ping(),
+    () => cache.put(code, now),
+    () => cache.guess(ref, right, now),
+    () => cache.lease(ref, 'lease', now + 30_000, now),
+    () => cache.giveBack(ref, 'lease', 'refused', now),
+    () => cache.burn(code),
+  ]
+}
+
+function failOnWarning(t: Test): () => void {
+  const fail = (warning: Error) => t.fail(warning.message)
+  process.on('warning', fail)
+  return () => process.off('warning', fail)
+}
