@@ -151,7 +151,7 @@ async function drivePortInUse(origin) {
 async function driveEnd() {
   const family = descendants(demo.pid)
   check('the mail worker is a process of its own', family.length > 1, family)
-  process.kill(-demo.pid, 'SIGINT')
+  if (demo.exitCode === null) process.kill(-demo.pid, 'SIGINT')
   await Promise.race([exited, sleep(12_000)])
   const left = await until('the end', 3000, () => !family.some(alive)).catch(() => false)
   check('Ctrl-C leaves no process behind', left, family.filter(alive))

@@ -65,7 +65,8 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
       })
     },
     async close() {
-      await client.quit().catch(() => client.disconnect())
+      await client.quit().catch(() => {})
+      if (client.status !== 'end') client.disconnect()
     },
   }
 }

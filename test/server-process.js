@@ -1,0 +1,16 @@
+// An instance of a host on the built package, in a process of its own: prints its address, ends on SIGTERM.
+
+import Fastify from 'fastify'
+import accounts from 'fastify-accounts'
+import { Kysely, PostgresDialect } from 'kysely'
+import pg from 'pg'
+
+const { DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, OPTIONS = '{}' } = process.env
+const pool = new pg.Pool({ connectionString: DATABASE_URL, max: 10 })
+pool.on('error', () => {})
+const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
+const app = Fastify()
+app.addHook('onClose', () => db.destroy())
+await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, ...JSON.parse(OPTIONS) })
+process.once('SIGTERM', () => app.close())
+console.log(await app.listen({ port: 0, host: '127.0.0.1' }))
