@@ -71,7 +71,7 @@ export function createGuards(storage: Storage, tokens: Tokens, clock: () => numb
 }
 
 function bearerToken(authorization: string | undefined): string {
-  const [, token] = /^Bearer +([^\s]+) *$/i.exec(authorization ?? '') ?? []
+  const [, token] = /^Bearer ([^\s]+)$/i.exec(authorization ?? '') ?? []
   if (!token) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   return token
 }

@@ -66,7 +66,7 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
   )
 }
 
-export default fp(plugin, { fastify: '>=5.8.5', name: 'fastify-accounts' })
+export default fp(plugin, { fastify: '^5.8.5', name: 'fastify-accounts' })
 
 async function createAccounts(
   scope: FastifyInstance,

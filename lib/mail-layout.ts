@@ -160,11 +160,11 @@ export function plain(text: string, most: number): string {
 }
 
 /**
- * The name to greet with; empty when it could be read as a link. Whoever registers a stranger's address also chooses
+ * The same, and empty when a mail client could make a link of it. Whoever registers a stranger's address also chooses
  * the name in the mails that the stranger gets.
  */
-export function greetable(username: string | null): string {
-  return username === null || /[/\\@:]|\.\p{L}/u.test(username.normalize('NFKC')) ? '' : plain(username, 40)
+export function unlinked(text: string, most: number): string {
+  return /:\/\/|@|\.\p{L}|\bwww\b/iu.test(text.normalize('NFKC')) ? '' : plain(text, most)
 }
 
 function escapeHtml(text: string): string {

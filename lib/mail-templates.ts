@@ -1,5 +1,5 @@
 import type { Brand, Message } from './contracts.ts'
-import { greetable, grouped, layout, plain, readable } from './mail-layout.ts'
+import { grouped, layout, plain, readable, unlinked } from './mail-layout.ts'
 import type { MailLog } from './mail-log.ts'
 import { section, wrongOption } from './option-checks.ts'
 import { optionalText } from './option-rules.ts'
@@ -99,8 +99,8 @@ function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenM
 
 function reset({ code = '', url, minutes, requestedAt, network, user, brand }: MailInput): WrittenMail {
   const name = plain(brand.name, 64)
-  const greeting = greetable(user.username)
-  const from = plain(network, 64) || 'an unknown network'
+  const greeting = unlinked(user.username ?? '', 40)
+  const from = unlinked(network, 64) || 'an unknown network'
   return layout(brand, {
     subject: `Reset your ${name} password`,
     preheader: `The code is valid for ${minutes} minutes.`,

@@ -66,11 +66,11 @@ export function port<T>(methods: readonly string[], makers: string): Check<T | u
 }
 
 /** A group of options; refuses unknown keys and names the nearest right one. */
-export function section<T>(checks: { [K in keyof T]: Check<T[K]> }): Check<Readonly<T>> {
+export function section<T>(checks: { [K in keyof T]: Check<T[K]> }, shape = 'an object'): Check<Readonly<T>> {
   const names = Object.keys(checks) as (keyof T & string)[]
   return (path, given = {}) => {
     if (typeof given !== 'object' || given === null || Array.isArray(given)) {
-      throw wrongOption(path, `must be an object with ${names.join(', ')}`, shown(given))
+      throw wrongOption(path, `must be ${shape} with ${names.join(', ')}`, shown(given))
     }
     const at = (name: string) => (path ? `${path}.${name}` : name)
     for (const name of Object.keys(given)) {
@@ -84,7 +84,7 @@ export function section<T>(checks: { [K in keyof T]: Check<T[K]> }): Check<Reado
 
 /** A group of options that can be switched off as a whole. */
 export function sectionOrOff<T>(checks: { [K in keyof T]: Check<T[K]> }): Check<Readonly<T> | false> {
-  const on = section<T>(checks)
+  const on = section<T>(checks, 'false or an object')
   return (path, given) => (given === false ? false : on(path, given))
 }
 

@@ -61,24 +61,33 @@ export const secrets: Check<Hidden<readonly string[]>> = (path, given) => {
   if (given.length < 1 || given.length > 2) {
     throw wrongOption(path, 'must be a text or [current, previous]', `a list of ${given.length}`)
   }
-  return hidden(given.map((one, index) => secret(`${path}[${index}]`, one)))
+  return hidden(Object.freeze(given.map((one, index) => secret(`${path}[${index}]`, one))))
 }
 
 /** A route's path, `false`, or its decoration. */
-export const route: Check<RouteDecoration | false> = (path, given) => {
+export const route: Check<RouteDecoration | false> = (path, given = {}) => {
   if (given === false) return false
-  const decoration = typeof given === 'string' ? { url: given } : (given ?? {})
-  const allowed = ['url', 'config', 'onRequest', 'logLevel']
-  const unknown = Object.keys(decoration).find((key) => !allowed.includes(key))
-  if (typeof decoration !== 'object' || unknown) {
-    throw wrongOption(path, `must be a path, false or an object with ${allowed.join(', ')}`, shown(given))
-  }
-  const { url } = decoration as RouteDecoration
-  if (url !== undefined && !/^\/[^\s?#:*]*$/.test(url)) {
-    throw wrongOption(path, 'must be a path such as "/login/", without parameters', shown(url))
-  }
-  return Object.freeze({ ...decoration })
+  if (typeof given === 'string') return Object.freeze({ url: routeUrl(path, given) })
+  if (typeof given === 'object' && given !== null && !Array.isArray(given)) return decorationOf(path, given)
+  throw wrongOption(path, 'must be a path, false or an object with url, config, onRequest, logLevel', shown(given))
 }
+
+const routeUrl = optionalText(/^\/[^\s?#:*]*$/, 'must be a path such as "/login/", without parameters')
+
+const decorationOf = section<RouteDecoration>({
+  url: routeUrl,
+  config: (path, given) => {
+    if (given === undefined || (typeof given === 'object' && given !== null)) return given as RouteDecoration['config']
+    throw wrongOption(path, 'must be an object', shown(given))
+  },
+  onRequest: (path, given) => {
+    if (given === undefined || [given].flat().every((hook) => typeof hook === 'function')) {
+      return given as RouteDecoration['onRequest']
+    }
+    throw wrongOption(path, 'must be a hook or a list of hooks', shown(given))
+  },
+  logLevel: optionalText(/^\w+$/, 'must be a log level such as "warn"') as Check<RouteDecoration['logLevel']>,
+})
 
 /** The host's profile fields. */
 export const profile: Check<TObject> = (path, given = Type.Object({})) => {

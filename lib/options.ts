@@ -1,7 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
 import type { Brand, Cache, Claims, Mailer, Storage, User } from './contracts.ts'
-import { boolean, fn, integer, oneOf, port, section, sectionOrOff, text, wrongOption } from './option-checks.ts'
+import { boolean, fn, integer, oneOf, port, section, sectionOrOff, shown, text, wrongOption } from './option-checks.ts'
 import {
   type AnyKysely,
   type Argon2Cost,
@@ -142,6 +142,9 @@ export function resolveOptions(given: AccountsOptions) {
   const options = resolveAll('', given)
   if (options.session.idle > options.session.absolute) {
     throw wrongOption('session.idle', `must not be longer than session.absolute (${options.session.absolute})`)
+  }
+  if (options.storage && !['integer', 'uuid'].includes(options.storage.ids)) {
+    throw wrongOption('storage.ids', "must be 'integer' or 'uuid'", shown(options.storage.ids))
   }
   if (options.storage && options.db) throw wrongOption('storage', 'must be left out when "db" is given')
   if (!options.storage && !options.db) {

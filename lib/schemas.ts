@@ -61,9 +61,12 @@ export function userFields({ options: { registration }, storage }: Accounts): TP
   }
 }
 
-/** A user as answers show it. Profile fields first: they can never stand for ours. */
-export function shownUser({ id, username, email, profile }: User) {
-  return { ...profile, id, username, email }
+/** A user as answers show it: what `userFields` names, and nothing else. */
+export function shownUser({ options: { registration } }: Accounts, { id, username, email, profile }: User) {
+  const named = Object.keys(registration ? registration.profile.properties : {})
+  const kept = Object.entries(profile as object).filter(([name]) => named.includes(name))
+  const name = registration && registration.username === false ? {} : { username }
+  return { id, ...name, email, ...Object.fromEntries(kept) }
 }
 
 /**

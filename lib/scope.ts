@@ -1,13 +1,12 @@
-import { SerializerSelector } from '@fastify/fast-json-stringify-compiler'
-import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema, FastifySchemaCompiler } from 'fastify'
+import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
 import type { TObject, TSchema } from 'typebox'
-import { Compile } from 'typebox/compile'
 import type { Accounts } from './accounts.ts'
-import { AccountsError, type AccountsErrorCode, type FieldError } from './errors.ts'
+import { AccountsError, type AccountsErrorCode } from './errors.ts'
 import { type HashQueue, hashQueue, type Place } from './hash-queue.ts'
 import type { RouteName } from './options.ts'
 import { errorAnswers } from './schemas.ts'
 import type { Client } from './sessions.ts'
+import { validatorCompiler } from './validation.ts'
 
 /** One route of a feature. */
 export interface Route {
@@ -41,7 +40,9 @@ export function isolate(scope: FastifyInstance): void {
   // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
   shadow(scope, 'jwt', Object.create(null))
   scope.setValidatorCompiler(validatorCompiler)
-  scope.setSerializerCompiler(SerializerSelector()({}, {}) as unknown as FastifySchemaCompiler<unknown> & never)
+  // Answers leave as they are: one compiled from schemas fills in defaults, and fails on what an older schema let in.
+  scope.setSerializerCompiler(() => JSON.stringify)
+  scope.setReplySerializer((payload) => JSON.stringify(payload))
   scope.removeAllContentTypeParsers()
   scope.addContentTypeParser(
     'application/json',
@@ -151,41 +152,6 @@ async function approach(request: RouteRequest, reply: FastifyReply): Promise<voi
     place.reached()
     if (!reply.raw.writableEnded) hungUp.abort()
   })
-}
-
-/** Neither coerces, strips nor defaults; tells every failing field; ignores members it does not know. */
-const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema }) => {
-  const compiled = Compile(schema)
-  return (value: unknown) => {
-    const errors = compiled.Check(value) ? illFormedFields(schema as TObject, value) : failingFields(compiled, value)
-    return errors.length === 0 ? { value } : { error: new AccountsError('ACCOUNTS_VALIDATION', { errors }) }
-  }
-}
-
-function failingFields(compiled: ReturnType<typeof Compile>, value: unknown): FieldError[] {
-  return compiled.Errors(value).flatMap(({ keyword, instancePath, params, message }) => {
-    const field = instancePath.slice(1).replaceAll('/', '.')
-    if (keyword !== 'required') return { field, message }
-    const { requiredProperties } = params as { requiredProperties: string[] }
-    return requiredProperties.map((name) => ({ field: field ? `${field}.${name}` : name, message: 'is required' }))
-  })
-}
-
-// Lone surrogates and NUL cannot be stored as text. Passwords are hashed, and have a policy of their own.
-function illFormedFields({ properties = {} }: TObject, value: unknown): FieldError[] {
-  return Object.entries(properties)
-    .filter(([name, schema]) => (schema as { format?: string }).format !== 'password' && !storable(value, name))
-    .map(([field]) => ({ field, message: 'must be well-formed text without NUL' }))
-}
-
-function storable(value: unknown, name: string): boolean {
-  const pending = [(value as Record<string, unknown>)[name]]
-  while (pending.length > 0) {
-    const next = pending.pop()
-    if (typeof next === 'string' && (!next.isWellFormed() || next.includes('\0'))) return false
-    if (typeof next === 'object' && next !== null) pending.push(...Object.keys(next), ...Object.values(next))
-  }
-  return true
 }
 
 function translate(error: unknown): unknown {

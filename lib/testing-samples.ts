@@ -71,3 +71,24 @@ export async function storedSession(
 export function race<T>(caller: (index: number) => Promise<T>): Promise<T[]> {
   return Promise.all(Array.from({ length: 50 }, (_, index) => caller(index)))
 }
+
+/** Texts that mean something to a database, a driver or a language, and should mean nothing to a store. */
+export const hostileTexts = [
+  '',
+  "' or '1'='1",
+  "'); drop table accounts_users; --",
+  '%',
+  '_',
+  '\\',
+  '$1',
+  '\0',
+  '\ud800',
+  '__proto__',
+  'constructor',
+]
+
+/** A change of a user's password, as the core asks for it. */
+export function passwordChange(user: { id: UserId; credentialVersion: number }) {
+  const { id: userId, credentialVersion: fence } = user
+  return { userId, fence, passwordHash: '$argon2id$new', credentialVersion: fence + 1, now: start }
+}

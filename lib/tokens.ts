@@ -86,7 +86,7 @@ export async function createTokens(
     if (known) return known
     const payload = check('access', token)
     if ((payload.exp as number) - (payload.iat as number) > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-    remembered.set(token, Object.freeze(payload))
+    remembered.set(token, frozen(payload))
     return payload
   }
 
@@ -187,6 +187,12 @@ function verified(jwt: JWT, token: string): Payload {
   } catch (cause) {
     throw new AccountsError('ACCOUNTS_TOKEN_INVALID', { cause })
   }
+}
+
+// In depth: requests share a remembered payload, and what one does to its claims must not reach another's.
+function frozen<Value>(value: Value): Value {
+  if (typeof value === 'object' && value !== null) Object.values(value).forEach(frozen)
+  return Object.freeze(value)
 }
 
 /** A map that forgets what was not used for longest. Forged tokens never enter, so they push no good one out. */

@@ -107,7 +107,9 @@ export async function startServer(t: Teardown, settings: ServerSettings & Record
     stdio: ['ignore', 'pipe', 'inherit'],
   })
   t.teardown(() => stopServer(child))
-  const [address] = (await once(createInterface(child.stdout), 'line')) as [string]
+  const died = once(child, 'exit').then(([code]) => Promise.reject(new Error(`the server ended with ${code}`)))
+  died.catch(() => {})
+  const [address] = (await Promise.race([once(createInterface(child.stdout), 'line'), died])) as [string]
   const post = async (url: string, body: unknown, headers: Record<string, string> = {}) =>
     answerOf(
       await fetch(address + url, {

@@ -56,13 +56,13 @@ function target(from: string, specifier: string): string {
   return specifier.startsWith('@') ? specifier.split('/', 2).join('/') : specifier.split('/', 1)[0]!
 }
 
-type Layer = 'contracts' | 'base' | 'core' | 'feature' | 'index' | 'outside'
+type Layer = 'contracts' | 'base' | 'core' | 'feature' | 'index' | 'outside' | 'testing'
 
 const base = /^(errors|secrets|known-secrets|options|option-[a-z-]+|email-address|deadline)\.ts$/
-const outside = /^(adapters\/.*|worker|mail-[a-z-]+|cli|cli-[a-z-]+|testing|testing-[a-z-]+)\.ts$/
+const outside = /^(adapters\/.*|worker|mail-[a-z-]+|cli|cli-[a-z-]+|testing-[a-z-]+)\.ts$/
 
 function layerOf(file: string): Layer {
-  if (file === 'contracts.ts' || file === 'index.ts') return basename(file, '.ts') as Layer
+  if (/^(contracts|index|testing)\.ts$/.test(file)) return basename(file, '.ts') as Layer
   if (file.startsWith('features/')) return 'feature'
   if (base.test(file)) return 'base'
   return outside.test(file) ? 'outside' : 'core'
@@ -75,16 +75,17 @@ const mayImport: Record<Layer, Layer[]> = {
   feature: ['contracts', 'base', 'core'],
   index: ['contracts', 'base', 'core', 'feature'],
   outside: ['contracts', 'base', 'outside'],
+  // What tests of hosts call starts sessions as a feature does.
+  testing: ['contracts', 'base', 'core', 'outside'],
 }
 
 function isOurs({ to }: Import): boolean {
   return to.endsWith('.ts')
 }
 
-/** Options name the types of what an adapter takes, and what tests of hosts call has the types of the plugin. */
+/** Options and ports name the types of what an adapter takes. */
 function isExcepted({ from, to, kind }: Import): boolean {
-  if (kind !== 'type') return false
-  return from.startsWith('testing') || (from.startsWith('option') && to.startsWith('adapters/'))
+  return kind === 'type' && /^(option|ports\.ts)/.test(from) && to.startsWith('adapters/')
 }
 
 function shown({ from, to, kind }: Import): string {

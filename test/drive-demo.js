@@ -28,7 +28,7 @@ for (const name of ['stdout', 'stderr']) {
 }
 
 try {
-  const origin = await until('the address', 60_000, () => /http:\/\/127\.0\.0\.1:\d+(?=\/)/.exec(output.stdout)?.[0])
+  const origin = await until('the address', 180_000, () => /http:\/\/127\.0\.0\.1:\d+(?=\/)/.exec(output.stdout)?.[0])
   await drivePages(origin)
   await driveMailbox(origin, await driveAccount(origin))
   await drivePortInUse(origin)
@@ -96,7 +96,7 @@ async function driveAccount(origin) {
 
 async function driveMailbox(origin, { token, access, refresh }) {
   const post = (path, body) => call(origin + path, { method: 'POST', body })
-  const mails = await until('the mail', 20_000, async () => {
+  const mails = await until('the mail', 60_000, async () => {
     const { body } = await call(`${origin}/dev/mailbox`)
     return body.length > 0 && body
   })

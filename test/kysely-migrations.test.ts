@@ -5,7 +5,7 @@ import { Migrator, sql } from 'kysely'
 import t from 'tap'
 import { type AnyKysely, kyselyStorage, migrateToLatest, migrations, migrationsFor } from '../lib/adapters/kysely.ts'
 import { sampleUser } from '../lib/testing-samples.ts'
-import { openFresh } from './databases.ts'
+import { openFresh, openPostgres } from './databases.ts'
 import { freshDatabase, noPostgres } from './helper.ts'
 
 const skip = noPostgres
@@ -30,6 +30,16 @@ t.test('eight processes that migrate at once all succeed, and one of them migrat
 
     t.strictSame(answers.toSorted(), [[], [], [], [], [], [], [], names])
   }
+})
+
+t.test('a stricter default isolation lets callers at once succeed as well', { skip }, async (t) => {
+  const { url } = await openFresh(t)
+  const { db, close } = openPostgres(url, { options: '-c default_transaction_isolation=serializable' })
+  t.teardown(close)
+
+  const answers = await Promise.all(Array.from({ length: 8 }, () => migrateToLatest(db)))
+
+  t.strictSame(answers.toSorted(), [[], [], [], [], [], [], [], names])
 })
 
 t.test('migrations join a transaction of the host and roll back with it', { skip }, async (t) => {

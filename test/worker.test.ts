@@ -19,6 +19,15 @@ const secret = randomBytes(32).toString('base64url')
 const from = 'Example <no-reply@example.com>'
 const quick = { retryMs: 20, retryMostMs: 50 }
 
+/** Something to wait for until it is let through. */
+function gated() {
+  const gate = { resolve: () => {}, promise: Promise.resolve() }
+  gate.promise = new Promise((resolve) => {
+    gate.resolve = resolve
+  })
+  return gate
+}
+
 /** A queue, a worker and what the worker logs, all of one realm. */
 function realm(t: Test, options: Partial<MailWorkerOptions> & Pick<MailWorkerOptions, 'transport'>) {
   const name = options.name ?? uniqueName()
@@ -129,7 +138,7 @@ t.test('[R-MAIL-3] hostile names and networks make no second recipient, no heade
     'eve@example.com, mallory@example.com',
     '<script>alert(1)</script>',
     '<b>bold</b>',
-    '{{constructor.constructor("return process")()}} ${process.env} <%= 1 %>',
+    '{{7*7}} ${7*7} <%= 7*7 %>',
     '\u202egnp.exe\u2066\u200f',
     '"><img src=x onerror=alert(1)>',
     'http://evil.example/ click',
@@ -151,7 +160,11 @@ t.test('[R-MAIL-3] hostile names and networks make no second recipient, no heade
     t.notMatch(`${mail.text}${mail.html}`, /[\u202a-\u202e\u2066-\u2069\u200e\u200f]/)
     t.notMatch(raw, /^Bcc:/im)
   }
-  t.match(smtp.caught.map(({ mail }) => mail.text).join(), /Hello \{\{constructor/, 'braces stay braces')
+  t.match(
+    smtp.caught.map(({ mail }) => mail.text).join(),
+    /Hello \{\{7\*7\}\} \$\{7\*7\} <%= 7\*7 %>,/,
+    'nothing is filled in',
+  )
 })
 
 t.test('[R-MAIL-3] an address that would be two is given up, not sent', async (t) => {
@@ -177,7 +190,7 @@ const table: [string, Parameters<typeof startSmtp>[0], { final: boolean; alarm?:
   ['550 to MAIL FROM', { onMailFrom: refuseOnce(550) }, { final: false, alarm: true, reason: '550 MAIL FROM' }],
   ['530 to MAIL FROM', { onMailFrom: refuseOnce(530) }, { final: false, alarm: true, reason: '530 MAIL FROM' }],
   ['450 to RCPT TO', { onRcptTo: refuseOnce(450) }, { final: false, reason: '450 RCPT TO' }],
-  ['421 to RCPT TO', { onRcptTo: refuseOnce(421) }, { final: false, reason: '421 RCPT TO' }],
+  ['421 to RCPT TO', { onRcptTo: refuseOnce(421) }, { final: false, reason: '421 CONN' }],
   ['550 to RCPT TO', { onRcptTo: refuseOnce(550) }, { final: true, reason: '550 RCPT TO' }],
   ['554 to RCPT TO', { onRcptTo: refuseOnce(554) }, { final: true, reason: '554 RCPT TO' }],
   ['451 to DATA', { onMail: failOnce(451) }, { final: false, reason: '451 DATA' }],
@@ -294,7 +307,7 @@ t.test('[R-LOG-1] neither Redis nor the log keeps what a transport says', async 
   await mailer.send(sampleMessage({ to: 'canary@example.com', code: '90817263', expiresAt: Date.now() + 200 }))
   await until(() => queue.getFailedCount())
 
-  const keys = await connection.keys(`*${name}:mail:mail-*`)
+  const keys = await connection.keys(`*${name}}:mail:mail-*`)
   const stored = JSON.stringify(await Promise.all(keys.map((key) => connection.hgetall(key))))
   t.match(stored, /EXPIRED OPEN/)
   t.notMatch(stored + JSON.stringify(logged), /canary|9081|smtp:/)
@@ -362,7 +375,7 @@ t.test('two workers side by side send 200 mails once each', async (t) => {
 t.test('close finishes the mail on the wire and takes no other', async (t) => {
   const sent: string[] = []
   const started: string[] = []
-  const gate = Promise.withResolvers<void>()
+  const gate = gated()
   const { mailer, worker } = realm(t, {
     concurrency: 1,
     async transport(mail) {
@@ -477,12 +490,12 @@ t.test(
   '[R-MAIL-5] kill -9 loses no mail: copies are no more than kills, with one Message-ID and one code',
   async (t) => {
     const wire = { open: 0 }
-    const held: CaughtGate[] = []
+    const held: ReturnType<typeof gated>[] = []
     const smtp = await catcher(t, {
       // The answer to DATA is held back, so that a worker can be killed between the mail and its receipt.
       onMail: async () => {
         wire.open++
-        const gate = Promise.withResolvers<void>()
+        const gate = gated()
         held.push(gate)
         if (held.length > 1) gate.resolve()
         await gate.promise
@@ -512,10 +525,8 @@ t.test(
   },
 )
 
-type CaughtGate = ReturnType<typeof Promise.withResolvers<void>>
-
 t.test('SIGTERM while a mail is on the wire delivers it once', async (t) => {
-  const gate = Promise.withResolvers<void>()
+  const gate = gated()
   const wire = { open: 0 }
   const smtp = await catcher(t, {
     onMail: async () => {
@@ -542,7 +553,11 @@ t.test('SIGTERM while a mail is on the wire delivers it once', async (t) => {
 t.test('the queue with its worker keeps the contract of mailers', async (t) => {
   const { name } = realm(t, { transport: async () => {} })
   for (const { name: title, run } of mailerContract) {
-    t.test(title, () => run(queueMailer({ redis: redisUrl(), secret, name })))
+    t.test(title, (t) => {
+      const subject = queueMailer({ redis: redisUrl(), secret, name })
+      t.teardown(() => subject.close())
+      return run(subject)
+    })
   }
 })
 

@@ -1,4 +1,4 @@
-// The whole product on one machine, without a server to install: see README.md beside this file.
+// The whole product on one machine, with nothing to install but this package: `npm run demo`.
 import { randomBytes } from 'node:crypto'
 import { createServer } from 'node:net'
 import { buildApp } from './app.js'
@@ -71,13 +71,23 @@ function portInUse(port) {
   return `Port ${port} is in use. Stop what listens there, or choose another: PORT=${port + 1} npm run demo`
 }
 
-for (const signal of ['SIGINT', 'SIGTERM']) {
-  process.on(signal, async () => {
-    // The second Ctrl-C does not wait.
-    if (stopping) process.exit(1)
-    await stop()
-    process.exit(0)
-  })
+async function quit() {
+  // The second Ctrl-C does not wait.
+  if (stopping) process.exit(1)
+  await stop()
+  process.exit(0)
+}
+
+for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, quit)
+
+// A signal that is sent to npm alone ends npm and its shell, but is not passed on to here.
+if (process.env.npm_lifecycle_event) {
+  const shell = process.ppid
+  const watch = setInterval(() => {
+    if (process.ppid === shell) return
+    clearInterval(watch)
+    quit()
+  }, 500)
 }
 
 start().catch(fail)

@@ -48,15 +48,9 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
     async guess(ref, macs, now) {
       const found = alive(ref, now)
       if (!found || leased(found.live, now)) return 'dead'
-      const { record, live } = found
-      const right = macs.some(({ kid, mac }) => kid === live.mac.kid && mac === live.mac.mac)
-      if (record.state === 'verified') return right ? 'right' : 'wrong'
-      // Counted before the comparison counts: a guess past the last try is never told whether it was right.
-      if (++record.used > record.tries) return bury(record, 'exhausted')
-      if (!right) return 'wrong'
-      record.state = 'verified'
-      record.endsAt = now + record.grantMs
-      return 'right'
+      const right = macs.some(({ kid, mac }) => kid === found.live.mac.kid && mac === found.live.mac.mac)
+      if (found.record.state === 'verified') return right ? 'right' : 'wrong'
+      return tryCode(found.record, right, now)
     },
     async lease(ref, id, until, now) {
       const found = alive(ref, now)
@@ -78,6 +72,15 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
     async ping() {},
     async close() {},
   }
+}
+
+function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'dead' {
+  // Counted before the comparison counts: a guess past the last try is never told whether it was right.
+  if (++record.used > record.tries) return bury(record, 'exhausted')
+  if (!right) return 'wrong'
+  record.state = 'verified'
+  record.endsAt = now + record.grantMs
+  return 'right'
 }
 
 function keyOf({ purpose, tag, tokenHash }: CodeRef): string {

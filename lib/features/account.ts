@@ -29,7 +29,7 @@ export function accountRoutes(accounts: Accounts): Route[] {
       guarded: true,
       async handler(request) {
         const user = await readAccount(accounts, request.account.id)
-        return { ...shownUser(user), email_verified: user.emailVerifiedAt !== null }
+        return { ...shownUser(accounts, user), email_verified: user.emailVerifiedAt !== null }
       },
     },
   ]

@@ -57,7 +57,7 @@ function newUser({ options, clock }: Accounts, { username, email, profile }: Reg
 
 function profileFields(options: Accounts['options'], given: Record<string, unknown>): Profile {
   const { profile } = registrationOf(options)
-  const named = Object.keys(profile.properties).filter((name) => given[name] !== undefined)
+  const named = Object.keys(profile.properties).filter((name) => Object.hasOwn(given, name))
   const picked = Object.fromEntries(named.map((name) => [name, given[name]]))
   return Value.Clean(profile, structuredClone(picked)) as Profile
 }
@@ -94,7 +94,8 @@ export function registerRoutes(accounts: Accounts): Route[] {
       hashes: true,
       async handler(request) {
         const { username, email, password, ...profile } = request.body as RegisterBody
-        return shownUser(await register(accounts, { username, email, password, profile }, placeOf(request)))
+        const user = await register(accounts, { username, email, password, profile }, placeOf(request))
+        return shownUser(accounts, user)
       },
     },
   ]

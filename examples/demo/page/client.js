@@ -87,7 +87,7 @@ const calls = {
   },
 }
 
-// The password of a log-in or a reset is on the page already; the rest is a suggestion.
+// Suggestions; a stranger may type what he likes.
 fill('register', { username: 'ann', email: 'ann@example.com', password: 'correct horse battery' })
 fill('login', { email: 'ann@example.com', password: 'correct horse battery' })
 fill('emailRequest', { email: 'ann@example.com' })
@@ -192,7 +192,7 @@ function showLives() {
 function lifeOf(token) {
   const left = Math.floor(decode(token).claims.exp - Date.now() / 1000)
   if (left < 0) return 'has expired'
-  if (left >= 86_400) return `ends in ${Math.floor(left / 86_400)} days`
+  if (left >= 86_400) return `ends in ${Math.round(left / 86_400)} days`
   return `ends in ${Math.floor(left / 60)}:${String(left % 60).padStart(2, '0')}`
 }
 
@@ -286,7 +286,7 @@ function json(value) {
 }
 
 function shorten(text) {
-  return text.length > 64 ? `${text.slice(0, 32)}…${text.slice(-12)}` : text
+  return text.length > 40 ? `${text.slice(0, 20)}…${text.slice(-8)}` : text
 }
 
 function element(name, properties, ...children) {

@@ -1,0 +1,256 @@
+import assert from 'node:assert/strict'
+import type { NewUser, Storage, UserId } from './contracts.ts'
+import {
+  hostileTexts,
+  race,
+  rule,
+  sampleSession,
+  sampleUser,
+  start,
+  storedSession,
+  storedUser,
+  uniqueName,
+} from './testing-samples.ts'
+
+const impossibleIds = [
+  ...hostileTexts,
+  '1',
+  'null',
+  '00000000-0000-0000-0000-000000000000',
+  Number.NaN,
+  1.5,
+  -1,
+  0,
+  2 ** 63,
+  1e300,
+  Number.POSITIVE_INFINITY,
+  [1],
+  {},
+  null,
+]
+
+/** The part of `storageContract` about users. */
+export const userContract: { name: string; run(subject: Storage): Promise<void> }[] = [
+  {
+    name: 'a stored user is found by id and by e-mail with every field',
+    async run(subject) {
+      const { id, ...user } = await storedUser(subject)
+
+      const { username, email, credentialVersion, profile, createdAt, passwordHash } = user
+      const found = { id, username, email, emailVerifiedAt: null, credentialVersion, active: true, profile, createdAt }
+      assert.deepEqual(await subject.findUserById(id), found)
+      assert.deepEqual(await subject.findUserByEmail(user.emailCanonical), { ...found, passwordHash })
+      assert.equal(typeof id, subject.ids === 'uuid' ? 'string' : 'number')
+    },
+  },
+  {
+    name: '[R-SQL-3] a user found by id never carries a password hash',
+    async run(subject) {
+      const { id, passwordHash } = await storedUser(subject)
+
+      assert.ok(!JSON.stringify(await subject.findUserById(id)).includes(passwordHash))
+    },
+  },
+  {
+    name: 'users without a username never stand in each other’s way',
+    async run(subject) {
+      const results = await race(() => subject.insertUser(sampleUser({ username: null, usernameCanonical: null })))
+
+      assert.ok(results.every((result) => typeof result === 'object'))
+    },
+  },
+  {
+    name: '[R-REG-1] exactly one of 50 callers with the same e-mail is stored',
+    async run(subject) {
+      const { email, emailCanonical } = sampleUser()
+
+      const results = await race(() => subject.insertUser(sampleUser({ email, emailCanonical })))
+
+      assert.equal(results.filter((result) => typeof result === 'object').length, 1)
+      assert.equal(results.filter((result) => result === 'email_taken').length, 49)
+    },
+  },
+  {
+    name: '[R-REG-1] exactly one of 50 callers with the same username is stored',
+    async run(subject) {
+      const { username, usernameCanonical } = sampleUser()
+
+      const results = await race(() => subject.insertUser(sampleUser({ username, usernameCanonical })))
+
+      assert.equal(results.filter((result) => typeof result === 'object').length, 1)
+      assert.equal(results.filter((result) => result === 'username_taken').length, 49)
+    },
+  },
+  {
+    name: 'an e-mail that is taken is told before a username that is',
+    async run(subject) {
+      const one = await storedUser(subject)
+      const other = await storedUser(subject)
+
+      assert.equal(await subject.insertUser(sampleUser({ ...one, id: undefined } as object)), 'email_taken')
+      const mixed = { usernameCanonical: one.usernameCanonical, emailCanonical: other.emailCanonical }
+      assert.equal(await subject.insertUser(sampleUser(mixed)), 'email_taken')
+    },
+  },
+  {
+    name: '[R-SQL-2] canonical forms are unique bytewise: case, accents, spaces and 4-byte letters differ',
+    async run(subject) {
+      const name = uniqueName()
+      const endings = [
+        'e',
+        'E',
+        'é',
+        'e\u0301',
+        'ss',
+        'ß',
+        'e ',
+        ' e',
+        'e\t',
+        'i',
+        'ı',
+        'İ',
+        '😀',
+        '😁',
+        '\u200b',
+        '\uffff',
+      ]
+      const forms = endings.map((ending) => name + ending)
+
+      for (const form of forms) await storedUser(subject, { usernameCanonical: form, emailCanonical: form })
+
+      for (const form of forms) {
+        const again = sampleUser({ usernameCanonical: form })
+        assert.equal(await subject.insertUser(again), 'username_taken', JSON.stringify(form))
+        assert.equal((await subject.findUserByEmail(form))?.active, true, JSON.stringify(form))
+      }
+    },
+  },
+  {
+    name: 'names of object members are names like any other',
+    async run(subject) {
+      for (const usernameCanonical of ['__proto__', 'constructor', 'toString']) {
+        // Stored by an earlier run on the same store, perhaps.
+        await subject.insertUser(sampleUser({ usernameCanonical }))
+
+        assert.equal(await subject.insertUser(sampleUser({ usernameCanonical })), 'username_taken')
+      }
+    },
+  },
+  {
+    name: 'a profile comes back as it was given',
+    async run(subject) {
+      const profile = {
+        text: 'line\nbreak "quoted" \\u0000 \\ 😀 ¿',
+        number: -0.1,
+        large: Number.MAX_SAFE_INTEGER,
+        yes: true,
+        nothing: null,
+        snake_case: { camelCase: [1, [2, { deep: ['x'] }], {}], '': 'empty key' },
+        ...JSON.parse('{ "__proto__": { "own": true } }'),
+      }
+
+      const { id } = await storedUser(subject, { profile })
+
+      assert.deepEqual((await subject.findUserById(id))?.profile, profile)
+    },
+  },
+  {
+    name: 'what the caller holds is not what is stored',
+    async run(subject) {
+      const profile = { tags: ['a'] }
+      const { id } = await storedUser(subject, { profile: profile as NewUser['profile'] })
+
+      profile.tags.push('b')
+      const found = await subject.findUserById(id)
+      Object.assign(found?.profile as object, { tags: 'c' })
+
+      assert.deepEqual((await subject.findUserById(id))?.profile, { tags: ['a'] })
+    },
+  },
+  {
+    name: '[R-SQL-2] values that the store cannot hold are invalid, and nothing is stored',
+    async run(subject) {
+      const invalid: object[] = [
+        { username: 'a\0b' },
+        { email: 'a\ud800b' },
+        { passwordHash: '\udc00' },
+        { profile: { text: 'a\0b' } },
+        { profile: { 'key\0': 1 } },
+        { profile: { deep: [{ text: '\ud83d' }] } },
+        { credentialVersion: 2 ** 70 },
+        { createdAt: 1.5 },
+        { createdAt: Number.NaN },
+      ]
+      for (const change of invalid) {
+        const user = sampleUser(change)
+
+        assert.equal(await subject.insertUser(user), 'invalid', JSON.stringify(change))
+        assert.equal(await subject.findUserByEmail(user.emailCanonical), null)
+      }
+    },
+  },
+  {
+    name: '[R-SQL-1] hostile texts are stored as they are and find nobody else',
+    async run(subject) {
+      for (const text of hostileTexts) assert.equal(await subject.findUserByEmail(text), null, JSON.stringify(text))
+      for (const text of hostileTexts.filter((candidate) => !/[\0\ud800]/.test(candidate))) {
+        const { id } = await storedUser(subject, { username: text, email: text })
+
+        const found = await subject.findUserById(id)
+
+        assert.deepEqual([found?.username, found?.email], [text, text])
+      }
+    },
+  },
+  {
+    name: '[R-SQL-1] an id that cannot be a user’s finds nobody, in any verb',
+    async run(subject) {
+      await storedUser(subject)
+      for (const impossible of impossibleIds) {
+        const id = impossible as UserId
+        const change = { userId: id, fence: 1, passwordHash: 'x', credentialVersion: 2, now: start }
+        assert.equal(await subject.findUserById(id), null)
+        assert.equal(await subject.replacePasswordHash(id, '$argon2id$old', 'x'), false)
+        assert.equal(await subject.changePassword(change), false)
+        assert.equal(await subject.insertSession(sampleSession({ id, credentialVersion: 1 })), false)
+        assert.equal(await subject.sessionActive(uniqueName(), id, start), false)
+      }
+    },
+  },
+  {
+    name: '[R-HASH-4] exactly one of 50 callers replaces a password hash, and the sessions go on',
+    async run(subject) {
+      const user = await storedUser(subject)
+      const session = await storedSession(subject, {}, user)
+
+      const results = await race((index) => subject.replacePasswordHash(user.id, user.passwordHash, `new${index}`))
+
+      const winner = results.indexOf(true)
+      assert.equal(results.filter(Boolean).length, 1)
+      assert.equal((await subject.findUserByEmail(user.emailCanonical))?.passwordHash, `new${winner}`)
+      assert.equal(await subject.sessionActive(session.id, user.id, start), true)
+      assert.equal((await subject.refreshSession(session.id, 0, rule, start)).result, 'accepted')
+    },
+  },
+  {
+    name: 'exactly one of 50 callers with the same fence changes the password',
+    async run(subject) {
+      const { id, credentialVersion: fence, emailCanonical } = await storedUser(subject)
+
+      const results = await race((index) =>
+        subject.changePassword({
+          userId: id,
+          fence,
+          passwordHash: `new${index}`,
+          credentialVersion: index,
+          now: start,
+        }),
+      )
+
+      const winner = results.indexOf(true)
+      const user = await subject.findUserByEmail(emailCanonical)
+      assert.equal(results.filter(Boolean).length, 1)
+      assert.deepEqual([user?.passwordHash, user?.credentialVersion], [`new${winner}`, winner])
+    },
+  },
+]

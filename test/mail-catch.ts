@@ -1,0 +1,30 @@
+import { startMailWorker } from '../lib/worker.ts'
+import { secret, type Teardown } from './app.ts'
+
+/** A mail as `resetActs` reads it. */
+export interface CaughtCode {
+  to: string
+  subject: string
+  text: string
+  html: string
+  code: string
+  /** The token of the link, or null. */
+  token: string | null
+}
+
+/** Runs a mail worker of a realm in this process that keeps the mails. */
+export function catchMails(t: Teardown, settings: { redis: string; name: string }) {
+  const caught: CaughtCode[] = []
+  const worker = startMailWorker({
+    ...settings,
+    secret,
+    from: 'Example <no-reply@example.com>',
+    log: { info() {}, warn() {}, error() {} },
+    async transport({ to, subject, text, html }) {
+      const code = /^ {4}([\d ]+)$/m.exec(text)?.[1]?.replaceAll(' ', '') ?? ''
+      caught.push({ to, subject, text, html, code, token: /#token=([\w.-]+)/.exec(text)?.[1] ?? null })
+    },
+  })
+  t.teardown(() => worker.close())
+  return caught
+}
