@@ -84,6 +84,10 @@ export function errorAnswers(codes: AccountsErrorCode[]): Record<number, TSchema
   )
 }
 
-const errorMembers = Object.fromEntries(
-  ['statusCode', 'code', 'error', 'message', 'errors', 'reasons'].map((name) => [name, Type.Optional(Type.Any())]),
-)
+const errorNames = ['statusCode', 'code', 'error', 'message', 'errors', 'reasons']
+const errorMembers = Object.fromEntries(errorNames.map((name) => [name, Type.Optional(Type.Any())]))
+
+/** What a client sees of an error that nobody else has formatted: its named members, inherited ones too. */
+export function errorBody(error: Error): Record<string, unknown> {
+  return Object.fromEntries(errorNames.map((name) => [name, (error as unknown as Record<string, unknown>)[name]]))
+}

@@ -4,7 +4,7 @@ import type { Accounts } from './accounts.ts'
 import { AccountsError, type AccountsErrorCode } from './errors.ts'
 import { type HashQueue, hashQueue, type Place } from './hash-queue.ts'
 import type { RouteName } from './options.ts'
-import { errorAnswers } from './schemas.ts'
+import { errorAnswers, errorBody } from './schemas.ts'
 import type { Client } from './sessions.ts'
 import { validatorCompiler } from './validation.ts'
 
@@ -40,9 +40,8 @@ export function isolate(scope: FastifyInstance): void {
   // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
   shadow(scope, 'jwt', Object.create(null))
   scope.setValidatorCompiler(validatorCompiler)
-  // Answers leave as they are: one compiled from schemas fills in defaults, and fails on what an older schema let in.
-  scope.setSerializerCompiler(() => JSON.stringify)
-  scope.setReplySerializer((payload) => JSON.stringify(payload))
+  scope.setSerializerCompiler(() => serialize)
+  scope.setReplySerializer(serialize)
   scope.removeAllContentTypeParsers()
   scope.addContentTypeParser(
     'application/json',
@@ -152,6 +151,11 @@ async function approach(request: RouteRequest, reply: FastifyReply): Promise<voi
     place.reached()
     if (!reply.raw.writableEnded) hungUp.abort()
   })
+}
+
+// Answers leave as they are: a serializer made from schemas fills in defaults, and fails on what an older schema let in.
+function serialize(payload: unknown): string {
+  return JSON.stringify(payload instanceof Error ? errorBody(payload) : payload)
 }
 
 function translate(error: unknown): unknown {

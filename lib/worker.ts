@@ -33,9 +33,9 @@ const defaultTiming = {
   retryMs: 2000,
   retryMostMs: 60_000,
   /** How long a mail belongs to a worker that gives no sign of life. */
-  lockMs: 30_000,
+  lockMs: 20_000,
   /** How often workers look for mails of workers that died. */
-  stalledMs: 15_000,
+  stalledMs: 10_000,
   drainMs: 8000,
 }
 
@@ -55,28 +55,20 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
   const post = openPost(options)
   const connections = openConnections(options.redis, log)
   const process = processor({ open: (id, job) => openJob(ring, name, id, job), post, log, clock, timing })
-  const active = new Set<Promise<void>>()
+  const active = activeWork()
 
-  const worker = new Worker<MailJob>(
-    queueName,
-    async (job, lock) => {
-      const work = process(job, lock)
-      active.add(work)
-      await work.finally(() => active.delete(work))
+  const worker = new Worker<MailJob>(queueName, (job, lock) => active.track(process(job, lock)), {
+    connection: connections.main,
+    prefix: queuePrefix(name),
+    concurrency,
+    lockDuration: timing.lockMs,
+    stalledInterval: timing.stalledMs,
+    // A mail is given up for its age, not because workers died.
+    maxStalledCount: 10,
+    settings: {
+      backoffStrategy: (attempt, _type, _error, job) => untilEnd(job?.data, clock(), retryDelay(attempt, timing)),
     },
-    {
-      connection: connections.main,
-      prefix: queuePrefix(name),
-      concurrency,
-      lockDuration: timing.lockMs,
-      stalledInterval: timing.stalledMs,
-      // A mail is given up for its age, not because workers died.
-      maxStalledCount: 10,
-      settings: {
-        backoffStrategy: (attempt, _type, _error, job) => untilEnd(job?.data, clock(), retryDelay(attempt, timing)),
-      },
-    },
-  )
+  })
   worker.on('error', (error) => log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Fault of the mail queue'))
   worker.on('failed', (job, error) => {
     if (job?.finishedOn) log.error({ event: 'mail.failed', job: job.id, reason: error.message }, 'Mail given up')
@@ -85,13 +77,13 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
 
   async function shutDown(): Promise<void> {
     // Nothing to finish, and nobody to tell: BullMQ would wait for Redis to come back.
-    const idle = active.size === 0 && connections.main.status !== 'ready'
-    const deadline = new AbortController()
-    const patience = sleep(timing.drainMs, undefined, { signal: deadline.signal }).catch(() => {})
-    await Promise.race([worker.close(idle), patience])
-    deadline.abort()
-    if (active.size > 0) log.warn({ event: 'mail.released', count: active.size }, 'Mails left to another worker')
+    const idle = active.count() === 0 && connections.main.status !== 'ready'
+    const closing = worker.close(idle)
+    await within(timing.drainMs, closing)
+    if (active.count() > 0) log.warn({ event: 'mail.released', count: active.count() }, 'Mails left to another worker')
+    active.abandon()
     connections.close()
+    await within(500, closing)
     post.close()
   }
   let closed: Promise<void> | undefined
@@ -101,6 +93,30 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
       return closed
     },
   }
+}
+
+/** Keeps track of the mails on the wire. */
+function activeWork() {
+  const abandons = new Set<() => void>()
+  return {
+    count: () => abandons.size,
+    track: (work: Promise<void>) =>
+      new Promise<void>((resolve, reject) => {
+        // Of this error BullMQ writes nothing: the job stays with the dead lock until another worker takes it.
+        const abandon = () => reject(new DelayedError())
+        abandons.add(abandon)
+        work.then(resolve, reject).finally(() => abandons.delete(abandon))
+      }),
+    abandon() {
+      for (const abandon of abandons) abandon()
+    },
+  }
+}
+
+async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  const deadline = new AbortController()
+  await Promise.race([work, sleep(ms, undefined, { signal: deadline.signal }).catch(() => {})])
+  deadline.abort()
 }
 
 interface Work {
@@ -169,5 +185,5 @@ function openConnections(redis: RedisSource, log: MailLog) {
 
 /** What may be logged of a driver's error: its text may show addresses and commands. */
 function codeOf(error: Error): string {
-  return (error as NodeJS.ErrnoException).code ?? error.name
+  return String((error as NodeJS.ErrnoException).code ?? error.name)
 }

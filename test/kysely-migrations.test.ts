@@ -18,7 +18,7 @@ t.test('eight processes that migrate at once all succeed, and one of them migrat
   t.teardown(() => children.forEach((child) => void child.kill()))
   await Promise.all(children.map((child) => once(child, 'message')))
 
-  for (let round = 0; round < 6; round++) {
+  for (let round = 0; round < 4; round++) {
     const { url, drop } = await freshDatabase()
     const answers = await Promise.all(
       children.map(async (child) => {

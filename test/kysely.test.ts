@@ -179,23 +179,27 @@ t.test('one database', { skip }, async (t) => {
   t.test('[R-REF-2] PostgreSQL and memory judge any sequence of refreshes alike', async () => {
     const memory = memoryStorage()
     const step = fc.record({
-      token: fc.integer({ min: 0, max: 4 }),
+      // From the newest token on: mostly what honest clients send, or a session would be over at once.
+      offset: fc.constantFrom(1, 1, 1, 0, 0, 0, 0, -1, 2),
       wait: fc.constantFrom(0, 1, rule.graceMs, rule.graceMs + 1),
-      rotate: fc.boolean(),
-      lateReplays: fc.integer({ min: 0, max: 2 }),
+      rotate: fc.constantFrom(true, true, true, false),
+      lateReplays: fc.constantFrom(0, 2, 2, 3),
     })
 
     const alike = fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 30 }), async (steps) => {
       const pair = [await storedSession(storage), await storedSession(memory)] as const
       let now = start
-      for (const { token, wait, ...change } of steps) {
+      let newest = -1
+      for (const { offset, wait, ...change } of steps) {
         now += wait
+        const token = Math.max(0, newest + offset)
         const judge = { ...rule, ...change }
         const [one, other] = await Promise.all([
           storage.refreshSession(pair[0].id, token, judge, now),
           memory.refreshSession(pair[1].id, token, judge, now),
         ])
         assert.deepEqual(comparable(one), comparable(other))
+        if (one.result === 'accepted' && judge.rotate) newest = token
       }
     })
     await fc.assert(alike, { numRuns: 50 })

@@ -169,7 +169,7 @@ t.test('[R-MAIL-3] hostile names and networks make no second recipient, no heade
 
 t.test('[R-MAIL-3] an address that would be two is given up, not sent', async (t) => {
   const smtp = await catcher(t)
-  const { mailer, queue, events } = realm(t, { transport: smtp.url })
+  const { mailer, events } = realm(t, { transport: smtp.url })
   const addresses = [
     'a@example.com, b@example.com',
     'a@example.com\r\nRCPT TO:<b@example.com>',
@@ -179,7 +179,7 @@ t.test('[R-MAIL-3] an address that would be two is given up, not sent', async (t
   ]
 
   for (const to of addresses) await mailer.send(sampleMessage({ to }))
-  await until(async () => (await queue.getFailedCount()) === addresses.length)
+  await until(() => events('mail.failed').length === addresses.length)
 
   t.equal(smtp.caught.length, 0)
   t.strictSame(new Set(events('mail.failed').map(({ fields }) => fields.reason)), new Set(['EENVELOPE API']))
@@ -204,7 +204,7 @@ for (const [step, options, { final, alarm = false, reason }] of table) {
     const { mailer, queue, events } = realm(t, { transport: smtp.url })
 
     await mailer.send(sampleMessage())
-    await until(async () => (await queue.getCompletedCount()) + (await queue.getFailedCount()) === 1)
+    await until(() => events(final ? 'mail.failed' : 'mail.sent').length === 1)
 
     t.equal(smtp.caught.length, final ? 0 : 1)
     t.match(events(final ? 'mail.failed' : 'mail.retry'), [
@@ -326,7 +326,7 @@ t.test('altered data is given up with an alarm and never mailed', async (t) => {
 
   await queue.add('reset', { ...one, sealed: flipped }, { jobId: 'mail-one' })
   await queue.add('reset', one, { jobId: 'mail-swapped' })
-  await until(async () => (await queue.getFailedCount()) === 2)
+  await until(() => events('mail.failed').length === 2)
 
   t.equal(mails.length, 0)
   t.strictSame(
@@ -454,6 +454,8 @@ t.test('a worker survives a cut and a frozen link to Redis', { skip: noRedis }, 
     from,
     transport: async (mail) => mails.push(mail),
     log: silent,
+    // A job that was handed over in an answer that got lost is taken again when its lock ends.
+    timing: { ...quick, lockMs: 600, stalledMs: 300 },
   })
   t.teardown(() => worker.close())
   const mailer = queueMailer({ redis: server.url, secret })

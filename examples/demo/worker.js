@@ -4,9 +4,9 @@ import { fileURLToPath } from 'node:url'
 
 const cli = fileURLToPath(new URL('../../dist/cli.js', import.meta.url))
 
-export function startWorker({ MAIL_FROM = 'Demo <demo@example.com>', ...env }) {
+export function startWorker(settings) {
   const child = spawn(process.execPath, [cli, 'worker'], {
-    env: { ...process.env, ...env, MAIL_FROM },
+    env: { MAIL_FROM: 'Demo <demo@example.com>', ...process.env, ...settings },
     stdio: ['ignore', 'ignore', 'inherit'],
   })
   const exited = new Promise((resolve) => {

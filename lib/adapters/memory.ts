@@ -3,7 +3,7 @@ import type { NewUser, RefreshRule, Session, Storage, User, UserId } from '../co
 import { possibleId, storableUser } from './storable.ts'
 
 export { memoryCache } from './memory-cache.ts'
-export { memoryMailer } from './memory-mailer.ts'
+export { type MemoryMailer, memoryMailer, type SentMessage } from './memory-mailer.ts'
 
 export interface MemoryStorageOptions {
   /** @default 'integer' */

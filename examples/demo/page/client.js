@@ -240,6 +240,7 @@ async function waitForMail() {
 function showMails(mails) {
   const place = document.querySelector('#mailbox')
   if (mails === null) {
+    document.querySelector('a[href="/dev/mailbox"]').hidden = true
     place.replaceChildren(
       element('p', { className: 'empty' }, 'SMTP_URL is set: the mail is in the mailbox it went to.'),
     )
