@@ -91,7 +91,11 @@ export async function borrowGrant(accounts: Accounts, purpose: CodePurpose, toke
   const ref = refOf(purpose, token)
   const leaseId = randomBytes(16).toString('base64url')
   const now = accounts.clock()
-  const sealed = await cache.lease(ref, leaseId, now + leaseMs, now)
+  const sealed = await cache.lease(ref, leaseId, now + leaseMs, now).catch((error) => {
+    // It may have been taken all the same, by a cache that answers too late: nobody would hold it.
+    cache.giveBack(ref, leaseId, 'outage', now).catch(() => {})
+    throw error
+  })
   const opened = sealed && open(accounts.ring, subjectContext(accounts, purpose, ref.tokenHash), sealed)
   if (!opened || opened === 'unknown_kid') throw new AccountsError('ACCOUNTS_CODE_INVALID')
   const subject = opened.value as Subject

@@ -72,7 +72,7 @@ function htmlPart(brand: MailBrand, words: MailWords): string {
 <tr><td style="padding:20px 32px 28px">
 <p class="text" style="${styles.text}"><bdi>${escapeHtml(words.hello)}</bdi></p>
 <p class="text" style="${styles.text}">${escapeHtml(words.intro)}</p>
-<table role="presentation" width="100%" cellpadding="0" cellspacing="0"><tr>
+<table role="presentation" width="100%" cellpadding="0" cellspacing="0" style="margin:0 0 20px"><tr>
 <td align="center" class="code" style="${styles.code};border-left:4px solid ${brand.color}">${escapeHtml(words.code)}</td>
 </tr></table>
 <p class="text" style="${styles.text}">${escapeHtml(words.life)}</p>
@@ -121,7 +121,6 @@ const styles = {
 
 const darkMode = `
 :root{color-scheme:light dark;supported-color-schemes:light dark}
-.code{margin-bottom:20px}
 @media (prefers-color-scheme:dark){
 .page{background:#111827!important}
 .card{background:#1f2937!important}

@@ -100,18 +100,19 @@ function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenM
 function reset({ code = '', url, minutes, requestedAt, network, user, brand }: MailInput): WrittenMail {
   const name = plain(brand.name, 64)
   const greeting = unlinked(user.username ?? '', 40)
+  const life = `${minutes} minute${minutes === 1 ? '' : 's'}`
   const from = unlinked(network, 64) || 'an unknown network'
   return layout(brand, {
     subject: `Reset your ${name} password`,
-    preheader: `The code is valid for ${minutes} minutes.`,
+    preheader: `The code is valid for ${life}.`,
     hello: greeting ? `Hello ${greeting},` : 'Hello,',
-    intro: `somebody, hopefully you, asked to reset the password of your ${name} account. Your code is:`,
+    intro: `Somebody, hopefully you, asked for a new password for your ${name} account. Your code is:`,
     code: grouped(code),
-    life: `It is valid for ${minutes} minutes and works once. Type it where you asked for it, and never tell it to anybody.`,
+    life: `It is valid for ${life} and works once. Type it where you asked for it, and never tell it to anybody.`,
     url,
     action: 'Enter the code',
     urlIntro: 'Or type it on this page:',
-    origin: `Asked for on ${readable(requestedAt)} from ${from}.`,
+    origin: `Requested on ${readable(requestedAt)} from ${from}.`,
     ignore: 'If that was not you, ignore this mail: nothing changes, and your password stays as it is.',
   })
 }

@@ -50,8 +50,8 @@ export function isolate(scope: FastifyInstance): void {
   )
   scope.setErrorHandler((error, _request, reply) => {
     const refusal = translate(error)
-    // A host's error handler need not know `error.headers`.
-    if (refusal instanceof AccountsError) reply.headers(refusal.headers)
+    // A host's error handler need not know `error.headers`, and without `reply.code` it must not turn this into a 200.
+    if (refusal instanceof AccountsError) reply.code(refusal.statusCode).headers(refusal.headers)
     throw refusal
   })
   scope.addHook('onSend', async (_request, reply) => {

@@ -46,7 +46,7 @@ async function drivePages(origin) {
   check('the page is served', page.status === 200 && html.includes('<h1>fastify-accounts</h1>'))
   check('the page loads nothing from elsewhere', !/(?:src|href)="(?:https?:)?\/\//.test(html))
   check('the page allows nothing from elsewhere', page.headers.get('content-security-policy')?.includes("'self'"))
-  for (const path of ['/client.js', '/style.css', '/reset', '/docs']) {
+  for (const path of ['/client.js', '/show.js', '/style.css', '/reset', '/docs']) {
     const { status } = await fetch(origin + path)
     check(`${path} is served`, status === 200, status)
   }

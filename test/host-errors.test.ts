@@ -59,18 +59,32 @@ t.test('an error handler of the host, set before us, gets every refusal and its 
   t.strictSame(seen[1]?.reasons, ['too_short'])
 })
 
-t.test('an error handler of the host that answers text or a status of its own is heard', async (t) => {
+t.test('an error handler of the host that names no status answers with that of the refusal', async (t) => {
   const host = await hostApp(t, {
     before: (app) =>
       app.setErrorHandler((_error, request, reply) =>
-        request.headers['x-how'] === 'text' ? reply.type('text/plain').send('no') : reply.code(200).send({ ok: false }),
+        request.headers['x-how'] === 'text' ? reply.type('text/plain').send('no') : reply.send({ ok: false }),
       ),
   })
-  const refused = (how: string) =>
-    host.app.inject({ method: 'POST', url: '/api/login/', payload: {}, headers: { 'x-how': how } })
+  const user = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
+  await host.post('/api/register/', user)
+  const refused = (how: string, payload: object) =>
+    host.app.inject({ method: 'POST', url: '/api/register/', payload, headers: { 'x-how': how } })
 
-  t.match(await refused('text'), { statusCode: 500, body: 'no', headers: { 'content-type': /^text\/plain/ } })
-  t.match(await refused('status'), { statusCode: 200, body: '{"ok":false}', headers: { 'cache-control': 'no-store' } })
+  t.match(await refused('text', {}), { statusCode: 400, body: 'no', headers: { 'content-type': /^text\/plain/ } })
+  t.match(await refused('json', user), {
+    statusCode: 409,
+    body: '{"ok":false}',
+    headers: { 'cache-control': 'no-store' },
+  })
+})
+
+t.test('an error handler of the host may answer with another status', async (t) => {
+  const host = await hostApp(t, {
+    before: (app) => app.setErrorHandler((_error, _request, reply) => reply.code(200).send({ ok: false })),
+  })
+
+  t.match(await host.post('/api/login/', {}), { status: 200, body: { ok: false } })
 })
 
 t.test('an error handler of the host, set after us, breaks nothing', async (t) => {

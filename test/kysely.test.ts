@@ -202,7 +202,7 @@ t.test('one database', { skip }, async (t) => {
         if (one.result === 'accepted' && judge.rotate) newest = token
       }
     })
-    await fc.assert(alike, { numRuns: 50 })
+    await fc.assert(alike, { numRuns: 100 })
   })
 
   t.test('a transaction of the host is joined and rolls back with it', async (t) => {

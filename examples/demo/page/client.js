@@ -1,3 +1,5 @@
+import { element, fill, json, mailCard, showExchange } from './show.js'
+
 const state = { email: '', access: '', refresh: '', presented: [], mails: 0 }
 
 // What each button sends, and what the page does with the answer. `after` may answer a sentence to show.
@@ -205,24 +207,6 @@ function decode(token) {
   return { header, claims }
 }
 
-function showExchange(place, { method, path, body, bearer }, { status, body: answered, ms }, note) {
-  const badge = element(
-    'span',
-    { className: status > 0 && status < 300 ? 'badge' : 'badge bad' },
-    `${status} - ${ms} ms`,
-  )
-  const title = element('h3', {}, element('span', {}, `${method} ${path}`), badge)
-  const sent = [bearer && `Authorization: Bearer ${shorten(bearer)}`, body && json(body)].filter(Boolean).join('\n')
-  const columns = element(
-    'div',
-    {},
-    element('pre', {}, sent || 'no body, no token'),
-    element('pre', {}, json(answered)),
-  )
-  place.replaceChildren(element('div', { className: 'exchange' }, title, columns))
-  if (note) place.append(element('p', { className: 'note' }, note))
-}
-
 // Null means that no mail is caught here: SMTP_URL names a real server.
 async function readMails() {
   const response = await fetch('/dev/mailbox')
@@ -251,22 +235,6 @@ function showMails(mails) {
   }
 }
 
-function mailCard({ to, subject, text, html }) {
-  const code = /\b\d{4} \d{4}\b/.exec(text)?.[0]
-  const use = element('button', { type: 'button' }, `Use the code ${code}`)
-  use.addEventListener('click', () => {
-    fill('checkOtp', { otp: code })
-    document.querySelector('#step-check').scrollIntoView({ behavior: 'smooth' })
-  })
-  const frame = element('iframe', { title: `Mail: ${subject}` })
-  // No script of a mail runs, and its links open beside this page.
-  frame.sandbox = 'allow-popups allow-popups-to-escape-sandbox'
-  frame.srcdoc = `<base target="_blank">${html}`
-  const plain = element('details', {}, element('summary', {}, 'The same mail as plain text'), element('pre', {}, text))
-  const title = element('p', {}, element('strong', {}, subject), element('small', {}, `to ${to}`))
-  return element('article', { className: 'mail' }, element('header', {}, title, use), frame, plain)
-}
-
 // The link in the mail leads here, with a token of its own behind the "#", which browsers never send to a server.
 function followLink() {
   const token = new URLSearchParams(location.hash.slice(1)).get('token')
@@ -275,23 +243,4 @@ function followLink() {
   fill('resetPassword', { token })
   history.replaceState(null, '', '/reset')
   document.querySelector('#step-check').scrollIntoView()
-}
-
-function fill(call, values) {
-  const { elements } = document.querySelector(`form[data-call=${call}]`)
-  for (const [name, value] of Object.entries(values)) elements[name].value = value
-}
-
-function json(value) {
-  return JSON.stringify(value, (_key, inner) => (typeof inner === 'string' ? shorten(inner) : inner), 2)
-}
-
-function shorten(text) {
-  return text.length > 40 ? `${text.slice(0, 20)}…${text.slice(-8)}` : text
-}
-
-function element(name, properties, ...children) {
-  const made = Object.assign(document.createElement(name), properties)
-  made.append(...children)
-  return made
 }
