@@ -142,7 +142,7 @@ export interface Storage {
    * its version has changed, also when that change commits while this call runs.
    */
   insertSession(session: Session): Promise<boolean>
-  /** Whether the session exists, is the user's, has not ended and is not past its absolute end: one primary-key read. */
+  /** Whether the session exists, is the user's, has not ended and is not past its end: one primary-key read. */
   sessionActive(id: string, userId: UserId, now: number): Promise<boolean>
   /**
    * Judges refresh token number `token` (0 is the first) and takes the session's step, in one step. With the counter

@@ -39,45 +39,17 @@ export const hashSlots = Math.max(1, Math.min(cores, poolSize - 2))
 
 /** Makes a queue. The plugin uses one for the whole process, `hashQueue`. */
 export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueue {
-  const waiting: { start(): void }[] = []
-  let running = 0
+  const line = createLine(concurrency)
   let approaching = 0
   let averageMs = 30
 
-  const waitFor = (before: number) => (before * averageMs) / concurrency
   const refuseWhenLong = (before: number) => {
-    if (waitFor(before) > maxWaitMs) throw new AccountsError('ACCOUNTS_OVERLOADED')
-  }
-
-  function turn(place: Place | undefined): Promise<void> {
-    if (running < concurrency) {
-      running++
-      return Promise.resolve()
-    }
-    return new Promise((resolve, reject) => {
-      const entry = { start: () => leaveLine(resolve) }
-      const hangUp = () => leaveLine(() => reject(new AccountsError('ACCOUNTS_OVERLOADED')))
-      function leaveLine(settle: () => void) {
-        place?.signal.removeEventListener('abort', hangUp)
-        const index = waiting.indexOf(entry)
-        if (index >= 0) waiting.splice(index, 1)
-        settle()
-      }
-      place?.signal.addEventListener('abort', hangUp)
-      waiting.push(entry)
-    })
-  }
-
-  // The slot passes straight to the next in line, so nobody can slip in between.
-  function passOn(): void {
-    const next = waiting[0]
-    if (next) next.start()
-    else running--
+    if ((before * averageMs) / concurrency > maxWaitMs) throw new AccountsError('ACCOUNTS_OVERLOADED')
   }
 
   return {
     concurrency,
-    admit: () => refuseWhenLong(waiting.length + approaching),
+    admit: () => refuseWhenLong(line.size().waiting + approaching),
     approach(signal) {
       approaching++
       let counted = true
@@ -90,15 +62,49 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
     async run(task, place) {
       place?.reached()
       if (place?.signal.aborted) throw new AccountsError('ACCOUNTS_OVERLOADED')
-      refuseWhenLong(waiting.length)
-      await turn(place)
+      refuseWhenLong(line.size().waiting)
+      await line.turn(place?.signal)
       const started = performance.now()
       try {
         return await task()
       } finally {
         averageMs += (performance.now() - started - averageMs) / 16
-        passOn()
+        line.passOn()
       }
+    },
+    size: line.size,
+  }
+}
+
+/** A first-in-first-out line in front of `slots` places. */
+function createLine(slots: number) {
+  const waiting: { start(): void }[] = []
+  let running = 0
+
+  function wait(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const entry = { start: () => leave(resolve) }
+      const hangUp = () => leave(() => reject(new AccountsError('ACCOUNTS_OVERLOADED')))
+      function leave(settle: () => void) {
+        signal?.removeEventListener('abort', hangUp)
+        waiting.splice(waiting.indexOf(entry), 1)
+        settle()
+      }
+      signal?.addEventListener('abort', hangUp)
+      waiting.push(entry)
+    })
+  }
+
+  return {
+    /** Resolves when the caller has a slot, and rejects when it hung up before. */
+    async turn(signal: AbortSignal | undefined): Promise<void> {
+      if (running === slots) return wait(signal)
+      running++
+    },
+    /** Gives the slot straight to the next in line, so that nobody slips in between. */
+    passOn(): void {
+      if (waiting[0]) waiting[0].start()
+      else running--
     },
     size: () => ({ waiting: waiting.length, running }),
   }

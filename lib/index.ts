@@ -74,7 +74,7 @@ async function createAccounts(
   ring: Ring,
   ports: Ports,
 ): Promise<Accounts> {
-  isolate(scope)
+  isolate(scope, options)
   const { log } = scope
   const { clock } = options
   const tokens = await createTokens(scope, ring, options, ports.storage.ids)

@@ -80,7 +80,7 @@ interface StoredCost {
 }
 
 const storedHash =
-  /^\$argon2(?:id|i|d)\$(?:v=(?:16|19)\$)?m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})\$[A-Za-z0-9+/]{11,128}\$[A-Za-z0-9+/]{16,256}$/
+  /^\$argon2(?:id|i|d)\$(?:v=(?:16|19)\$)?m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})(?:\$[\w+/]{11,256}){2}$/
 
 /** The cost of a stored hash, or null when it is not one that we dare to verify: a huge `m` would end the process. */
 function parseHash(stored: string): StoredCost | null {

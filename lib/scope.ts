@@ -1,9 +1,10 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
 import type { TObject, TSchema } from 'typebox'
 import type { Accounts } from './accounts.ts'
+import { fitDocuments } from './documents.ts'
 import { AccountsError, type AccountsErrorCode } from './errors.ts'
 import { type HashQueue, hashQueue, type Place } from './hash-queue.ts'
-import type { RouteName } from './options.ts'
+import type { ResolvedOptions, RouteName } from './options.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
 import type { Client } from './sessions.ts'
 import { validatorCompiler } from './validation.ts'
@@ -36,7 +37,8 @@ const bodyLimit = 16_384
  * Makes a Fastify scope our own: validator, serializer, parsers and error translation. A host's zod compiler, raw-body
  * parser or `*` parser does not reach it, and nothing in it reaches the host.
  */
-export function isolate(scope: FastifyInstance): void {
+export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): void {
+  fitDocuments(scope, openapi.securityScheme)
   // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
   shadow(scope, 'jwt', Object.create(null))
   scope.setValidatorCompiler(validatorCompiler)
@@ -146,14 +148,17 @@ async function approach(request: RouteRequest, reply: FastifyReply): Promise<voi
   const hungUp = new AbortController()
   const place = queue.approach(hungUp.signal)
   request[placeKey] = place
-  // 'close' of the raw answer before its end is the one event that tells of a client that hung up.
-  reply.raw.on('close', () => {
+  function leave(): void {
     place.reached()
     if (!reply.raw.writableEnded) hungUp.abort()
-  })
+  }
+  // 'close' of the raw answer before its end is the one event that tells of a client that hung up; it does not come
+  // again for one that went while a host's hook took its time.
+  if (reply.raw.closed) leave()
+  else reply.raw.on('close', leave)
 }
 
-// Answers leave as they are: a serializer made from schemas fills in defaults, and fails on what an older schema let in.
+// Answers leave as they are: a serializer made from schemas fills in defaults and fails on what older schemas let in.
 function serialize(payload: unknown): string {
   return JSON.stringify(payload instanceof Error ? errorBody(payload) : payload)
 }

@@ -28,7 +28,7 @@ function secretKeys(name: string, secret: string): SecretKeys {
   return { kid: key('kid').toString('base64url').slice(0, 12), key }
 }
 
-/** HMAC-SHA-256 of the parts under a key, in base64url. Parts are length-prefixed, so they cannot run into each other. */
+/** HMAC-SHA-256 of the parts under a key, in base64url. Parts are length-prefixed: none runs into the next. */
 export function mac(key: Buffer, ...parts: string[]): string {
   const hmac = createHmac('sha256', key)
   for (const part of parts) hmac.update(`${Buffer.byteLength(part)}:${part}`)

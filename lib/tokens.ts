@@ -54,56 +54,49 @@ export async function createTokens(
   options: ResolvedOptions,
   ids: Storage['ids'],
 ): Promise<Tokens> {
-  const { accessTtl, claims: hostClaims } = options.tokens
+  const kinds: Kinds = {
+    access: {
+      audience: options.tokens.audience ?? options.name,
+      doors: await openDoors(scope, ring, options, 'access'),
+    },
+    refresh: { audience: `${options.name}:refresh`, doors: await openDoors(scope, ring, options, 'refresh') },
+  }
   const issuer = options.tokens.issuer ?? options.name
-  const audiences = { access: options.tokens.audience ?? options.name, refresh: `${options.name}:refresh` }
-  const doors = { access: new Map<string, JWT>(), refresh: new Map<string, JWT>() }
-  const remembered = createMemory<Payload>(rememberedTokens)
   const seconds = () => Math.floor(options.clock() / 1000)
+  return { ...signers(kinds, issuer, seconds, options), ...verifiers(kinds, issuer, seconds, options, ids) }
+}
 
+/** For each kind its audience, and the @fastify/jwt instances by the one header that they sign and accept. */
+type Kinds = Record<Kind, { audience: string; doors: Map<string, JWT> }>
+
+async function openDoors(scope: FastifyInstance, ring: Ring, { name }: ResolvedOptions, kind: Kind) {
+  const doors = new Map<string, JWT>()
   for (const [index, keys] of ring.entries()) {
-    for (const kind of ['access', 'refresh'] as const) {
-      const header: Header = { alg: 'HS256', typ: typ[kind], kid: keys.kid }
-      const jwt = await registerJwt(scope, `${options.name}${index}${kind}`, keys.key(`jwt ${kind}`), header)
-      doors[kind].set(headerText(header), jwt)
-    }
+    const header: Header = { alg: 'HS256', typ: typ[kind], kid: keys.kid }
+    const jwt = await registerJwt(scope, `${name}${index}${kind}`, keys.key(`jwt ${kind}`), header)
+    doors.set(headerText(header), jwt)
   }
-  const signer = (kind: Kind) => [...doors[kind].values()][0] as JWT
+  return doors
+}
 
-  // fast-jwt leaves open what follows the signature: an absent claim is not validated there, and a token without `exp`
-  // never expires. The header is compared as a whole, which pins alg, typ and kid and refuses every other member.
-  function check(kind: Kind, token: string): Payload {
-    const jwt = token.length <= longestToken && doors[kind].get(token.slice(0, token.indexOf('.')))
-    if (!jwt || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-    const payload = verified(jwt, token)
-    const sound = payload.iss === issuer && payload.aud === audiences[kind] && wellTyped[kind](payload)
-    if (!sound) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-    return payload
+function signers(
+  kinds: Kinds,
+  iss: string,
+  seconds: () => number,
+  { tokens: { claims, accessTtl } }: ResolvedOptions,
+): Pick<Tokens, 'signAccess' | 'signRefresh'> {
+  const sign = (kind: Kind, payload: object) => {
+    const [newest] = kinds[kind].doors.values()
+    return (newest as JWT).sign(payload)
   }
-
-  function checkAccess(token: string): Payload {
-    const known = remembered.get(token)
-    if (known) return known
-    const payload = check('access', token)
-    if ((payload.exp as number) - (payload.iat as number) > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-    remembered.set(token, frozen(payload))
-    return payload
-  }
-
-  function checkTime({ iat, exp }: Payload, late: 'ACCOUNTS_TOKEN_EXPIRED' | 'ACCOUNTS_TOKEN_INVALID'): void {
-    const now = seconds()
-    if (now >= (exp as number)) throw new AccountsError(late)
-    if ((iat as number) > now + futureTolerance) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  }
-
   return {
     async signAccess(session, user) {
       const iat = seconds()
-      const extra = hostClaims ? await hostClaims(user) : {}
-      return signer('access').sign({
+      const extra = claims ? await claims(user) : {}
+      return sign('access', {
         ...(extra as object),
-        iss: issuer,
-        aud: audiences.access,
+        iss,
+        aud: kinds.access.audience,
         sub: String(session.userId),
         sid: session.id,
         jti: randomBytes(16).toString('base64url'),
@@ -113,26 +106,65 @@ export async function createTokens(
       })
     },
     signRefresh: (session, counter) =>
-      signer('refresh').sign({
-        iss: issuer,
-        aud: audiences.refresh,
+      sign('refresh', {
+        iss,
+        aud: kinds.refresh.audience,
         sid: session.id,
         counter,
         jti: `${session.id}.${counter}`,
         iat: Math.floor(session.createdAt / 1000),
         exp: Math.floor(session.expiresAt / 1000),
       }),
+  }
+}
+
+function verifiers(
+  kinds: Kinds,
+  issuer: string,
+  seconds: () => number,
+  { tokens: { claims, accessTtl } }: ResolvedOptions,
+  ids: Storage['ids'],
+): Pick<Tokens, 'verifyAccess' | 'verifyRefresh'> {
+  const remembered = createMemory<Payload>(rememberedTokens)
+
+  function checkAccess(token: string): Payload {
+    const known = remembered.get(token)
+    if (known) return known
+    const payload = check(kinds, issuer, 'access', token)
+    if ((payload.exp as number) - (payload.iat as number) > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+    remembered.set(token, frozen(payload))
+    return payload
+  }
+
+  return {
     verifyAccess(token) {
       const payload = checkAccess(token)
-      checkTime(payload, 'ACCOUNTS_TOKEN_EXPIRED')
-      return accessToken(payload, ids, hostClaims !== undefined)
+      checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_EXPIRED')
+      return accessToken(payload, ids, claims !== undefined)
     },
     verifyRefresh(token) {
-      const payload = check('refresh', token)
-      checkTime(payload, 'ACCOUNTS_TOKEN_INVALID')
+      const payload = check(kinds, issuer, 'refresh', token)
+      checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_INVALID')
       return { sessionId: payload.sid as string, counter: payload.counter as number }
     },
   }
+}
+
+// fast-jwt leaves open what follows the signature: an absent claim is not validated there, and a token without `exp`
+// never expires. The header is compared as a whole, which pins alg, typ and kid and refuses every other member.
+function check(kinds: Kinds, issuer: string, kind: Kind, token: string): Payload {
+  const { audience, doors } = kinds[kind]
+  const jwt = token.length <= longestToken && doors.get(token.slice(0, token.indexOf('.')))
+  if (!jwt || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  const payload = verified(jwt, token)
+  const sound = payload.iss === issuer && payload.aud === audience && wellTyped[kind](payload)
+  if (!sound) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  return payload
+}
+
+function checkTime({ iat, exp }: Payload, now: number, late: 'ACCOUNTS_TOKEN_EXPIRED' | 'ACCOUNTS_TOKEN_INVALID') {
+  if (now >= (exp as number)) throw new AccountsError(late)
+  if ((iat as number) > now + futureTolerance) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
 }
 
 /** RFC 8725 3.8-3.12, RFC 9068 4: every claim that we rely on is there and of its type. */

@@ -66,8 +66,11 @@ export async function memoryApp(
 export async function openDatabase(t: Teardown, { ids = 'integer' as 'integer' | 'uuid' } = {}) {
   const { url, drop } = await freshDatabase()
   const statements: string[] = []
+  const pool = new pg.Pool({ connectionString: url, max: 10 })
+  // A pool settles its end before its connections are closed, and dropping the database breaks them.
+  pool.on('error', () => {})
   const db = new Kysely<any>({
-    dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString: url, max: 10 }) }),
+    dialect: new PostgresDialect({ pool }),
     log: ({ query }) => void statements.push(query.sql),
   })
   await migrateToLatest(db, { ids })

@@ -141,7 +141,7 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
       /from "accounts_users"/,
       /update "accounts_users"/,
       /update "accounts_sessions"/,
-      /commit/,
+      /commit\0/,
     ]) {
       const { email } = await enrol()
       const { token } = await grant(email)
@@ -162,7 +162,7 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
         const { body } = await login(email)
         const { token } = await grant(email)
 
-        await meet(/commit/, 'after', () => reset(token))
+        await meet(/commit\0/, 'after', () => reset(token))
 
         const retried = await reset(token)
         t.strictSame([retried.status, retried.body.code], [400, 'ACCOUNTS_CODE_INVALID'])
@@ -276,8 +276,9 @@ t.test('app.close() under load answers what was accepted and ends with 0', { ski
       statuses.filter((status) => ![200, 201, 401].includes(status)),
       [],
     )
-    t.strictSame(await exited, [0, null])
+    // Fastify leaves an idle connection open; that of a client that waits for nothing must not keep the process.
     agent.destroy()
+    t.strictSame(await exited, [0, null])
   }
 })
 

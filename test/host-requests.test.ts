@@ -45,7 +45,7 @@ t.test('[R-WEB-3] nothing but JSON is read, however the content type is spelt', 
     'application/vnd.api+json',
     'application/merge-patch+json',
     'application\t/json',
-    'application/json\u00a0',
+    'application/jsön',
     'json',
     '',
     undefined,
@@ -101,7 +101,7 @@ t.test('[R-WEB-11] of a key that comes twice the last one counts, once and for a
 
 t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply are 400', async (t) => {
   const { send } = await hostApp(t, {})
-  const nested = (open: string, close: string, levels: number) => open.repeat(levels) + close.repeat(levels)
+  const nested = (levels: number) => '['.repeat(levels) + ']'.repeat(levels)
   const bodies = [
     '',
     ' ',
@@ -119,9 +119,9 @@ t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply 
     '1e400',
     '\u0000',
     '\ufeff',
-    nested('[', ']', 8000),
-    nested('{"a":', '}', 0) + '{"a":'.repeat(2500) + '1' + '}'.repeat(2500),
-    `{"email":${nested('[', ']', 7000)},"password":"x","token":"x","refresh":"x"}`,
+    nested(8000),
+    `${'{"a":'.repeat(2500)}1${'}'.repeat(2500)}`,
+    `{"email":${nested(7000)},"password":"x","token":"x","refresh":"x"}`,
   ]
 
   for (const url of posts) {

@@ -3,11 +3,13 @@ import type { FastifyInstance } from 'fastify'
 import { jsonSchemaTransform, serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
 import t from 'tap'
 import Type from 'typebox'
+import { z } from 'zod'
 import type { AccountsOptions } from '../lib/index.ts'
 import { hostApp, liveThrough } from './host-app.ts'
 
+const bearer = { type: 'http', scheme: 'bearer' } as const
 const openapi = {
-  components: { securitySchemes: { bearerAuth: { type: 'http', scheme: 'bearer' } } },
+  components: { securitySchemes: { bearerAuth: bearer, jwt: bearer } },
 } as const
 
 const document = (app: FastifyInstance) => app.register(swagger, { openapi })
@@ -145,16 +147,38 @@ t.test('swagger of the host, registered after us, breaks nothing', async (t) => 
   t.ok((await operations(host.app)).some(({ route }) => route === 'GET /own'))
 })
 
-t.test("swagger with zod's transform breaks nothing", async (t) => {
-  const host = await hostApp(t, {
-    async before(app) {
-      app.setValidatorCompiler(validatorCompiler)
-      app.setSerializerCompiler(serializerCompiler)
-      await app.register(swagger, { openapi, transform: jsonSchemaTransform })
-    },
-  })
+t.test('documents of a host that declares no security scheme are written, without the lock', async (t) => {
+  for (const components of [undefined, {}, { securitySchemes: { key: { type: 'apiKey', name: 'k', in: 'header' } } }]) {
+    const host = await hostApp(t, {
+      before: (app) => app.register(swagger, { openapi: { components } as object }),
+    })
+
+    const all = await operations(host.app)
+    t.equal(all.length, table.length)
+    t.strictSame(all.find(({ route }) => guarded.includes(route))?.security, undefined)
+  }
+})
+
+t.test("zod's transform, which cannot read our schemas, leaves our routes out and breaks nothing", async (t) => {
+  const host = await hostApp(t, { before: (app) => zodHost(app, jsonSchemaTransform) })
 
   await liveThrough(t, host)
   const routes = (await operations(host.app)).map(({ route }) => route)
-  t.strictSame(routes.sort(), table.map(([route]) => route).sort())
+  t.strictSame(routes, ['GET /zod'])
 })
+
+t.test("zod's transform for the host's own routes leaves ours documented", async (t) => {
+  const transform: typeof jsonSchemaTransform = (input) =>
+    input.schema?.tags?.includes('accounts') ? input : jsonSchemaTransform(input)
+  const { app } = await hostApp(t, { before: (app) => zodHost(app, transform) })
+
+  const routes = (await operations(app)).map(({ route }) => route)
+  t.strictSame(routes.sort(), [...table.map(([route]) => route), 'GET /zod'].sort())
+})
+
+async function zodHost(app: FastifyInstance, transform: typeof jsonSchemaTransform): Promise<void> {
+  app.setValidatorCompiler(validatorCompiler)
+  app.setSerializerCompiler(serializerCompiler)
+  await app.register(swagger, { openapi, transform })
+  app.get('/zod', { schema: { response: { 200: z.object({ a: z.string() }) } } }, () => ({ a: 'b' }))
+}

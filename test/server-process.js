@@ -8,6 +8,8 @@ import pg from 'pg'
 const { DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, OPTIONS = '{}' } = process.env
 const pool = new pg.Pool({ connectionString: DATABASE_URL, max: 10 })
 pool.on('error', () => {})
+// One that breaks in the middle of a statement is nobody's but its own.
+pool.on('connect', (client) => client.on('error', () => {}))
 const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 const app = Fastify()
 app.addHook('onClose', () => db.destroy())

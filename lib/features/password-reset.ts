@@ -120,53 +120,61 @@ function resetOptions({ options }: Accounts) {
 export function passwordResetRoutes(accounts: Accounts): Route[] {
   const { passwordReset } = accounts.options
   if (!passwordReset) return []
-  const CheckOtpBody = Type.Object({ token: CodeToken, otp: Otp(passwordReset.digits) })
-  return [
-    {
-      name: 'emailRequest',
-      method: 'POST',
-      path: '/auth/email_request/',
-      summary: 'Ask for a password reset code by e-mail',
-      body: EmailRequestBody,
-      answer: [200, Type.Object({ ...Message.properties, token: Type.String() })],
-      refusals: [],
-      async handler(request) {
-        const { email } = request.body as Static<typeof EmailRequestBody>
-        const { network } = clientOf(accounts, request)
-        const locale = firstLanguage(request.headers['accept-language'])
-        const { token } = await requestPasswordReset(accounts, { email, network, locale })
-        return { message: 'Password reset link sent to email.', token }
-      },
+  return [emailRequestRoute(accounts), checkOtpRoute(accounts, passwordReset.digits), resetPasswordRoute(accounts)]
+}
+
+function emailRequestRoute(accounts: Accounts): Route {
+  return {
+    name: 'emailRequest',
+    method: 'POST',
+    path: '/auth/email_request/',
+    summary: 'Ask for a password reset code by e-mail',
+    body: EmailRequestBody,
+    answer: [200, Type.Object({ ...Message.properties, token: Type.String() })],
+    refusals: [],
+    async handler(request) {
+      const { email } = request.body as Static<typeof EmailRequestBody>
+      const { network } = clientOf(accounts, request)
+      const locale = firstLanguage(request.headers['accept-language'])
+      const { token } = await requestPasswordReset(accounts, { email, network, locale })
+      return { message: 'Password reset link sent to email.', token }
     },
-    {
-      name: 'checkOtp',
-      method: 'POST',
-      path: '/auth/check_otp/',
-      summary: 'Check the code that was mailed',
-      body: CheckOtpBody,
-      answer: [200, Message],
-      refusals: ['ACCOUNTS_CODE_INVALID'],
-      async handler(request) {
-        const { token, otp } = request.body as Static<typeof CheckOtpBody>
-        await checkCode(accounts, 'reset', token, otp)
-        return { message: 'OTP is valid.' }
-      },
+  }
+}
+
+function checkOtpRoute(accounts: Accounts, digits: number): Route {
+  const CheckOtpBody = Type.Object({ token: CodeToken, otp: Otp(digits) })
+  return {
+    name: 'checkOtp',
+    method: 'POST',
+    path: '/auth/check_otp/',
+    summary: 'Check the code that was mailed',
+    body: CheckOtpBody,
+    answer: [200, Message],
+    refusals: ['ACCOUNTS_CODE_INVALID'],
+    async handler(request) {
+      const { token, otp } = request.body as Static<typeof CheckOtpBody>
+      await checkCode(accounts, 'reset', token, otp)
+      return { message: 'OTP is valid.' }
     },
-    {
-      name: 'resetPassword',
-      method: 'POST',
-      path: '/auth/reset_password/',
-      summary: 'Set a new password with a checked code',
-      body: ResetBody,
-      answer: [200, Message],
-      refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_PASSWORD_REFUSED'],
-      hashes: true,
-      async handler(request) {
-        await resetPassword(accounts, request.body as Static<typeof ResetBody>, placeOf(request))
-        return { message: 'Password has been reset successfully.' }
-      },
+  }
+}
+
+function resetPasswordRoute(accounts: Accounts): Route {
+  return {
+    name: 'resetPassword',
+    method: 'POST',
+    path: '/auth/reset_password/',
+    summary: 'Set a new password with a checked code',
+    body: ResetBody,
+    answer: [200, Message],
+    refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_PASSWORD_REFUSED'],
+    hashes: true,
+    async handler(request) {
+      await resetPassword(accounts, request.body as Static<typeof ResetBody>, placeOf(request))
+      return { message: 'Password has been reset successfully.' }
     },
-  ]
+  }
 }
 
 function firstLanguage(header: string | undefined): string | null {
