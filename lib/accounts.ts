@@ -1,4 +1,4 @@
-import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { Cache, Claims, Mailer, Storage, UserId } from './contracts.ts'
 import { AccountsError } from './errors.ts'
 import type { ResolvedOptions } from './options.ts'
@@ -30,7 +30,12 @@ export interface Account {
   readonly claims: Claims
 }
 
-type Guard = (request: FastifyRequest, reply: FastifyReply) => Promise<void>
+/** What a guard reads of a request; so it fits every kind of Fastify server, HTTP/2 too. */
+export interface GuardedRequest {
+  readonly headers: { readonly authorization?: string }
+}
+
+type Guard = (request: GuardedRequest, reply: unknown) => Promise<void>
 
 /** The guard that fills `request.account`. */
 export interface Authenticate extends Guard {
@@ -50,7 +55,7 @@ export interface Guards {
 
 /** Builds the guards of a realm. */
 export function createGuards(storage: Storage, tokens: Tokens, clock: () => number): Guards {
-  async function guard(request: FastifyRequest, optional: boolean): Promise<void> {
+  async function guard(request: GuardedRequest, optional: boolean): Promise<void> {
     const { authorization } = request.headers
     if (optional && authorization === undefined) {
       remember(request, null)
@@ -62,8 +67,8 @@ export function createGuards(storage: Storage, tokens: Tokens, clock: () => numb
     remember(request, Object.freeze({ id: userId, sessionId, claims }))
   }
 
-  function authenticate(first: FastifyRequest | { optional: boolean }, reply?: FastifyReply): Promise<void> | Guard {
-    if (reply) return guard(first as FastifyRequest, false)
+  function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
+    if (reply) return guard(first as GuardedRequest, false)
     const { optional } = first as { optional: boolean }
     return (request) => guard(request, optional)
   }
@@ -83,7 +88,7 @@ interface Guarded {
   [accountKey]?: Account | null
 }
 
-function remember(request: FastifyRequest, account: Account | null): void {
+function remember(request: object, account: Account | null): void {
   ;(request as Guarded)[accountKey] = account
 }
 

@@ -147,7 +147,7 @@ function processor({ open, post, log, clock, timing }: Work) {
       const fields = { event: 'mail.retry', job: job.id, reason, attempt: job.attemptsMade + 1 }
       log[alarm ? 'error' : 'warn'](fields, 'Mail will be tried again')
       // Redis keeps the text of this error: never the transport's own.
-      throw error
+      throw new Error(reason)
     }
     if (message.to !== null) log.info({ event: 'mail.sent', job: job.id, kind: message.kind }, 'Mail sent')
   }

@@ -7,7 +7,7 @@ import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
 import { migrateToLatest } from '../lib/adapters/kysely.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
-import accounts, { type AccountsOptions } from '../lib/index.ts'
+import accounts, { type Accounts, type AccountsOptions } from '../lib/index.ts'
 import { freshDatabase, redisUrl, uniqueName } from './helper.ts'
 
 /** What tests need of tap's `t`. */
@@ -60,6 +60,11 @@ export async function memoryApp(
   await app.register(accounts, { secret, ...parts, ...options } as AccountsOptions)
   t.teardown(() => app.close())
   return { app, mailer, ...clientOf(app) }
+}
+
+/** What the plugin decorated an app of these helpers with, whatever its realm. */
+export function accountsOf({ app, name = 'accounts' }: { app: FastifyInstance; name?: string }): Accounts {
+  return (app as unknown as Record<string, Accounts>)[name]!
 }
 
 /** A database of its own, migrated, with a pool of 10 and the statements that ran. */

@@ -8,18 +8,18 @@ import { smtpMailer } from '../lib/adapters/smtp.ts'
 import { openDatabase, settableClock } from './app.ts'
 import { noPostgres, noRedis, startRedis, uniqueName, until } from './helper.ts'
 import { catchMails } from './mail-catch.ts'
-import { instance, newPassword, resetActs, wrong } from './reset-flow.ts'
+import { instance, newPassword, wrong } from './reset-flow.ts'
 
 const url = 'https://app.example.com/reset'
 const unknown = () => `${uniqueName()}@example.com`
 
 t.test('known, unknown and disabled addresses', { skip: noPostgres || noRedis }, async (t) => {
-  const { acts, db, statements, commands, sent } = await watched(t)
+  const { acts, db, statements, commands, startWorker } = await watched(t)
   const [known, disabled] = [await acts.enrol(), await acts.enrol()]
   await db.updateTable('accounts_users').set({ active: false }).where('id', '=', disabled.id).execute()
   const classes = { known: known.email, unknown: unknown(), disabled: disabled.email }
-  await acts.ask(known.email)
-  await until(() => sent.length === 1)
+  // The first request counts the waiting jobs, which is done at most once a second.
+  await acts.ask(unknown())
 
   await t.test('[R-ENUM-3] email_request works alike: statements, commands and jobs, to the byte', async (t) => {
     const traces = []
@@ -47,11 +47,12 @@ t.test('known, unknown and disabled addresses', { skip: noPostgres || noRedis },
   })
 
   await t.test('[R-ENUM-3] only the known address gets a mail', async (t) => {
-    await until(() => sent.length === 3)
-    t.strictSame(
-      sent.map(({ to }) => to),
-      [known.email, known.email, known.email],
-    )
+    const last = await acts.enrol()
+    await acts.ask(last.email)
+    const sent = startWorker()
+
+    await until(() => sent.some(({ to }) => to === last.email))
+    t.strictSame(sent.map(({ to }) => to).sort(), [known.email, known.email, last.email].sort())
   })
 })
 
@@ -186,11 +187,12 @@ async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue') {
   const queued = mailer === 'queue' ? { mailer: undefined } : {}
   const host = await instance(t, { ...parts, ...queued })
   const redis = new Redis(server.url)
-  const monitor = await new Redis(server.url).monitor()
+  const monitor = await redis.monitor()
   const lines: string[] = []
   monitor.on('monitor', (_time: string, args: string[], source: string) => {
-    // Bytes of every argument: sealed values are padded, so even these are equal.
-    if (source !== 'lua') lines.push([args[0]!.toLowerCase(), ...args.slice(1).map((arg) => arg.length)].join(' '))
+    // Bytes of every argument, as MONITOR escapes them: sealed values are padded, so even these are equal.
+    const sizes = args.slice(1).map((arg) => arg.replaceAll(/\\x[0-9a-f]{2}|\\./g, '.').length)
+    if (source !== 'lua') lines.push([args[0]!.toLowerCase(), ...sizes].join(' '))
   })
   const markers = { count: 0 }
   /** The commands of our connections while `act` ran. */
@@ -206,11 +208,11 @@ async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue') {
     await redis.echo('x'.repeat(before + 1))
     await until(() => lines.at(-1) === `echo ${before + 1}`)
   }
-  // A worker would be seen too: it is there once the mails of a test are counted.
-  const sent = mailer === 'queue' ? catchMails(t, { redis: server.url, name }) : host.mailer.sent
   t.teardown(() => {
     redis.disconnect()
     monitor.disconnect()
   })
-  return { acts: { ...host, ...resetActs(host, sent) }, db, statements, commands, clock, sent }
+  /** Starts the worker, whose commands would be seen too. */
+  const startWorker = () => catchMails(t, { redis: server.url, name })
+  return { acts: host, db, statements, commands, clock, startWorker }
 }

@@ -6,7 +6,7 @@ const { memoryCache, memoryMailer, memoryStorage } = require('fastify-accounts/m
 const app = Fastify()
 const parts = { storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
 app.register(accounts, { secret: process.env.ACCOUNTS_SECRET, ...parts })
-app.after(() => {
+app.register(async () => {
   app.get('/mine', { onRequest: app.accounts.authenticate }, (request) => request.account)
 })
 

@@ -1,0 +1,184 @@
+import { Writable } from 'node:stream'
+import Fastify from 'fastify'
+import { Redis } from 'ioredis'
+import { Kysely, PostgresDialect, sql } from 'kysely'
+import pg from 'pg'
+import t, { type Test } from 'tap'
+import { migrateToLatest } from '../lib/adapters/kysely.ts'
+import plugin from '../lib/index.ts'
+import { startMailWorker } from '../lib/worker.ts'
+import { type Answer, clientOf, secret } from './app.ts'
+import { databaseUrl, faultProxy, freshDatabase, noPostgres, noRedis, startRedis, uniqueName, until } from './helper.ts'
+
+const jsonType = { 'content-type': 'application/json' }
+const serverSecrets = { 'database password': 'canary-database-Rr4nB7', 'Redis password': 'canary-redis-Ff6cX3' }
+const title = '[R-LOG-1] [R-LOG-2] no secret reaches a log, an error, Redis or the database'
+
+t.test(title, { skip: noPostgres || noRedis }, async (t) => {
+  const { app, written, redis, db, proxies, mails, mailFaults } = await observedHost(t)
+  const { post, get } = clientOf(app)
+  const secrets = new Map(Object.entries({ ...serverSecrets, secret }))
+  const errors: Answer[] = []
+
+  function keep(name: string, value: string): string {
+    secrets.set(name, value)
+    return value
+  }
+  /** The bodies of refusals are searched too; those of successes carry tokens on purpose. */
+  async function act(answer: Promise<Answer>): Promise<Answer> {
+    const settled = await answer
+    if (settled.status >= 400) errors.push(settled)
+    return settled
+  }
+  const email = `canary${uniqueName()}@example.com`
+  const password = keep('password', 'canary-password-Zq8xW2')
+  const next = keep('new password', 'canary-password-Lm3vK9')
+  const post_ = (url: string, body: unknown) => act(post(url, body))
+
+  async function everyRoute(): Promise<void> {
+    await post_('/api/register/', { username: uniqueName(), email, password })
+    await post_('/api/register/', { username: 'ada', email: 'ada@example', password })
+    await post_('/api/login/', { email, password: keep('wrong password', 'canary-password-Tt5yU1') })
+    const { access = '', refresh = '' } = (await post_('/api/login/', { email, password })).body
+    if (access) keep(`access ${secrets.size}`, access)
+    if (refresh) keep(`refresh ${secrets.size}`, refresh)
+    await act(get('/auth/user/', access))
+    await act(get('/auth/user/', keep('forged token', 'canary.forged.token-Hh7')))
+    const renewed = (await post_('/auth/refresh/', { refresh })).body
+    if (renewed.refresh) keep(`refresh ${secrets.size}`, renewed.refresh)
+    await post_('/auth/refresh/', { refresh: [refresh] })
+    const payload = `{"email":"${email}","password":"${password}"`
+    await act(clientOf(app).send({ method: 'POST', url: '/api/login/', payload, headers: jsonType }))
+    await post_('/auth/reset_password/', { token: 'canary', new_password: { nested: next } })
+  }
+  async function askAndReset(newPassword: string): Promise<void> {
+    const before = mails.length
+    const { body } = await post_('/auth/email_request/', { email })
+    keep(`reset token ${before}`, body.token)
+    await until(() => mails.length > before)
+    const { code, token: linkToken } = mails.at(-1)!
+    keep(`code ${before}`, code)
+    keep(`typed code ${before}`, `${code.slice(0, 4)} ${code.slice(4)}`)
+    keep(`link token ${before}`, linkToken)
+    await post_('/auth/check_otp/', { token: body.token, otp: '00000000' })
+    await post_('/auth/check_otp/', { token: linkToken, otp: code })
+    await post_('/auth/check_otp/', { token: body.token, otp: code })
+    await post_('/auth/reset_password/', { token: body.token, new_password: 'short' })
+    await search(t, 'while a grant lives')
+    const { status } = await post_('/auth/reset_password/', { token: body.token, new_password: newPassword })
+    t.equal(status, 200)
+    await post_('/auth/reset_password/', { token: body.token, new_password: newPassword })
+  }
+  async function search(t: Test, when: string): Promise<void> {
+    const dumps = { log: written.join(''), errors: JSON.stringify(errors), redis: await dumpRedis(redis) }
+    const places = { ...dumps, database: await dumpDatabase(db) }
+    for (const [place, text] of Object.entries(places)) {
+      const found = [...secrets].filter(([, value]) => value.length > 0 && text.includes(value)).map(([name]) => name)
+      t.strictSame(found, [], `${when}: ${place}`)
+    }
+    t.notOk(places.redis.includes(email), `${when}: Redis holds no address`)
+    t.notOk(places.log.includes(email), `${when}: the log holds no address`)
+    t.ok(places.redis.length > 500 && places.database.includes(email), 'there was something to find')
+  }
+
+  await everyRoute()
+  await askAndReset(next)
+  await search(t, 'after every route')
+
+  mailFaults.count = 2
+  await askAndReset(password)
+  await search(t, 'with mails that failed and were tried again')
+
+  for (const mode of ['refuse', 'freeze'] as const) {
+    for (const proxy of proxies) {
+      proxy.mode = mode
+      await everyRoute()
+      await post_('/auth/email_request/', { email })
+      const newest = (kind: string) => [...secrets].findLast(([name]) => name.startsWith(kind))![1]
+      const [token, code] = [newest('reset token'), newest('code')]
+      await post_('/auth/check_otp/', { token, otp: code })
+      await post_('/auth/reset_password/', { token, new_password: next })
+      proxy.mode = 'pass'
+      await until(async () => (await post('/auth/email_request/', { email })).status === 200)
+      await until(async () => (await post('/api/login/', { email, password })).status === 200)
+    }
+  }
+  t.ok(errors.some(({ status }) => status === 503))
+  t.match(written.join(''), /ECONNREFUSED|did not answer within/, 'the log has the faults')
+  await search(t, 'after faults')
+})
+
+/** A host whose log, Redis and database can be read, behind proxies, with a worker that can fail. */
+async function observedHost(t: Test) {
+  const server = await startRedis()
+  const redis = new Redis(server.url)
+  await redis.config('SET', 'requirepass', serverSecrets['Redis password'])
+  const { url, drop } = await freshDatabase()
+  const proxies = [await faultProxy(server.port), await faultProxy(Number(new URL(url).port))] as const
+  const redisUrl = `redis://:${serverSecrets['Redis password']}@127.0.0.1:${proxies[0].port}`
+  const database = new URL(url)
+  Object.assign(database, { port: String(proxies[1].port), password: serverSecrets['database password'] })
+  t.equal(new URL(databaseUrl()).username, database.username)
+
+  const written: string[] = []
+  const stream = new Writable({
+    write(chunk, _encoding, done) {
+      written.push(String(chunk))
+      done()
+    },
+  })
+  const name = uniqueName()
+  const pool = new pg.Pool({ connectionString: database.href, max: 10 })
+  const app = Fastify({ logger: { level: 'trace', stream } })
+  pool.on('error', (error) => app.log.error(error))
+  pool.on('connect', (client) => client.on('error', () => {}))
+  const db = new Kysely<any>({ dialect: new PostgresDialect({ pool }) })
+  await migrateToLatest(db)
+  const passwordReset = { url: 'https://app.example.com/reset' }
+  await app.register(plugin, { name, secret, db, redis: redisUrl, passwordReset })
+
+  const mails: { code: string; token: string }[] = []
+  const mailFaults = { count: 0 }
+  const worker = startMailWorker({
+    ...{ name, secret, redis: redisUrl, from: 'no-reply@example.com', log: app.log, timing: { retryMs: 20 } },
+    async transport({ to, text }) {
+      if (mailFaults.count-- > 0) throw new Error(`550 ${to} ${text} is not wanted`)
+      const code = /^ {4}([\d ]+)$/m.exec(text)![1]!.replaceAll(' ', '')
+      mails.push({ code, token: /#token=([\w.-]+)/.exec(text)![1]! })
+    },
+  })
+  const write = process.stderr.write
+  process.stderr.write = ((chunk: string, ...rest: []) => {
+    written.push(String(chunk))
+    return write.call(process.stderr, chunk, ...rest)
+  }) as typeof write
+  t.teardown(async () => {
+    process.stderr.write = write
+    await worker.close()
+    await app.close()
+    await db.destroy()
+    redis.disconnect()
+    await Promise.all(proxies.map((proxy) => proxy.close()))
+    await Promise.all([server.stop(), drop()])
+  })
+  return { app, written, redis, db, proxies, mails, mailFaults }
+}
+
+async function dumpRedis(redis: Redis): Promise<string> {
+  const readers: Record<string, (key: string) => Promise<unknown>> = {
+    string: (key) => redis.get(key),
+    hash: (key) => redis.hgetall(key),
+    list: (key) => redis.lrange(key, '0', '-1'),
+    set: (key) => redis.smembers(key),
+    zset: (key) => redis.zrange(key, '0', '-1'),
+    stream: (key) => redis.xrange(key, '-', '+'),
+  }
+  const dumped = (await redis.keys('*')).map(async (key) => [key, await readers[await redis.type(key)]?.(key)])
+  return JSON.stringify(await Promise.all(dumped))
+}
+
+async function dumpDatabase(db: Kysely<any>): Promise<string> {
+  const tables = await db.introspection.getTables()
+  const rows = tables.map(({ name }) => sql`select * from ${sql.table(name)}`.execute(db))
+  return JSON.stringify((await Promise.all(rows)).map((result) => result.rows))
+}
