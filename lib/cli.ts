@@ -152,7 +152,7 @@ function required(variable: string, fix: string): string {
   return value
 }
 
-/** A driver's error may hold the whole address of a server: its code says enough, or its first line without addresses. */
+/** A driver's error may hold the address of a server: its code says enough, or its first line without addresses. */
 function faultText(error: unknown): string {
   const { code, message } = error as NodeJS.ErrnoException
   const line = `${message}`.split('\n', 1)[0]!.replace(/\b[a-z]+:\/\/\S+/gi, '[address]')

@@ -5,8 +5,8 @@ const patience = 3
 const pauseMs = 1000
 
 /**
- * Bounds every call of a port: past one second, or when the port throws, the call is `ACCOUNTS_UNAVAILABLE` with the
- * fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second, so
+ * Bounds every call of a port but `close`: past one second, or when the port throws, the call is
+ * `ACCOUNTS_UNAVAILABLE` with the fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second, so
  * that a frozen dependency collects no pile of work. A write abandoned here may still be done.
  */
 export function bounded<Port extends object>(port: Port): Port {
@@ -64,5 +64,7 @@ function methodNames(port: object): string[] {
     for (const name of Object.getOwnPropertyNames(level)) names.add(name)
   }
   names.delete('constructor')
+  // A mailer may take its time to send what it has accepted.
+  names.delete('close')
   return [...names].filter((name) => typeof (port as Record<string, unknown>)[name] === 'function')
 }

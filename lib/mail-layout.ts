@@ -73,7 +73,8 @@ function htmlPart(brand: MailBrand, words: MailWords): string {
 <p class="text" style="${styles.text}"><bdi>${escapeHtml(words.hello)}</bdi></p>
 <p class="text" style="${styles.text}">${escapeHtml(words.intro)}</p>
 <table role="presentation" width="100%" cellpadding="0" cellspacing="0" style="margin:0 0 20px"><tr>
-<td align="center" class="code" style="${styles.code};border-left:4px solid ${brand.color}">${escapeHtml(words.code)}</td>
+<td align="center" class="code" style="${styles.code};border-left:4px solid ${brand.color}">
+${escapeHtml(words.code)}</td>
 </tr></table>
 <p class="text" style="${styles.text}">${escapeHtml(words.life)}</p>
 ${words.url ? button(words.url, words.action, brand.color) : ''}
@@ -92,7 +93,8 @@ ${words.url ? button(words.url, words.action, brand.color) : ''}
 function button(url: string, label: string, color: string): string {
   const style = `${styles.button};background:${color};color:${readableOn(color)}`
   return `<table role="presentation" cellpadding="0" cellspacing="0" style="margin:0 0 20px"><tr>
-<td bgcolor="${color}" style="border-radius:8px"><a href="${escapeHtml(url)}" style="${style}">${escapeHtml(label)}</a></td>
+<td bgcolor="${color}" style="border-radius:8px">
+<a href="${escapeHtml(url)}" style="${style}">${escapeHtml(label)}</a></td>
 </tr></table>`
 }
 
@@ -114,7 +116,9 @@ const styles = {
   code:
     'padding:18px 12px;border-radius:8px;background:#f3f4f6;color:#111827;font-size:32px;font-weight:700;' +
     "letter-spacing:3px;white-space:nowrap;font-family:ui-monospace,'SF Mono',Menlo,Consolas,monospace",
-  button: `display:inline-block;padding:12px 22px;border-radius:8px;font-size:16px;font-weight:600;text-decoration:none;${font}`,
+  button:
+    'display:inline-block;padding:12px 22px;border-radius:8px;font-size:16px;font-weight:600;text-decoration:none;' +
+    font,
   quiet: `margin:0 0 12px;font-size:14px;line-height:1.5;color:#6b7280;overflow-wrap:anywhere;${font}`,
   footer: `margin:20px 0 0;font-size:13px;color:#6b7280;${font}`,
 }

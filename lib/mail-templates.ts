@@ -1,8 +1,7 @@
 import type { Brand, Message } from './contracts.ts'
 import { grouped, layout, plain, readable, unlinked } from './mail-layout.ts'
 import type { MailLog } from './mail-log.ts'
-import { section, wrongOption } from './option-checks.ts'
-import { optionalText } from './option-rules.ts'
+import { brand as brandRule } from './option-rules.ts'
 
 /** A brand with its defaults filled in. */
 export type MailBrand = Partial<Brand> & Pick<Brand, 'name' | 'color'>
@@ -43,27 +42,11 @@ export const defaultTemplates: Readonly<Record<Message['kind'], MailTemplate>> =
 
 /** Checks the `brand` option and fills its defaults. */
 export function brandOf(given: Partial<Brand>, fallbackName: string): MailBrand {
-  const brand = brandCheck('brand', given)
+  const brand = brandRule('brand', given)
   return { ...brand, name: brand.name ?? fallbackName, color: brand.color ?? '#1d4ed8' }
 }
 
-const brandCheck = section<{ [K in keyof Brand]: Brand[K] | undefined }>({
-  name: optionalText(/^[^\p{Cc}]{1,64}$/u, 'must be a name of at most 64 characters'),
-  logoUrl: (path, url) => {
-    if (url === undefined || safeLogo(url)) return url
-    throw wrongOption(path, 'must be an https address (http on localhost)')
-  },
-  color: optionalText(/^#([0-9a-f]{3}|[0-9a-f]{6})$/i, 'must be a colour such as "#0055aa"'),
-  supportEmail: optionalText(/^[^\s@<>"?&]+@[^\s@<>"?&]+$/, 'must be an e-mail address'),
-})
-
-function safeLogo(url: unknown): url is string {
-  if (typeof url !== 'string' || !URL.canParse(url)) return false
-  const { protocol, hostname } = new URL(url)
-  return protocol === 'https:' || (protocol === 'http:' && ['localhost', '127.0.0.1', '[::1]'].includes(hostname))
-}
-
-/** Writes a message's mail with the host's template, or with the built-in one. The answered token is not shown to it. */
+/** Writes a message's mail with the host's template, or with the built-in one. */
 export function render(message: Message, brand: MailBrand, templates: MailTemplates, log: MailLog): WrittenMail {
   const { kind, code, url, minutes, requestedAt, network, user, locale } = message
   const input: MailInput = {

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { createTransport, type SMTPPoolOptions } from 'nodemailer'
 import type { Brand, Message } from './contracts.ts'
 import { canonicalEmail } from './email-address.ts'
@@ -122,7 +123,7 @@ function hasSendMail(transport: unknown): transport is { sendMail(mail: Record<s
   return typeof (transport as { sendMail?: unknown } | null)?.sendMail === 'function'
 }
 
-/** nodemailer parses address texts, and a comma makes two recipients: objects and an explicit envelope are left alone. */
+/** nodemailer parses address texts, where a comma makes two recipients; objects and an envelope it leaves alone. */
 function sealedEnvelope({ to, from, ...mail }: Mail, { sender, signal }: { sender: Sender; signal: AbortSignal }) {
   return {
     ...mail,
@@ -147,7 +148,8 @@ export const smtpLimits = Object.freeze({
   disableUrlAccess: true,
 })
 
-function smtpOptions(transport: unknown): SMTPPoolOptions & { pool: true } {
+/** Checks an SMTP URL or SMTP options and completes them with our limits. */
+export function smtpOptions(transport: unknown): SMTPPoolOptions & { pool: true } {
   const fix = 'must be an SMTP URL, SMTP options, a nodemailer transport or a function (mail) => Promise'
   const given = typeof transport === 'string' ? { url: transport } : (transport as SMTPPoolOptions)
   // The value is not shown: it may hold a password.
@@ -197,5 +199,5 @@ export function retryDelay(
   { retryMs, retryMostMs }: { retryMs: number; retryMostMs: number },
 ): number {
   const most = Math.min(retryMs * 2 ** Math.min(attempt - 1, 20), retryMostMs)
-  return Math.round(most * (0.5 + Math.random() / 2))
+  return randomInt(Math.ceil(most / 2), most + 1)
 }

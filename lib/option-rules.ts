@@ -1,7 +1,7 @@
 import { inspect } from 'node:util'
 import type { onRequestHookHandler, RouteOptions } from 'fastify'
-import type { Kysely } from 'kysely'
 import Type, { IsObject, type TObject } from 'typebox'
+import type { Brand } from './contracts.ts'
 import { knownSecret } from './known-secrets.ts'
 import { type Check, integer, section, shown, text, wrongOption } from './option-checks.ts'
 
@@ -29,8 +29,7 @@ export interface Argon2Cost {
 }
 
 /** A host's Kysely. */
-// biome-ignore lint/suspicious/noExplicitAny: `Kysely<unknown>` refuses a host's `Kysely<Database>`
-export type AnyKysely = Kysely<any>
+export type AnyKysely = import('./adapters/kysely.ts').AnyKysely
 
 /** What ioredis connects with. */
 export type RedisOption = import('./adapters/redis.ts').RedisSource
@@ -130,11 +129,26 @@ export const argon2: Check<Argon2Cost> = (path, given) => {
 /** The page that a mail links to. */
 export const resetUrl: Check<string | undefined> = (path, given) => {
   if (given === undefined) return undefined
-  const url = typeof given === 'string' && URL.canParse(given) ? new URL(given) : undefined
-  const loopback = url && ['localhost', '127.0.0.1', '[::1]'].includes(url.hostname)
-  const secure = url?.protocol === 'https:' || (url?.protocol === 'http:' && loopback)
-  if (url && secure && !url.hash && !url.username && !url.password) return url.href
+  const url = webAddress(given)
+  if (url && !url.hash && !url.username && !url.password) return url.href
   throw wrongOption(path, 'must be an https address without a fragment (http on localhost)', shown(given))
+}
+
+/** How mails look. */
+export const brand = section<{ [Name in keyof Brand]: Brand[Name] | undefined }>({
+  name: optionalText(/^[^\p{Cc}]{1,64}$/u, 'must be a name of at most 64 characters'),
+  logoUrl: (path, given) => {
+    if (given === undefined || webAddress(given)) return given as string | undefined
+    throw wrongOption(path, 'must be an https address (http on localhost)', shown(given))
+  },
+  color: optionalText(/^#([0-9a-f]{3}|[0-9a-f]{6})$/i, 'must be a colour such as "#0055aa"'),
+  supportEmail: optionalText(/^[^\s@<>"?&]+@[^\s@<>"?&]+$/, 'must be an e-mail address'),
+})
+
+function webAddress(given: unknown): URL | null {
+  const url = typeof given === 'string' && URL.canParse(given) ? new URL(given) : null
+  const loopback = url && ['localhost', '127.0.0.1', '[::1]'].includes(url.hostname)
+  return url?.protocol === 'https:' || (url?.protocol === 'http:' && loopback) ? url : null
 }
 
 /** Redis, hidden since a URL may hold a password. */

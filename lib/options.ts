@@ -6,6 +6,7 @@ import {
   type AnyKysely,
   type Argon2Cost,
   argon2,
+  brand,
   kysely,
   optionalText,
   profile,
@@ -199,6 +200,7 @@ const resolveAll = section({
     minLength: integer(8, 128, 8),
     maxLength: integer(64, 1024, 128),
     argon2,
+    brand,
   }),
   passwordReset: sectionOrOff({
     url: resetUrl,
@@ -207,12 +209,7 @@ const resolveAll = section({
     tries: integer(1, 10, 5),
   }),
   mail: section({
-    brand: section({
-      name: optionalText(/^[^\p{Cc}]{1,64}$/u, 'must be a name of at most 64 characters'),
-      logoUrl: optionalText(/^(https:|http:\/\/localhost)/, 'must be an https address'),
-      color: optionalText(/^#([0-9a-f]{3}|[0-9a-f]{6})$/i, 'must be a colour such as "#0055aa"'),
-      supportEmail: optionalText(/^[^\s@<>]+@[^\s@<>]+$/, 'must be an e-mail address'),
-    }),
+    brand,
   }),
   revocation: oneOf(['storage'], 'storage'),
   network: fn('(request) => string', (request: FastifyRequest) => request.ip),

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import { randomUUID } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import type { Mailer, Message } from './contracts.ts'
 
 /** One promise of the contract: `run` resolves when the adapter keeps it. */
@@ -12,7 +12,7 @@ export interface MailerCase {
 export function sampleMessage(changes: Partial<Message> = {}): Message {
   const now = Date.now()
   return {
-    id: randomUUID(),
+    id: randomBytes(16).toString('base64url'),
     kind: 'reset',
     to: 'ada@example.com',
     user: { username: 'Ada', email: 'ada@example.com' },

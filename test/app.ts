@@ -26,7 +26,6 @@ export function settableClock(start = Date.now()) {
 
 export interface Answer {
   status: number
-  // biome-ignore lint/suspicious/noExplicitAny: bodies of answers are looked at freely
   body: any
   headers: Record<string, unknown>
 }

@@ -70,23 +70,26 @@ t.test('an optional guard lets a request without a token pass, and refuses a wro
 })
 
 t.test('two realms live in one app, and the tokens and codes of one open nothing of the other', async (t) => {
-  const staffParts = memoryParts()
+  // One secret, one database, one cache, one issuer and audience: the name alone parts them.
+  const parts = { ...memoryParts(), tokens: { issuer: 'https://example.org', audience: 'api' } }
   const host = await hostApp(t, {
-    options: { prefix: '/shop' },
+    options: { ...parts, prefix: '/shop' },
     async after(app) {
-      // The same secret: the name alone parts them.
-      await app.register(accounts, { ...staffParts, name: 'staff', prefix: '/staff' })
+      await app.register(accounts, { ...parts, name: 'staff', prefix: '/staff' })
       app.get('/of-staff', { onRequest: app.staff.authenticate }, (request) => request.account)
       app.get('/of-customers', { onRequest: app.accounts.authenticate }, (request) => request.account)
     },
   })
-  const staff = { ...host, mailer: staffParts.mailer }
-  const customer = await liveThrough(t, host, { prefix: '/shop' })
-  const member = await liveThrough(t, staff, { prefix: '/staff' })
+  const customer = await liveThrough(t, { ...host, mailer: parts.mailer }, { prefix: '/shop' })
+  const member = await liveThrough(
+    t,
+    { ...host, mailer: parts.mailer },
+    { prefix: '/staff', email: 'grace@example.org' },
+  )
   const asked = await host.post('/shop/auth/email_request/', { email: 'ada@example.org' })
 
   t.match(await host.get('/of-customers', customer.access), { status: 200, body: { id: 1 } })
-  t.match(await host.get('/of-staff', member.access), { status: 200, body: { id: 1 } })
+  t.match(await host.get('/of-staff', member.access), { status: 200, body: { id: 2 } })
   for (const [path, token] of [
     ['/of-staff', customer.access],
     ['/staff/auth/user/', customer.access],
@@ -97,7 +100,7 @@ t.test('two realms live in one app, and the tokens and codes of one open nothing
   }
   t.equal((await host.post('/staff/auth/refresh/', { refresh: customer.refresh })).status, 401)
   t.equal((await host.post('/shop/auth/refresh/', { refresh: member.refresh })).status, 401)
-  const guess = { token: asked.body.token, otp: host.mailer.sent.at(-1)?.code }
+  const guess = { token: asked.body.token, otp: parts.mailer.sent.at(-1)?.code }
   t.match(await host.post('/staff/auth/check_otp/', guess), { status: 400, body: { code: 'ACCOUNTS_CODE_INVALID' } })
   t.equal((await host.post('/shop/auth/check_otp/', guess)).status, 200)
 })

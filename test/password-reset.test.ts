@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { memoryCache, memoryStorage } from '../lib/adapters/memory.ts'
-import { issueCode } from '../lib/codes.ts'
+import { borrowGrant, issueCode } from '../lib/codes.ts'
 import { resetPassword } from '../lib/features/password-reset.ts'
 import { hashQueue } from '../lib/hash-queue.ts'
 import type { AccountsOptions } from '../lib/index.ts'
@@ -212,6 +212,34 @@ for (const [backend, options, parts] of backends) {
       await leave()
 
       t.equal((await reset(token)).status, 200)
+    })
+
+    await t.test(
+      '[R-OTP-9] lease owner: who borrowed a grant first cannot give back what another took over',
+      async (t) => {
+        const { token } = await grant((await enrol()).email)
+        const first = await borrowGrant(accounts, 'reset', token)
+        await t.rejects(borrowGrant(accounts, 'reset', token), { code: 'ACCOUNTS_CODE_INVALID' })
+        clock.pass(30_000)
+        const second = await borrowGrant(accounts, 'reset', token)
+
+        await first.giveBack('outage')
+        refused(t, await reset(token), 400, 'CODE_INVALID')
+
+        await second.giveBack('outage')
+        t.equal((await reset(token)).status, 200)
+      },
+    )
+
+    await t.test('[R-OTP-6] of resets at once with several grants of an account one succeeds', async (t) => {
+      const { email } = await enrol()
+      const grants = [await grant(email), await grant(email), await grant(email), await grant(email)]
+
+      const answers = await Promise.all(grants.map(({ token }, n) => reset(token, `new password ${n}`)))
+
+      t.strictSame(answers.map(({ status }) => status).sort(), [200, 400, 400, 400])
+      const winner = answers.findIndex(({ status }) => status === 200)
+      t.equal((await login(email, `new password ${winner}`)).status, 200)
     })
 
     await t.test('[R-OTP-5] a used token resets nothing more', async (t) => {

@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { smtpMailer } from '../lib/adapters/smtp.ts'
 import type { MailLog } from '../lib/mail-log.ts'
-import { type Mail, smtpLimits } from '../lib/mail-transport.ts'
+import { type Mail, smtpLimits, smtpOptions } from '../lib/mail-transport.ts'
 import { mailerContract, sampleMessage } from '../lib/testing-mailer.ts'
 import { freePort, until } from './helper.ts'
 import { codeIn, type SmtpCatcher, smtpError, startSmtp } from './smtp-catcher.ts'
@@ -173,6 +173,20 @@ t.test('[R-MAIL-4] files and addresses are never read, and no wait is longer tha
   t.match(smtpLimits, { pool: true, disableFileAccess: true, disableUrlAccess: true })
   t.match(smtpLimits, { connectionTimeout: 10_000, greetingTimeout: 10_000, socketTimeout: 30_000 })
   t.equal(smtpLimits.maxMessages, Number.POSITIVE_INFINITY)
+})
+
+t.test('[R-MAIL-4] a password is sent to another machine over TLS only, unless the host says otherwise', async (t) => {
+  const auth = { user: 'mail', pass: 'secret' }
+
+  t.match(smtpOptions('smtp://mail:secret@mail.example.com'), { requireTLS: true })
+  t.match(smtpOptions({ host: 'mail.example.com', auth }), { requireTLS: true })
+  t.equal(smtpOptions('smtp://mail.example.com').requireTLS, undefined)
+  t.equal(smtpOptions('smtp://mail:secret@127.0.0.1:2525').requireTLS, undefined)
+  t.equal(smtpOptions({ host: 'mail.example.com', auth, requireTLS: false }).requireTLS, false)
+  t.match(smtpOptions({ host: 'mail.example.com', socketTimeout: 1000 }), {
+    socketTimeout: 1000,
+    greetingTimeout: 10_000,
+  })
 })
 
 t.test('wrong options are told by name', async (t) => {

@@ -475,9 +475,10 @@ const silent = { info() {}, warn() {}, error() {} }
 
 /** A worker in a process of its own: the tests build dist before they run. */
 function child(t: Test, { name, smtp, timing = {} }: { name: string; smtp: string; timing?: object }): ChildProcess {
+  const options = { redis: redisUrl(), secret, from, name, transport: smtp, timing }
   const program = `
     import { startMailWorker } from './dist/worker.js'
-    const worker = startMailWorker(${JSON.stringify({ redis: redisUrl(), secret, from, name, transport: smtp, timing })})
+    const worker = startMailWorker(${JSON.stringify(options)})
     process.once('SIGTERM', () => worker.close().then(() => process.exit(0)))`
   const started = spawn(process.execPath, ['--input-type=module', '-e', program], {
     stdio: ['ignore', 'ignore', 'pipe'],

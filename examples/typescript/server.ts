@@ -3,7 +3,7 @@ import fastifyRedis from '@fastify/redis'
 import Fastify from 'fastify'
 import accounts from 'fastify-accounts'
 import { migrateToLatest } from 'fastify-accounts/kysely'
-import { type Generated, Kysely, PostgresDialect, sql } from 'kysely'
+import { type Generated, Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
 import { type Static, Type } from 'typebox'
 
@@ -37,9 +37,13 @@ const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
 
 await app.register(fastifyRedis, { url: REDIS_URL })
 await migrateToLatest(db)
-await sql`create table if not exists orders (id serial primary key, user_id integer not null, article text not null)`.execute(
-  db,
-)
+await db.schema
+  .createTable('orders')
+  .ifNotExists()
+  .addColumn('id', 'serial', (column) => column.primaryKey())
+  .addColumn('user_id', 'integer', (column) => column.notNull())
+  .addColumn('article', 'text', (column) => column.notNull())
+  .execute()
 
 await app.register(accounts, {
   secret: ACCOUNTS_SECRET,

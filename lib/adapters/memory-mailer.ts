@@ -17,7 +17,7 @@ export interface MemoryMailer extends Mailer {
 export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryMailer {
   if (process.env.NODE_ENV === 'production' && !options.singleProcess) {
     throw new TypeError(
-      'fastify-accounts: option "mailer" is a memoryMailer, which delivers nothing; pass "redis" for the mail queue or ' +
+      'fastify-accounts: option "mailer" is a memoryMailer, which delivers nothing; pass "redis" for the mail queue, ' +
         'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is meant',
     )
   }
