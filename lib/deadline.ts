@@ -5,9 +5,9 @@ const patience = 3
 const pauseMs = 1000
 
 /**
- * Bounds every call of a port but `close`: past one second, or when the port throws, the call is
- * `ACCOUNTS_UNAVAILABLE` with the fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second, so
- * that a frozen dependency collects no pile of work. A write abandoned here may still be done.
+ * Bounds every call of a port but `close`: past one second, or when the port throws, it is `ACCOUNTS_UNAVAILABLE` with
+ * the fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second,
+ * so that a frozen dependency collects no pile of work. A write abandoned here may still be done.
  */
 export function bounded<Port extends object>(port: Port): Port {
   const breaker = { timeouts: 0, openUntil: 0 }

@@ -200,7 +200,6 @@ const resolveAll = section({
     minLength: integer(8, 128, 8),
     maxLength: integer(64, 1024, 128),
     argon2,
-    brand,
   }),
   passwordReset: sectionOrOff({
     url: resetUrl,

@@ -6,7 +6,7 @@ import { type AccountsErrorCode, errorTable } from './errors.ts'
 
 /** An address to register or to mail to. Any spelling of it names the same account. */
 export const Email = Type.Refine(
-  Type.String({ description: 'E-mail address', examples: ['ada@example.org'] }),
+  Type.String({ maxLength: 254, description: 'E-mail address', examples: ['ada@example.org'] }),
   (text) => canonicalEmail(text) !== null,
   () => 'must be an e-mail address',
 )
@@ -42,7 +42,7 @@ export function Otp(digits: number) {
 
 /** A username: NFC, 1 to 64 code points, no control characters, no space at either end. */
 export const Username = Type.Refine(
-  Type.String({ description: '1 to 64 characters', examples: ['ada'] }),
+  Type.String({ maxLength: 256, description: '1 to 64 characters', examples: ['ada'] }),
   (text) => usernameShape.test(text.normalize('NFC')),
   () => 'must have 1 to 64 characters, none of them a control character, and no space at either end',
 )

@@ -163,7 +163,7 @@ function untilEnd(job: MailJob | undefined, now: number, delay: number): number 
 function openConnections(redis: RedisSource, log: MailLog) {
   const main = openRedis(
     redis,
-    // Workers wait for Redis as long as it takes; they never block for 20 s, so that long without a byte is a dead link.
+    // Workers wait for Redis as long as it takes, but never block for 20 s: a link silent for so long is dead.
     { maxRetriesPerRequest: null, enableOfflineQueue: true, commandTimeout: undefined, socketTimeout: 20_000 },
     (error) => log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Redis is away'),
   )

@@ -161,9 +161,10 @@ t.test("[R-MAIL-2] the link carries its token in the address's fragment", async 
 
 /** Codes and link tokens of a mail, made alike. */
 function anonymous(mail: string): string {
-  return mail
-    .replaceAll(/\b\d{4}( |&nbsp;|&#160;)?\d{4}\b/g, '########')
-    .replaceAll(/#token=[\w-]{22}\.[\w-]{43}/g, '#token=')
+  const [code = ''] = /(?<=\\n {4})\d{4} \d{4}(?=\\n)/.exec(mail) ?? []
+  const spellings = [code, code.replace(' ', '&nbsp;'), code.replace(' ', '')]
+  const codeless = spellings.reduce((text, spelling) => text.replaceAll(spelling, '########'), mail)
+  return codeless.replaceAll(/#token=[\w-]{22}\.[\w-]{43}/g, '#token=')
 }
 
 async function raw(app: FastifyInstance, path: string, payload: object, headers: InjectOptions['headers'] = {}) {

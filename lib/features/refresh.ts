@@ -4,7 +4,7 @@ import { Tokens } from '../schemas.ts'
 import type { Route } from '../scope.ts'
 import { continueSession } from '../sessions.ts'
 
-const RefreshBody = Type.Object({ refresh: Type.String({ description: 'The newest refresh token' }) })
+const RefreshBody = Type.Object({ refresh: Type.String({ maxLength: 8192, description: 'The newest refresh token' }) })
 
 /** `POST /auth/refresh/`; the rule is `continueSession`'s. */
 export function refreshRoutes(accounts: Accounts): Route[] {
