@@ -93,7 +93,7 @@ function remember(request: object, account: Account | null): void {
 }
 
 /** The getter behind `request.account`. */
-export function accountOf(this: FastifyRequest): Account {
+export function requestAccount(this: FastifyRequest): Account {
   const account = (this as Guarded)[accountKey]
   if (account) return account
   const route = `${this.method} ${this.routeOptions.url ?? this.url}`
@@ -102,6 +102,6 @@ export function accountOf(this: FastifyRequest): Account {
 }
 
 /** The getter behind `request.accountOrNull`. */
-export function accountOrNullOf(this: FastifyRequest): Account | null {
-  return (this as Guarded)[accountKey] === null ? null : accountOf.call(this)
+export function requestAccountOrNull(this: FastifyRequest): Account | null {
+  return (this as Guarded)[accountKey] === null ? null : requestAccount.call(this)
 }

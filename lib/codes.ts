@@ -49,7 +49,7 @@ export async function issueCode(
     .toString()
     .padStart(digits, '0')
   const subject = { userId: user?.id ?? null, credentialVersion: user?.credentialVersion ?? null, address }
-  const account = accountOf(keys, address)
+  const account = accountKeys(keys, address)
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
   const records = tokens.map((token) => newRecord(accounts, purpose, token, code, subject))
   const expiresAt = now + ttl * 1000
@@ -105,11 +105,11 @@ export async function borrowGrant(accounts: Accounts, purpose: CodePurpose, toke
 
 /** Kills all codes of an address, under every secret of the ring. */
 export async function burnCodes(accounts: Accounts, address: string): Promise<void> {
-  await Promise.all(accounts.ring.map((keys) => cacheOf(accounts).burn(accountOf(keys, address))))
+  await Promise.all(accounts.ring.map((keys) => cacheOf(accounts).burn(accountKeys(keys, address))))
 }
 
 // One account may be written with many +tags: all its keys share one tag, and with it a slot and later a budget.
-function accountOf(keys: SecretKeys, address: string): { tag: string; account: string } {
+function accountKeys(keys: SecretKeys, address: string): { tag: string; account: string } {
   return {
     tag: mac(keys.key('tag'), withoutTag(address)).slice(0, 22),
     account: mac(keys.key('account'), address).slice(0, 22),

@@ -160,7 +160,7 @@ export interface Storage {
    * accepted outcome equals `token`. An end is durable before the promise settles.
    */
   refreshSession(id: string, token: number, rule: RefreshRule, now: number): Promise<RefreshOutcome>
-  /** Answers when the store does; used by health checks. */
+  /** Answers when the store does; for health checks of the host. */
   ping(): Promise<void>
 }
 
@@ -228,7 +228,7 @@ export interface Cache {
   giveBack(ref: CodeRef, leaseId: string, reason: 'refused' | 'outage', now: number): Promise<void>
   /** Kills all records of an account, in one step. They stay as tombstones until their end. */
   burn(account: { tag: string; account: string }): Promise<void>
-  /** Answers when the cache does; used by health checks. */
+  /** Answers when the cache does; for health checks of the host. */
   ping(): Promise<void>
   /** Closes what the adapter opened itself. */
   close(): Promise<void>
@@ -282,7 +282,7 @@ export interface Mailer {
    * delivered later is not told here.
    */
   send(message: Message): Promise<void>
-  /** Answers when messages can be accepted; used by health checks. */
+  /** Answers when messages can be accepted; for health checks of the host. */
   ping(): Promise<void>
   /** Finishes what was accepted and closes what the adapter opened itself. */
   close(): Promise<void>

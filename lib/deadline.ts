@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError } from './errors.ts'
 
 const deadlineMs = 1000
@@ -7,11 +8,12 @@ const pauseMs = 1000
 /**
  * Bounds every call of a port but `close`: past one second, or when the port throws, it is `ACCOUNTS_UNAVAILABLE` with
  * the fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second,
- * so that a frozen dependency collects no pile of work. A write abandoned here may still be done.
+ * so that a frozen dependency collects no pile of work. A write abandoned here may still be done. Faults are logged here,
+ * since a host's error handler need not look at causes.
  */
-export function bounded<Port extends object>(port: Port): Port {
+export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger): Port {
   const breaker = { timeouts: 0, openUntil: 0 }
-  const members = methodNames(port).map((name) => [name, boundedCall(port, name, breaker)])
+  const members = methodNames(port).map((name) => [name, boundedCall(port, name, breaker, log)])
   return Object.assign(Object.create(port), Object.fromEntries(members))
 }
 
@@ -23,7 +25,7 @@ interface Breaker {
 
 type Call = (...args: unknown[]) => Promise<unknown>
 
-function boundedCall(port: object, name: string, breaker: Breaker): Call {
+function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyBaseLogger): Call {
   const call = (port as Record<string, Call>)[name] as Call
   return async (...args) => {
     refuseWhileOpen(breaker)
@@ -34,6 +36,7 @@ function boundedCall(port: object, name: string, breaker: Breaker): Call {
       return answer
     } catch (cause) {
       breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
+      log.error({ err: cause }, `fastify-accounts: "${name}" failed`)
       throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     } finally {
       timer.stop()

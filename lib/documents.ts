@@ -3,22 +3,19 @@ import type { FastifyInstance } from 'fastify'
 type Schema = Record<string, unknown>
 
 /**
- * Lets @fastify/swagger of the host write its documents whatever the host has set up: it throws for a security scheme
- * that the host does not declare, and a host's transform (zod's) for schemas that it cannot read.
+ * Lets @fastify/swagger of the host write its document also when the host does not declare our security scheme: it
+ * throws for an unknown one.
  */
-export function fitDocuments(scope: FastifyInstance, securityScheme: string): void {
+export function fitDocument(scope: FastifyInstance, securityScheme: string): void {
   const schemas: Schema[] = []
   scope.addHook('onRoute', ({ schema }) => void schemas.push(schema as Schema))
   scope.addHook('onReady', async () => {
     const { swagger } = scope as unknown as { swagger?: () => unknown }
     if (!swagger || works(swagger)) return
     for (const schema of schemas) delete schema.security
-    if (works(swagger)) {
-      scope.log.warn(`fastify-accounts: @fastify/swagger has no security scheme "${securityScheme}"`)
-      return
-    }
-    for (const schema of schemas) schema.hide = true
-    if (works(swagger)) scope.log.warn('fastify-accounts: the transform of @fastify/swagger cannot read our schemas')
+    if (!works(swagger)) return
+    const fix = 'declare it in components.securitySchemes, or name yours in the option openapi.securityScheme'
+    scope.log.warn(`fastify-accounts: @fastify/swagger has no security scheme "${securityScheme}": ${fix}`)
   })
 }
 

@@ -1,6 +1,13 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { type Account, type Accounts, accountKey, accountOf, accountOrNullOf, createGuards } from './accounts.ts'
+import {
+  type Account,
+  type Accounts,
+  accountKey,
+  createGuards,
+  requestAccount,
+  requestAccountOrNull,
+} from './accounts.ts'
 import { accountRoutes } from './features/account.ts'
 import { loginRoutes } from './features/login.ts'
 import { passwordResetRoutes } from './features/password-reset.ts'
@@ -49,12 +56,12 @@ const features = [registerRoutes, loginRoutes, refreshRoutes, passwordResetRoute
 /** Registers the account routes and decorates `app.accounts` and `request.account`. */
 const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
   const options = resolveOptions(given)
-  claimName(app, options.name)
+  claimRealm(app, options)
   decorateRequests(app)
   warnOfSmallPool(app)
   const ring = createRing(options.name, options.secret.reveal())
   const ports = await openPorts(app, options, ring)
-  app.addHook('onClose', () => closePorts(ports))
+  app.addHook('onClose', ports.close)
 
   await app.register(
     async (scope) => {
@@ -79,32 +86,35 @@ async function createAccounts(
   const { clock } = options
   const tokens = await createTokens(scope, ring, options, ports.storage.ids)
   const passwords = createPasswords(options.passwords, hashQueue, log)
-  return Object.freeze({
-    ...{ options, ring, tokens, passwords, log, clock },
-    ...ports,
-    ...createGuards(ports.storage, tokens, clock),
-  })
+  const { storage, cache, mailer } = ports
+  const guards = createGuards(storage, tokens, clock)
+  return Object.freeze({ options, storage, cache, mailer, ring, tokens, passwords, log, clock, ...guards })
 }
 
-async function closePorts({ cache, mailer }: Ports): Promise<void> {
-  await Promise.allSettled([cache?.close(), mailer?.close()])
-}
+const realms = new WeakMap<object, ResolvedOptions[]>()
 
-const names = new WeakMap<object, Set<string>>()
-
-// Two registrations of one name would share keys and Redis entries under different options.
-function claimName(app: FastifyInstance, name: string): void {
-  const taken = names.get(app.server) ?? new Set()
-  if (taken.has(name)) throw wrongOption('name', `must differ from that of another registration ("${name}")`)
+// Two registrations of one name would share keys and Redis entries under different options; on one set of tables, users
+// of one realm would log in to the other.
+function claimRealm(app: FastifyInstance, options: ResolvedOptions): void {
+  const { name, storage, db } = options
+  const others = realms.get(app.server) ?? []
+  const same = others.find((other) => (storage ? other.storage === storage : other.db?.reveal() === db?.reveal()))
+  if (others.some((other) => other.name === name)) {
+    throw wrongOption('name', `must differ from that of another registration ("${name}")`)
+  }
   if (app.hasDecorator(name)) throw wrongOption('name', `must not be a decorator of the app already ("${name}")`)
-  names.set(app.server, taken.add(name))
+  if (same) {
+    const fix = `must not be that of the realm "${same.name}", whose users could log in here: try db.withSchema("${name}")`
+    throw wrongOption(storage ? 'storage' : 'db', fix)
+  }
+  realms.set(app.server, [...others, options])
 }
 
 function decorateRequests(app: FastifyInstance): void {
   if (app.hasRequestDecorator(accountKey)) return
   app.decorateRequest(accountKey, undefined)
-  app.decorateRequest('account', { getter: accountOf })
-  app.decorateRequest('accountOrNull', { getter: accountOrNullOf })
+  app.decorateRequest('account', { getter: requestAccount })
+  app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
 }
 
 function warnOfSmallPool(app: FastifyInstance): void {

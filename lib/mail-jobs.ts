@@ -1,5 +1,4 @@
 import type { Message } from './contracts.ts'
-import { text } from './option-checks.ts'
 import { secrets } from './option-rules.ts'
 import { createRing, open, type Ring, seal } from './secrets.ts'
 
@@ -27,15 +26,6 @@ export function queuePrefix(name: string): string {
 /** The job's id: BullMQ refuses colons and whole numbers. */
 export function jobId(message: Message): string {
   return `mail-${encodeURIComponent(message.id)}`
-}
-
-/** Checks the name of a realm. */
-export function realmName(given: string | undefined): string {
-  return text(
-    /^[a-z][a-zA-Z0-9]{0,31}$/,
-    'must be a short camelCase name such as "accounts"',
-    'accounts',
-  )('name', given)
 }
 
 /** Checks a secret and derives its ring; a ring is passed through. */

@@ -153,7 +153,8 @@ export function smtpOptions(transport: unknown): SMTPPoolOptions & { pool: true 
   const fix = 'must be an SMTP URL, SMTP options, a nodemailer transport or a function (mail) => Promise'
   const given = typeof transport === 'string' ? { url: transport } : (transport as SMTPPoolOptions)
   // The value is not shown: it may hold a password.
-  if (typeof given !== 'object' || given === null) throw wrongOption('transport', fix, `a ${typeof transport}`)
+  if (typeof given !== 'object' || given === null)
+    throw wrongOption('transport', fix, `a value of type ${typeof transport}`)
   const url = URL.canParse(`${given.url}`) ? new URL(`${given.url}`) : undefined
   if (given.url !== undefined && !/^smtps?:$/.test(url?.protocol ?? ''))
     throw wrongOption('transport', fix, 'another text')

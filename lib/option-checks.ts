@@ -74,8 +74,7 @@ export function section<T>(checks: { [K in keyof T]: Check<T[K]> }, shape = 'an 
     }
     const at = (name: string) => (path ? `${path}.${name}` : name)
     for (const name of Object.keys(given)) {
-      if (!Object.hasOwn(checks, name))
-        throw wrongOption(at(name), `is unknown; did you mean "${nearest(name, names)}"?`)
+      if (!Object.hasOwn(checks, name)) throw wrongOption(at(name), `is unknown; ${suggestion(name, names)}`)
     }
     const read = names.map((name) => [name, checks[name](at(name), (given as Record<string, unknown>)[name])] as const)
     return Object.freeze(Object.fromEntries(read)) as Readonly<T>
@@ -88,8 +87,10 @@ export function sectionOrOff<T>(checks: { [K in keyof T]: Check<T[K]> }): Check<
   return (path, given) => (given === false ? false : on(path, given))
 }
 
-function nearest(word: string, names: readonly string[]): string {
-  return [...names].sort((a, b) => distance(word, a) - distance(word, b))[0] as string
+function suggestion(word: string, names: readonly string[]): string {
+  const [nearest = ''] = [...names].sort((a, b) => distance(word, a) - distance(word, b))
+  const far = distance(word, nearest) > Math.max(2, nearest.length / 2)
+  return `did you mean "${nearest}"?${far ? ` The names are ${names.join(', ')}` : ''}`
 }
 
 /** Edits between two words, ignoring case (Levenshtein). */

@@ -40,11 +40,19 @@ export interface RedisPair {
   queue: RedisOption
 }
 
+/** The name of a realm. */
+export const realmName = text(
+  /^[a-z][a-zA-Z0-9]{0,31}$/,
+  'must be a short camelCase name such as "accounts"',
+  'accounts',
+)
+
 /** Refuses a secret that is short, repetitive, published or not a symmetric one. Never shows it. */
 export const secret: Check<string> = (path, given) => {
   const make = 'must be a random text of at least 32 bytes; make one with "npx fastify-accounts generate-secret"'
   if (given === undefined) throw wrongOption(path, make, 'nothing')
   if (typeof given !== 'string') throw wrongOption(path, make, `a value of type ${typeof given}`)
+  if (given.includes(',')) throw wrongOption(path, 'must not have a comma; pass two as [current, previous]')
   // Hexadecimal text carries half as many bytes as it is long.
   const bytes = /^([0-9a-f]{2})+$/i.test(given) ? given.length / 2 : Buffer.byteLength(given)
   if (bytes < 32) throw wrongOption(path, make, `a text of ${bytes} bytes`)
@@ -90,7 +98,7 @@ const decorationOf = section<RouteDecoration>({
 
 /** The host's profile fields. */
 export const profile: Check<TObject> = (path, given = Type.Object({})) => {
-  if (!IsObject(given)) throw wrongOption(path, 'must be a TypeBox object: Type.Object({ … })', shown(given))
+  if (!IsObject(given)) throw wrongOption(path, 'must be a Type.Object({ … }) of the package "typebox"', shown(given))
   const clash = reservedFields.find((name) => Object.hasOwn(given.properties, name))
   if (clash) throw wrongOption(`${path}.${clash}`, 'is a field of ours; give it another name')
   return given
@@ -157,7 +165,11 @@ export const redis: Check<Hidden<RedisPair> | undefined> = (path, given) => {
   if (isRedisOption(given)) return hidden({ cache: given as RedisOption, queue: given as RedisOption })
   const both = given as RedisPair
   if (isRedisOption(both?.cache) && isRedisOption(both?.queue)) return hidden({ cache: both.cache, queue: both.queue })
-  throw wrongOption(path, 'must be a URL, an ioredis client or { cache, queue } of these', `a ${typeof given}`)
+  throw wrongOption(
+    path,
+    'must be a URL, an ioredis client or { cache, queue } of these',
+    `a value of type ${typeof given}`,
+  )
 }
 
 function isRedisOption(given: unknown): boolean {
@@ -172,7 +184,7 @@ function isRedisClient(given: unknown): boolean {
 export const kysely: Check<Hidden<AnyKysely> | undefined> = (path, given) => {
   if (given === undefined) return undefined
   if (typeof (given as AnyKysely | null)?.selectFrom === 'function') return hidden(given as AnyKysely)
-  throw wrongOption(path, 'must be a Kysely instance', `a ${typeof given}`)
+  throw wrongOption(path, 'must be a Kysely instance', `a value of type ${typeof given}`)
 }
 
 /** A text that matches a pattern, or undefined. */

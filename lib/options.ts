@@ -12,6 +12,7 @@ import {
   profile,
   type RedisOption,
   type RouteDecoration,
+  realmName,
   redis,
   resetUrl,
   route,
@@ -148,6 +149,12 @@ export function resolveOptions(given: AccountsOptions) {
     throw wrongOption('storage.ids', "must be 'integer' or 'uuid'", shown(options.storage.ids))
   }
   if (options.storage && options.db) throw wrongOption('storage', 'must be left out when "db" is given')
+  if (options.passwords.minLength > options.passwords.maxLength) {
+    throw wrongOption(
+      'passwords.minLength',
+      `must not be more than passwords.maxLength (${options.passwords.maxLength})`,
+    )
+  }
   if (!options.storage && !options.db) {
     throw wrongOption('db', 'is required: pass your Kysely, or a storage adapter as "storage"')
   }
@@ -160,7 +167,7 @@ export function resolveOptions(given: AccountsOptions) {
 const printable = /^[\x21-\x7e]{1,255}$/
 
 const resolveAll = section({
-  name: text(/^[a-z][a-zA-Z0-9]{0,31}$/, 'must be a short camelCase name such as "accounts"', 'accounts'),
+  name: realmName,
   prefix: text(/^(\/[^\s?#:*]*)?$/, 'must be a path such as "/v1"', ''),
   routes: section<Record<RouteName, RouteDecoration | false>>({
     register: route,

@@ -11,6 +11,8 @@ export interface Ports {
   storage: Storage
   cache: Cache | undefined
   mailer: Mailer | undefined
+  /** Finishes what was accepted and closes what was opened here. */
+  close(): Promise<void>
 }
 
 /**
@@ -20,14 +22,23 @@ export interface Ports {
  * @throws {TypeError} when a part is missing; there is no silent default in memory
  */
 export async function openPorts(app: FastifyInstance, options: ResolvedOptions, ring: Ring): Promise<Ports> {
-  const storage = options.storage ?? (await openStorage(options))
-  if (!options.passwordReset) return { storage: bounded(storage), cache: undefined, mailer: undefined }
+  const { log } = app
+  const storage = bounded(options.storage ?? (await openStorage(options)), log)
+  if (!options.passwordReset) return { storage, cache: undefined, mailer: undefined, async close() {} }
   const { name, clock } = options
-  const onError = (error: Error) => app.log.warn({ err: error }, 'fastify-accounts: Redis is not reachable')
+  const closing = new AbortController()
+  const onError = (error: Error) => {
+    // Closing cuts connections, also those that were just being made.
+    if (!closing.signal.aborted) log.warn({ err: error }, 'fastify-accounts: Redis is not reachable')
+  }
   const redis = options.cache && options.mailer ? undefined : redisOf(app, options)
   const cache = options.cache ?? (await openCache({ name, redis: redis!.cache, onError }))
   const mailer = options.mailer ?? (await openQueue({ name, redis: redis!.queue, secret: ring, onError, clock }))
-  return { storage: bounded(storage), cache: bounded(cache), mailer: bounded(mailer) }
+  async function close(): Promise<void> {
+    closing.abort()
+    await Promise.allSettled([cache.close(), mailer.close()])
+  }
+  return { storage, cache: bounded(cache, log), mailer: bounded(mailer, log), close }
 }
 
 async function openStorage({ db }: ResolvedOptions): Promise<Storage> {

@@ -22,13 +22,13 @@ export const Password = Type.Refine(
 export const CodeToken = Type.String({ maxLength: 256, description: 'The token that the code was asked for with' })
 
 /** A token pair. */
-export const Tokens = Type.Object({
+export const TokenPairBody = Type.Object({
   access: Type.String({ description: 'Bearer token for protected routes; short-lived' }),
   refresh: Type.Optional(Type.String({ description: 'Exchange it at the refresh route; keep the newest' })),
 })
 
 /** An answer that is one sentence. */
-export const Message = Type.Object({ message: Type.String() })
+export const MessageBody = Type.Object({ message: Type.String() })
 
 /** The digits of a code; spaces are ignored. */
 export function Otp(digits: number) {

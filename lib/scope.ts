@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
 import type { TObject, TSchema } from 'typebox'
 import type { Accounts } from './accounts.ts'
-import { fitDocuments } from './documents.ts'
+import { fitDocument } from './documents.ts'
 import { AccountsError, type AccountsErrorCode } from './errors.ts'
-import { type HashQueue, hashQueue, type Place } from './hash-queue.ts'
+import { hashQueue, type Place } from './hash-queue.ts'
 import type { ResolvedOptions, RouteName } from './options.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
 import type { Client } from './sessions.ts'
@@ -38,7 +38,7 @@ const bodyLimit = 16_384
  * parser or `*` parser does not reach it, and nothing in it reaches the host.
  */
 export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): void {
-  fitDocuments(scope, openapi.securityScheme)
+  fitDocument(scope, openapi.securityScheme)
   // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
   shadow(scope, 'jwt', Object.create(null))
   scope.setValidatorCompiler(validatorCompiler)
@@ -69,7 +69,8 @@ export function mount(scope: FastifyInstance, accounts: Accounts, route: Route):
   const definition = {
     method: route.method,
     bodyLimit,
-    config,
+    // A transform of the host's for all routes (zod's) need not know TypeBox.
+    config: { swaggerTransform: false as const, ...config },
     logLevel,
     onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
     preHandler: route.hashes ? approach : [],
@@ -102,8 +103,10 @@ function answering(route: Route) {
     try {
       return await route.handler(request)
     } catch (cause) {
+      if (cause instanceof AccountsError) throw cause
       // What is not a refusal is a fault: the client learns nothing of it, the log learns all.
-      throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+      request.log.error({ err: cause }, `fastify-accounts: "${route.name}" failed`)
+      throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     }
   }
 }
@@ -139,14 +142,12 @@ function ignoresTrailingSlash({ initialConfig }: FastifyInstance): boolean {
 const placeKey = Symbol('fastify-accounts.place')
 
 async function admit(): Promise<void> {
-  queue.admit()
+  hashQueue.admit()
 }
-
-const queue: HashQueue = hashQueue
 
 async function approach(request: RouteRequest, reply: FastifyReply): Promise<void> {
   const hungUp = new AbortController()
-  const place = queue.approach(hungUp.signal)
+  const place = hashQueue.approach(hungUp.signal)
   request[placeKey] = place
   function leave(): void {
     place.reached()

@@ -38,11 +38,13 @@ export async function createUser(app: FastifyInstance, given: TestUser = {}): Pr
   const { storage, passwords, clock } = accountsOf(app, given.name)
   const unique = randomBytes(6).toString('hex')
   const { username = `user-${unique}`, email = `${unique}@example.org`, profile = {} as Profile } = given
+  const emailCanonical = canonicalEmail(email)
+  if (emailCanonical === null) throw new TypeError(`createUser: ${email} is not an e-mail address`)
   const user = { username, email, profile, credentialVersion: randomBytes(5).readUIntBE(0, 5), createdAt: clock() }
   const stored = await storage.insertUser({
     ...user,
     usernameCanonical: username.normalize('NFC').toLowerCase(),
-    emailCanonical: canonicalEmail(email) as string,
+    emailCanonical,
     passwordHash: given.password === undefined ? randomHash() : await passwords.hash(given.password),
   })
   if (typeof stored === 'string') throw new Error(`createUser: ${stored}`)
@@ -86,5 +88,7 @@ export const mailbox: FastifyPluginAsync<{ mailer: MemoryMailer }> = async (app,
 }
 
 function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {
-  return (app as unknown as Record<string, Accounts>)[name] as Accounts
+  const accounts = (app as unknown as Record<string, Accounts | undefined>)[name]
+  if (!accounts) throw new TypeError(`fastify-accounts is not registered under the name "${name}"`)
+  return accounts
 }

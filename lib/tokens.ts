@@ -10,8 +10,6 @@ import type { Ring } from './secrets.ts'
 export interface AccessToken {
   readonly userId: UserId
   readonly sessionId: string
-  /** When the user last proved a credential, in seconds. */
-  readonly authTime: number
   /** What the option `tokens.claims` put in; empty without it. */
   readonly claims: Claims
 }
@@ -57,9 +55,9 @@ export async function createTokens(
   const kinds: Kinds = {
     access: {
       audience: options.tokens.audience ?? options.name,
-      doors: await openDoors(scope, ring, options, 'access'),
+      instances: await openInstances(scope, ring, options, 'access'),
     },
-    refresh: { audience: `${options.name}:refresh`, doors: await openDoors(scope, ring, options, 'refresh') },
+    refresh: { audience: `${options.name}:refresh`, instances: await openInstances(scope, ring, options, 'refresh') },
   }
   const issuer = options.tokens.issuer ?? options.name
   const seconds = () => Math.floor(options.clock() / 1000)
@@ -67,16 +65,16 @@ export async function createTokens(
 }
 
 /** For each kind its audience, and the @fastify/jwt instances by the one header that they sign and accept. */
-type Kinds = Record<Kind, { audience: string; doors: Map<string, JWT> }>
+type Kinds = Record<Kind, { audience: string; instances: Map<string, JWT> }>
 
-async function openDoors(scope: FastifyInstance, ring: Ring, { name }: ResolvedOptions, kind: Kind) {
-  const doors = new Map<string, JWT>()
+async function openInstances(scope: FastifyInstance, ring: Ring, { name }: ResolvedOptions, kind: Kind) {
+  const instances = new Map<string, JWT>()
   for (const [index, keys] of ring.entries()) {
     const header: Header = { alg: 'HS256', typ: typ[kind], kid: keys.kid }
     const jwt = await registerJwt(scope, `${name}${index}${kind}`, keys.key(`jwt ${kind}`), header)
-    doors.set(headerText(header), jwt)
+    instances.set(headerText(header), jwt)
   }
-  return doors
+  return instances
 }
 
 function signers(
@@ -86,8 +84,10 @@ function signers(
   { tokens: { claims, accessTtl } }: ResolvedOptions,
 ): Pick<Tokens, 'signAccess' | 'signRefresh'> {
   const sign = (kind: Kind, payload: object) => {
-    const [newest] = kinds[kind].doors.values()
-    return (newest as JWT).sign(payload)
+    const [newest] = kinds[kind].instances.values()
+    const token = (newest as JWT).sign(payload)
+    if (token.length > longestToken) throw new Error('fastify-accounts: "tokens.claims" are too large for a token')
+    return token
   }
   return {
     async signAccess(session, user) {
@@ -153,8 +153,8 @@ function verifiers(
 // fast-jwt leaves open what follows the signature: an absent claim is not validated there, and a token without `exp`
 // never expires. The header is compared as a whole, which pins alg, typ and kid and refuses every other member.
 function check(kinds: Kinds, issuer: string, kind: Kind, token: string): Payload {
-  const { audience, doors } = kinds[kind]
-  const jwt = token.length <= longestToken && doors.get(token.slice(0, token.indexOf('.')))
+  const { audience, instances } = kinds[kind]
+  const jwt = token.length <= longestToken && instances.get(token.slice(0, token.indexOf('.')))
   if (!jwt || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const payload = verified(jwt, token)
   const sound = payload.iss === issuer && payload.aud === audience && wellTyped[kind](payload)
@@ -184,10 +184,10 @@ function times(...claims: unknown[]): boolean {
 const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time']
 
 function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean): AccessToken {
-  const { sub, sid, auth_time } = payload as { sub: string; sid: string; auth_time: number }
+  const { sub, sid } = payload as { sub: string; sid: string }
   const extra = withClaims ? Object.entries(payload).filter(([name]) => !registered.includes(name)) : []
   const userId = (ids === 'integer' ? Number(sub) : sub) as UserId
-  return { userId, sessionId: sid, authTime: auth_time, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
+  return { userId, sessionId: sid, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
 }
 
 interface Header {

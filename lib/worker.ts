@@ -1,10 +1,11 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import { DelayedError, type Job, UnrecoverableError, Worker } from 'bullmq'
 import { openRedis, type RedisSource } from './adapters/redis-connection.ts'
-import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, realmName, ringOf } from './mail-jobs.ts'
+import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, ringOf } from './mail-jobs.ts'
 import { jsonLog, type MailLog } from './mail-log.ts'
 import { judgeFault, type MailOptions, type MailPost, openPost, retryDelay } from './mail-transport.ts'
 import { integer } from './option-checks.ts'
+import { realmName } from './option-rules.ts'
 
 /** Options of `startMailWorker`. */
 export interface MailWorkerOptions extends MailOptions {
@@ -50,7 +51,7 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
   const { log = jsonLog, clock = Date.now } = options
   const timing = { ...defaultTiming, ...options.timing }
   const concurrency = integer(1, 1000, 5)('concurrency', options.concurrency)
-  const name = realmName(options.name)
+  const name = realmName('name', options.name)
   const ring = ringOf(name, options.secret)
   const post = openPost(options)
   const connections = openConnections(options.redis, log)
@@ -69,7 +70,11 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
       backoffStrategy: (attempt, _type, _error, job) => untilEnd(job?.data, clock(), retryDelay(attempt, timing)),
     },
   })
-  worker.on('error', (error) => log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Fault of the mail queue'))
+  worker.on('error', (error) => {
+    // While Redis is away its connection has told so once, and BullMQ tells again at every attempt.
+    if (connections.main.status !== 'ready') return
+    log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Fault of the mail queue')
+  })
   worker.on('failed', (job, error) => {
     if (job?.finishedOn) log.error({ event: 'mail.failed', job: job.id, reason: error.message }, 'Mail given up')
   })

@@ -10,6 +10,7 @@ async function start({ DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, PORT = '3000' }
   const app = Fastify({ logger: true })
   const pool = new Pool({ connectionString: DATABASE_URL })
   pool.on('error', (error) => app.log.error(error))
+  pool.on('connect', (client) => client.on('error', (error) => app.log.error(error)))
   const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 
   await app.register(fastifyRedis, { url: REDIS_URL })

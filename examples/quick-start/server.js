@@ -8,7 +8,8 @@ import pg from 'pg'
 const { DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, PORT = '3000' } = process.env
 const app = Fastify({ logger: true })
 const pool = new pg.Pool({ connectionString: DATABASE_URL })
-pool.on('error', (error) => app.log.error(error)) // without a listener, a restart of PostgreSQL ends the process
+pool.on('error', (error) => app.log.error(error)) // without these two, a restart of PostgreSQL ends the process
+pool.on('connect', (client) => client.on('error', (error) => app.log.error(error)))
 const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 
 await app.register(fastifyRedis, { url: REDIS_URL })
@@ -16,5 +17,4 @@ await migrateToLatest(db)
 await app.register(accounts, { secret: ACCOUNTS_SECRET, db })
 
 app.get('/hello', { onRequest: app.accounts.authenticate }, (request) => ({ hello: request.account.id }))
-
 await app.listen({ port: Number(PORT) })

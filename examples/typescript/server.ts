@@ -33,6 +33,7 @@ if (!DATABASE_URL || !REDIS_URL || !ACCOUNTS_SECRET) throw new Error('Set DATABA
 const app = Fastify({ logger: true })
 const pool = new pg.Pool({ connectionString: DATABASE_URL })
 pool.on('error', (error) => app.log.error(error))
+pool.on('connect', (client) => client.on('error', (error) => app.log.error(error)))
 const db = new Kysely<Database>({ dialect: new PostgresDialect({ pool }) })
 
 await app.register(fastifyRedis, { url: REDIS_URL })

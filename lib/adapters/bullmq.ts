@@ -2,7 +2,8 @@ import { Queue } from 'bullmq'
 import type { Cluster, Redis } from 'ioredis'
 import type { Mailer, Message } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
-import { jobId, type MailSecret, queueName, queuePrefix, realmName, ringOf, sealJob } from '../mail-jobs.ts'
+import { jobId, type MailSecret, queueName, queuePrefix, ringOf, sealJob } from '../mail-jobs.ts'
+import { realmName } from '../option-rules.ts'
 import { connected, openRedis, type RedisSource, withoutArguments } from './redis-connection.ts'
 
 /** Options of `queueMailer`. */
@@ -30,7 +31,7 @@ export const mostWaiting = 10_000
  */
 export function queueMailer(options: QueueMailerOptions): Mailer {
   const { redis, onError, clock = Date.now } = options
-  const name = realmName(options.name)
+  const name = realmName('name', options.name)
   const ring = ringOf(name, options.secret)
   const connection = openRedis(redis, {}, onError)
   const queue = openQueue(connection, name, onError)

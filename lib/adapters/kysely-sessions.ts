@@ -47,7 +47,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
     async refreshSession(id, token, rule, now) {
       if (!storableText(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
       const row = await takeStep(db, id, token, rule, now)
-      return row ? outcomeOf(row, token, rule) : { result: 'dead' }
+      return row ? outcomeOf(row, ids, token, rule) : { result: 'dead' }
     },
   }
 }
@@ -137,21 +137,21 @@ interface SessionRow extends UserRow {
 }
 
 // Reads the row after the step: whoever finds it ended has ended it.
-function outcomeOf(row: SessionRow, token: number, rule: RefreshRule): RefreshOutcome {
-  const session = sessionOf(row)
+function outcomeOf(row: SessionRow, ids: Storage['ids'], token: number, rule: RefreshRule): RefreshOutcome {
+  const session = sessionOf(row, ids)
   const counter = Number(row.counter)
   if (row.endedAt !== null) return { result: 'reused', session }
   if (token < counter) return { result: 'stale', session }
   if (token === counter || (!rule.rotate && token === counter + 1)) {
-    return { result: 'accepted', counter: token, session, user: userOf(row) }
+    return { result: 'accepted', counter: token, session, user: userOf(row, ids) }
   }
   return { result: 'ahead', session }
 }
 
-function sessionOf(row: SessionRow): Session {
+function sessionOf(row: SessionRow, ids: Storage['ids']): Session {
   return {
     id: row.sessionId,
-    userId: idOf(row.userId),
+    userId: idOf(row.userId, ids),
     credentialVersion: Number(row.credentialVersion),
     createdAt: Number(row.createdAt),
     authTime: Number(row.authTime),

@@ -15,7 +15,7 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): 
       if (!storableUser(user)) return 'invalid'
       try {
         // Once more, should the row that was in the way be gone by the time we look for it.
-        return (await insertOrName(db, user)) ?? (await insertOrName(db, user)) ?? 'invalid'
+        return (await insertOrName(db, ids, user)) ?? (await insertOrName(db, ids, user)) ?? 'invalid'
       } catch (error) {
         if (refusesValue(error)) return 'invalid'
         throw error
@@ -25,7 +25,7 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): 
     async findUserById(id) {
       if (!possibleId(ids, id)) return null
       const row = await db.selectFrom('accounts_users').select(userColumns).where('id', '=', id).executeTakeFirst()
-      return row ? userOf(row) : null
+      return row ? userOf(row, ids) : null
     },
 
     async findUserByEmail(emailCanonical) {
@@ -36,7 +36,7 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): 
         .select('password_hash as passwordHash')
         .where('email_canonical', '=', bound(emailCanonical))
         .executeTakeFirst()
-      return row ? { ...userOf(row), passwordHash: row.passwordHash } : null
+      return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
     async replacePasswordHash(id, oldHash, newHash) {
@@ -64,7 +64,7 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): 
 }
 
 // "Insert, catch the violation, look" would abort a host's transaction.
-async function insertOrName(db: Kysely<AccountsTables>, user: NewUser) {
+async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser) {
   const row = await db
     .insertInto('accounts_users')
     .values(
@@ -82,7 +82,7 @@ async function insertOrName(db: Kysely<AccountsTables>, user: NewUser) {
     .onConflict((conflict) => conflict.doNothing())
     .returning('id')
     .executeTakeFirst()
-  return row ? { id: idOf(row.id) } : nameConflict(db, user)
+  return row ? { id: idOf(row.id, ids) } : nameConflict(db, user)
 }
 
 async function nameConflict(db: Kysely<AccountsTables>, user: NewUser) {
@@ -153,9 +153,9 @@ export interface UserRow {
 }
 
 /** The user in a row of `userColumns`. */
-export function userOf(row: UserRow): User {
+export function userOf(row: UserRow, ids: Storage['ids']): User {
   return {
-    id: idOf(row.userId),
+    id: idOf(row.userId, ids),
     username: row.username,
     email: row.email,
     emailVerifiedAt: row.emailVerifiedAt === null ? null : Number(row.emailVerifiedAt),
@@ -167,13 +167,20 @@ export function userOf(row: UserRow): User {
   }
 }
 
-/** The id in a row: an int8 arrives as a string from pg, a uuid is told by its dashes. */
-export function idOf(id: string | number): UserId {
-  return (typeof id === 'string' && id.includes('-') ? id : Number(id)) as UserId
+/**
+ * The id in a row; an int8 arrives as a string from pg.
+ *
+ * @throws {Error} when the tables were made for other ids than the adapter
+ */
+export function idOf(id: string | number, ids: Storage['ids']): UserId {
+  const given = (ids === 'integer' ? Number(id) : String(id)) as UserId
+  if (possibleId(ids, given)) return given
+  const existing = ids === 'integer' ? 'uuid' : 'integer'
+  throw new Error(`The tables have ${existing} ids: use kyselyStorage(db, { ids: '${existing}' }).`)
 }
 
 /**
- * Passes a value that may be bound to a statement. R-SQL-1: drivers expand objects and arrays into SQL.
+ * Passes a value that may be bound to a statement; objects and arrays some drivers expand into SQL.
  *
  * @throws {TypeError} for anything but a string, number, boolean or null
  */

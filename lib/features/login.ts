@@ -4,7 +4,7 @@ import type { UserWithPassword } from '../contracts.ts'
 import { canonicalEmail } from '../email-address.ts'
 import { AccountsError } from '../errors.ts'
 import type { Place } from '../hash-queue.ts'
-import { Password, Tokens } from '../schemas.ts'
+import { Password, TokenPairBody } from '../schemas.ts'
 import { clientOf, placeOf, type Route } from '../scope.ts'
 import { type Client, startSession, type TokenPair } from '../sessions.ts'
 
@@ -26,13 +26,15 @@ export async function login(
   client: Client,
   place?: Place,
 ): Promise<TokenPair> {
+  // What is no address finds nobody, after the same statement.
   const user = await accounts.storage.findUserByEmail(canonicalEmail(email) ?? email)
+  // Without a hash to compare with, it costs one all the same.
   const right = await accounts.passwords.verify(user?.active ? user.passwordHash : null, password, place)
   if (!user || !right) throw new AccountsError('ACCOUNTS_CREDENTIALS_INVALID')
 
   const tokens = await startSession(accounts, user, client)
 
-  // The password was changed while it was being verified.
+  // The password was changed while it was being verified: the storage refuses a session of older credentials.
   if (!tokens) throw new AccountsError('ACCOUNTS_CREDENTIALS_INVALID')
   await upgradeHash(accounts, user, password)
   return tokens
@@ -57,7 +59,7 @@ export function loginRoutes(accounts: Accounts): Route[] {
       path: '/api/login/',
       summary: 'Log in with e-mail address and password',
       body: LoginBody,
-      answer: [200, Tokens],
+      answer: [200, TokenPairBody],
       refusals: ['ACCOUNTS_CREDENTIALS_INVALID'],
       hashes: true,
       handler: (request) =>

@@ -6,7 +6,7 @@ import type { User } from '../contracts.ts'
 import { canonicalEmail } from '../email-address.ts'
 import { AccountsError } from '../errors.ts'
 import type { Place } from '../hash-queue.ts'
-import { CodeToken, Email, Message, Otp, Password } from '../schemas.ts'
+import { CodeToken, Email, MessageBody, Otp, Password } from '../schemas.ts'
 import { clientOf, placeOf, type Route } from '../scope.ts'
 
 const EmailRequestBody = Type.Object({ email: Email })
@@ -130,7 +130,7 @@ function emailRequestRoute(accounts: Accounts): Route {
     path: '/auth/email_request/',
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
-    answer: [200, Type.Object({ ...Message.properties, token: Type.String() })],
+    answer: [200, Type.Object({ ...MessageBody.properties, token: Type.String() })],
     refusals: [],
     async handler(request) {
       const { email } = request.body as Static<typeof EmailRequestBody>
@@ -150,7 +150,7 @@ function checkOtpRoute(accounts: Accounts, digits: number): Route {
     path: '/auth/check_otp/',
     summary: 'Check the code that was mailed',
     body: CheckOtpBody,
-    answer: [200, Message],
+    answer: [200, MessageBody],
     refusals: ['ACCOUNTS_CODE_INVALID'],
     async handler(request) {
       const { token, otp } = request.body as Static<typeof CheckOtpBody>
@@ -167,7 +167,7 @@ function resetPasswordRoute(accounts: Accounts): Route {
     path: '/auth/reset_password/',
     summary: 'Set a new password with a checked code',
     body: ResetBody,
-    answer: [200, Message],
+    answer: [200, MessageBody],
     refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_PASSWORD_REFUSED'],
     hashes: true,
     async handler(request) {

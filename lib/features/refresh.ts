@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
-import { Tokens } from '../schemas.ts'
+import { TokenPairBody } from '../schemas.ts'
 import type { Route } from '../scope.ts'
 import { continueSession } from '../sessions.ts'
 
@@ -15,7 +15,7 @@ export function refreshRoutes(accounts: Accounts): Route[] {
       path: '/auth/refresh/',
       summary: 'Exchange a refresh token for a new token pair',
       body: RefreshBody,
-      answer: [200, Tokens],
+      answer: [200, TokenPairBody],
       refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_REFRESH_REUSED'],
       handler: (request) => continueSession(accounts, (request.body as Static<typeof RefreshBody>).refresh),
     },
