@@ -96,11 +96,19 @@ export async function borrowGrant(accounts: Accounts, purpose: CodePurpose, toke
     cache.giveBack(ref, leaseId, 'outage', now).catch(() => {})
     throw error
   })
-  const opened = sealed && open(accounts.ring, subjectContext(accounts, purpose, ref.tokenHash), sealed)
-  if (!opened || opened === 'unknown_kid') throw new AccountsError('ACCOUNTS_CODE_INVALID')
-  const subject = opened.value as Subject
-  if (subject.userId === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  const subject = sealed && openSubject(accounts, subjectContext(accounts, purpose, ref.tokenHash), sealed)
+  if (!subject || subject.userId === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
   return { subject, giveBack: (reason) => cache.giveBack(ref, leaseId, reason, accounts.clock()) }
+}
+
+function openSubject({ ring, log }: Accounts, context: string, sealed: string): Subject | null {
+  try {
+    const opened = open(ring, context, sealed)
+    return opened === 'unknown_kid' ? null : (opened.value as Subject)
+  } catch {
+    log.error('fastify-accounts: a code in the cache was altered')
+    return null
+  }
 }
 
 /** Kills all codes of an address, under every secret of the ring. */

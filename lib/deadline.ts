@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { AccountsError } from './errors.ts'
+import { AccountsError, loggable } from './errors.ts'
 
 const deadlineMs = 1000
 const patience = 3
@@ -8,8 +8,8 @@ const pauseMs = 1000
 /**
  * Bounds every call of a port but `close`: past one second, or when the port throws, it is `ACCOUNTS_UNAVAILABLE` with
  * the fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second,
- * so that a frozen dependency collects no pile of work. A write abandoned here may still be done. Faults are logged here,
- * since a host's error handler need not look at causes.
+ * so that a frozen dependency collects no pile of work. A write abandoned here may still be done. Faults are logged
+ * here, since a host's error handler need not look at causes.
  */
 export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger): Port {
   const breaker = { timeouts: 0, openUntil: 0 }
@@ -36,7 +36,7 @@ function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyB
       return answer
     } catch (cause) {
       breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
-      log.error({ err: cause }, `fastify-accounts: "${name}" failed`)
+      log.error({ err: loggable(cause) }, `fastify-accounts: "${name}" failed`)
       throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     } finally {
       timer.stop()

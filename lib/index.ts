@@ -93,21 +93,21 @@ async function createAccounts(
 
 const realms = new WeakMap<object, ResolvedOptions[]>()
 
-// Two registrations of one name would share keys and Redis entries under different options; on one set of tables, users
-// of one realm would log in to the other.
+// Two registrations of one name would share keys and Redis entries under different options.
 function claimRealm(app: FastifyInstance, options: ResolvedOptions): void {
-  const { name, storage, db } = options
+  const { name } = options
   const others = realms.get(app.server) ?? []
-  const same = others.find((other) => (storage ? other.storage === storage : other.db?.reveal() === db?.reveal()))
   if (others.some((other) => other.name === name)) {
     throw wrongOption('name', `must differ from that of another registration ("${name}")`)
   }
   if (app.hasDecorator(name)) throw wrongOption('name', `must not be a decorator of the app already ("${name}")`)
-  if (same) {
-    const fix = `must not be that of the realm "${same.name}", whose users could log in here: try db.withSchema("${name}")`
-    throw wrongOption(storage ? 'storage' : 'db', fix)
-  }
+  const same = others.find((other) => usersOf(other) === usersOf(options))
+  if (same) app.log.warn(`fastify-accounts: "${name}" and "${same.name}" share their users; try db.withSchema()`)
   realms.set(app.server, [...others, options])
+}
+
+function usersOf({ storage, db }: ResolvedOptions): unknown {
+  return storage ?? db?.reveal()
 }
 
 function decorateRequests(app: FastifyInstance): void {

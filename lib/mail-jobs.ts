@@ -2,6 +2,9 @@ import type { Message } from './contracts.ts'
 import { secrets } from './option-rules.ts'
 import { createRing, open, type Ring, seal } from './secrets.ts'
 
+// No message is longer, whatever its name, address and link: a longer one would tell a mail from a decoy.
+const sealedBytes = 2048
+
 /** Name of the BullMQ queue. */
 export const queueName = 'mail'
 
@@ -42,7 +45,7 @@ export function sealJob(ring: Ring, name: string, message: Message): MailJob {
   const { kind, expiresAt } = message
   // The worker has a brand of its own.
   const value = { ...message, brand: {} }
-  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message)), value, 1024) }
+  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message)), value, sealedBytes) }
 }
 
 /**

@@ -167,7 +167,8 @@ export function plain(text: string, most: number): string {
  * the name in the mails that the stranger gets.
  */
 export function unlinked(text: string, most: number): string {
-  return /:\/\/|@|\.\p{L}|\bwww\b/iu.test(text.normalize('NFKC')) ? '' : plain(text, most)
+  const seen = text.normalize('NFKC').replace(/\p{Default_Ignorable_Code_Point}/gu, '')
+  return /:\/\/|@|[.\u3002]\p{L}|\bwww\b|\b(?:mailto|tel):/iu.test(seen) ? '' : plain(text, most)
 }
 
 function escapeHtml(text: string): string {

@@ -52,13 +52,14 @@ export const secret: Check<string> = (path, given) => {
   const make = 'must be a random text of at least 32 bytes; make one with "npx fastify-accounts generate-secret"'
   if (given === undefined) throw wrongOption(path, make, 'nothing')
   if (typeof given !== 'string') throw wrongOption(path, make, `a value of type ${typeof given}`)
-  if (given.includes(',')) throw wrongOption(path, 'must not have a comma; pass two as [current, previous]')
   // Hexadecimal text carries half as many bytes as it is long.
   const bytes = /^([0-9a-f]{2})+$/i.test(given) ? given.length / 2 : Buffer.byteLength(given)
   if (bytes < 32) throw wrongOption(path, make, `a text of ${bytes} bytes`)
   if (given.includes('-----BEGIN')) throw wrongOption(path, make, 'an asymmetric key')
   if (/^(.+?)\1+$/s.test(given) || new Set(given).size < 10) throw wrongOption(path, make, 'a repetitive text')
   if (knownSecret(given)) throw wrongOption(path, make, 'a published one, which anybody can sign with')
+  // The worker's environment parts two secrets by a comma.
+  if (given.includes(',')) throw wrongOption(path, 'must not have a comma; pass two as [current, previous]')
   return given
 }
 

@@ -47,7 +47,12 @@ export const Username = Type.Refine(
   () => 'must have 1 to 64 characters, none of them a control character, and no space at either end',
 )
 
-const usernameShape = /^(?!\s)[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}]{1,64}(?<!\s)$/u
+const usernameShape = /^(?!\s)[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]{1,64}(?<!\s)$/u
+
+/** The form in which a username is unique. */
+export function canonicalUsername(username: string): string {
+  return username.normalize('NFC').toLowerCase().normalize('NFC')
+}
 
 /** The members of a user that every answer has. */
 export function userFields({ options: { registration }, storage }: Accounts): TProperties {
@@ -64,7 +69,7 @@ export function userFields({ options: { registration }, storage }: Accounts): TP
 /** A user as answers show it: what `userFields` names, and nothing else. */
 export function shownUser({ options: { registration } }: Accounts, { id, username, email, profile }: User) {
   const named = Object.keys(registration ? registration.profile.properties : {})
-  const kept = Object.entries(profile as object).filter(([name]) => named.includes(name))
+  const kept = Object.entries(profile ?? {}).filter(([name]) => named.includes(name))
   const name = registration && registration.username === false ? {} : { username }
   return { id, ...name, email, ...Object.fromEntries(kept) }
 }

@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
 import type { TObject, TSchema } from 'typebox'
 import type { Accounts } from './accounts.ts'
+import { admit, approach, depart } from './admission.ts'
 import { fitDocument } from './documents.ts'
-import { AccountsError, type AccountsErrorCode } from './errors.ts'
-import { hashQueue, type Place } from './hash-queue.ts'
+import { AccountsError, type AccountsErrorCode, loggable } from './errors.ts'
 import type { ResolvedOptions, RouteName } from './options.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
 import type { Client } from './sessions.ts'
@@ -25,11 +25,8 @@ export interface Route {
   hashes?: boolean
   /** True for a route behind `authenticate`. */
   guarded?: boolean
-  handler(request: RouteRequest): Promise<unknown>
+  handler(request: FastifyRequest): Promise<unknown>
 }
-
-/** A request to one of our routes. */
-export type RouteRequest = FastifyRequest & { [placeKey]?: Place }
 
 const bodyLimit = 16_384
 
@@ -47,8 +44,8 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
   scope.removeAllContentTypeParsers()
   scope.addContentTypeParser(
     'application/json',
-    { parseAs: 'string', bodyLimit },
-    scope.getDefaultJsonParser('error', 'error'),
+    { parseAs: 'buffer', bodyLimit },
+    strictJson(scope.getDefaultJsonParser('error', 'error')),
   )
   scope.setErrorHandler((error, _request, reply) => {
     const refusal = translate(error)
@@ -92,11 +89,6 @@ export function clientOf({ options }: Accounts, request: FastifyRequest): Client
   }
 }
 
-/** The request's place in front of the hash queue; undefined on routes that do not hash. */
-export function placeOf(request: RouteRequest): Place | undefined {
-  return request[placeKey]
-}
-
 function answering(route: Route) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     reply.code(route.answer[0])
@@ -105,8 +97,10 @@ function answering(route: Route) {
     } catch (cause) {
       if (cause instanceof AccountsError) throw cause
       // What is not a refusal is a fault: the client learns nothing of it, the log learns all.
-      request.log.error({ err: cause }, `fastify-accounts: "${route.name}" failed`)
+      request.log.error({ err: loggable(cause) }, `fastify-accounts: "${route.name}" failed`)
       throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+    } finally {
+      depart(request)
     }
   }
 }
@@ -139,29 +133,28 @@ function ignoresTrailingSlash({ initialConfig }: FastifyInstance): boolean {
   return Boolean(ignoreTrailingSlash || routerOptions?.ignoreTrailingSlash)
 }
 
-const placeKey = Symbol('fastify-accounts.place')
-
-async function admit(): Promise<void> {
-  hashQueue.admit()
-}
-
-async function approach(request: RouteRequest, reply: FastifyReply): Promise<void> {
-  const hungUp = new AbortController()
-  const place = hashQueue.approach(hungUp.signal)
-  request[placeKey] = place
-  function leave(): void {
-    place.reached()
-    if (!reply.raw.writableEnded) hungUp.abort()
-  }
-  // 'close' of the raw answer before its end is the one event that tells of a client that hung up; it does not come
-  // again for one that went while a host's hook took its time.
-  if (reply.raw.closed) leave()
-  else reply.raw.on('close', leave)
-}
-
 // Answers leave as they are: a serializer made from schemas fills in defaults and fails on what older schemas let in.
 function serialize(payload: unknown): string {
   return JSON.stringify(payload instanceof Error ? errorBody(payload) : payload)
+}
+
+type ParserDone = (error: Error | null, body?: unknown) => void
+
+// Read leniently, every byte that is no UTF-8 becomes one and the same character, and so one and the same password.
+function strictJson(defaultParser: unknown) {
+  const parse = defaultParser as (request: FastifyRequest, body: string, done: ParserDone) => void
+  const utf8 = new TextDecoder('utf-8', { fatal: true })
+  return (request: FastifyRequest, body: Buffer, done: ParserDone) => {
+    try {
+      parse(request, utf8.decode(body), done)
+    } catch (cause) {
+      done(notJson(cause))
+    }
+  }
+}
+
+function notJson(cause: unknown): AccountsError {
+  return new AccountsError('ACCOUNTS_VALIDATION', { cause, errors: [{ field: '', message: 'must be JSON in UTF-8' }] })
 }
 
 function translate(error: unknown): unknown {
@@ -169,7 +162,7 @@ function translate(error: unknown): unknown {
   if (error instanceof AccountsError || !code?.startsWith('FST_ERR_CTP_')) return error
   if (statusCode === 413) return new AccountsError('ACCOUNTS_BODY_TOO_LARGE', { cause: error })
   if (statusCode === 415) return new AccountsError('ACCOUNTS_MEDIA_TYPE_UNSUPPORTED', { cause: error })
-  return new AccountsError('ACCOUNTS_VALIDATION', { cause: error, errors: [{ field: '', message: 'must be JSON' }] })
+  return notJson(error)
 }
 
 // Fastify inherits decorators through the prototype: an own property hides the parent's in this scope alone.

@@ -6,6 +6,7 @@ import type { MemoryMailer } from './adapters/memory-mailer.ts'
 import type { Profile, User, UserId } from './contracts.ts'
 import { canonicalEmail } from './email-address.ts'
 import { brandOf, render } from './mail-templates.ts'
+import { canonicalUsername } from './schemas.ts'
 import { startSession } from './sessions.ts'
 
 export { cacheContract } from './testing-cache.ts'
@@ -43,7 +44,7 @@ export async function createUser(app: FastifyInstance, given: TestUser = {}): Pr
   const user = { username, email, profile, credentialVersion: randomBytes(5).readUIntBE(0, 5), createdAt: clock() }
   const stored = await storage.insertUser({
     ...user,
-    usernameCanonical: username.normalize('NFC').toLowerCase(),
+    usernameCanonical: canonicalUsername(username),
     emailCanonical,
     passwordHash: given.password === undefined ? randomHash() : await passwords.hash(given.password),
   })

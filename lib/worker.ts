@@ -136,8 +136,8 @@ function processor({ open, post, log, clock, timing }: Work) {
   return async (job: Job<MailJob>, lock: string | undefined): Promise<void> => {
     const message = open(job.id!, job.data)
     if (message === 'altered') throw new UnrecoverableError('ALTERED OPEN')
-    const expiresAt = message === 'unknown' ? job.data.expiresAt : message.expiresAt
-    if (!(clock() < expiresAt)) throw new UnrecoverableError('EXPIRED OPEN')
+    const expiresAt = message === 'unknown' ? job.data?.expiresAt : message.expiresAt
+    if (!(clock() < Number(expiresAt))) throw new UnrecoverableError('EXPIRED OPEN')
     if (message === 'unknown') {
       // Another worker may know it: one that was deployed a moment ago, or that has the other secret.
       log.warn({ event: 'mail.unknown', job: job.id }, 'Mail of another version or secret')

@@ -127,7 +127,8 @@ t.test('an unknown option is a TypeError with the nearest right name', async (t)
   ] as const
 
   for (const [path, nearest] of unknown) {
-    t.equal(refusal(nested(path, 1)), `fastify-accounts: option "${path}" is unknown; did you mean "${nearest}"?`)
+    const told = `fastify-accounts: option "${path}" is unknown; did you mean "${nearest}"?`
+    t.ok(refusal(nested(path, 1)).startsWith(told), path)
   }
 })
 

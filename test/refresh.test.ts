@@ -365,7 +365,7 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
       const answer = await post('/auth/refresh/', { refresh: value })
       t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, JSON.stringify(value))
     }
-    for (const token of ['', '.', '..', 'a.b.c', ` ${member.refresh}`, `${member.refresh}\n`, 'x'.repeat(16_000)])
+    for (const token of ['', '.', '..', 'a.b.c', ` ${member.refresh}`, `${member.refresh}\n`, 'x'.repeat(8192)])
       refused(t, await refresh(token), JSON.stringify(token.slice(0, 20)))
     t.match(await refresh('x'.repeat(17_000)), { status: 413 })
     accepted(t, await refresh(member.refresh), 'the token itself')

@@ -1,11 +1,12 @@
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
+import { placeOf } from '../admission.ts'
 import type { UserWithPassword } from '../contracts.ts'
 import { canonicalEmail } from '../email-address.ts'
-import { AccountsError } from '../errors.ts'
+import { AccountsError, loggable } from '../errors.ts'
 import type { Place } from '../hash-queue.ts'
 import { Password, TokenPairBody } from '../schemas.ts'
-import { clientOf, placeOf, type Route } from '../scope.ts'
+import { clientOf, type Route } from '../scope.ts'
 import { type Client, startSession, type TokenPair } from '../sessions.ts'
 
 // Any text may be looked up: the address rule holds where an address is set.
@@ -46,7 +47,7 @@ async function upgradeHash({ passwords, storage, log }: Accounts, user: UserWith
     await storage.replacePasswordHash(user.id, user.passwordHash, await passwords.hash(password))
   } catch (error) {
     // The log-in is done; the next one tries again.
-    log.warn({ err: error }, 'fastify-accounts: an old password hash was not upgraded')
+    log.warn({ err: loggable(error) }, 'fastify-accounts: an old password hash was not upgraded')
   }
 }
 

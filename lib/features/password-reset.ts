@@ -1,13 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
+import { placeOf } from '../admission.ts'
 import { borrowGrant, burnCodes, checkCode, type Grant, type IssuedCode, issueCode } from '../codes.ts'
 import type { User } from '../contracts.ts'
 import { canonicalEmail } from '../email-address.ts'
-import { AccountsError } from '../errors.ts'
+import { AccountsError, loggable } from '../errors.ts'
 import type { Place } from '../hash-queue.ts'
 import { CodeToken, Email, MessageBody, Otp, Password } from '../schemas.ts'
-import { clientOf, placeOf, type Route } from '../scope.ts'
+import { clientOf, type Route } from '../scope.ts'
 
 const EmailRequestBody = Type.Object({ email: Email })
 const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
@@ -82,7 +83,7 @@ export async function resetPassword(
   if (!done) throw new AccountsError('ACCOUNTS_CODE_INVALID')
   await burnCodes(accounts, grant.subject.address).catch((error) => {
     // The password is changed, and with it the credential version that every code of the account needs.
-    accounts.log.warn({ err: error }, 'fastify-accounts: used codes were not removed')
+    accounts.log.warn({ err: loggable(error) }, 'fastify-accounts: used codes were not removed')
   })
 }
 
@@ -102,7 +103,7 @@ async function giveBack({ log }: Accounts, grant: Grant, error: unknown): Promis
   const refused = error instanceof AccountsError && error.code === 'ACCOUNTS_PASSWORD_REFUSED'
   await grant.giveBack(refused ? 'refused' : 'outage').catch((fault) => {
     // The lease ends by itself.
-    log.warn({ err: fault }, 'fastify-accounts: a grant was not given back')
+    log.warn({ err: loggable(fault) }, 'fastify-accounts: a grant was not given back')
   })
 }
 

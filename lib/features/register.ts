@@ -2,12 +2,13 @@ import { randomBytes } from 'node:crypto'
 import Type from 'typebox'
 import { Value } from 'typebox/value'
 import type { Accounts } from '../accounts.ts'
+import { placeOf } from '../admission.ts'
 import type { Profile, User } from '../contracts.ts'
 import { canonicalEmail } from '../email-address.ts'
 import { AccountsError } from '../errors.ts'
 import type { Place } from '../hash-queue.ts'
-import { Email, Password, shownUser, Username, userFields } from '../schemas.ts'
-import { placeOf, type Route } from '../scope.ts'
+import { canonicalUsername, Email, Password, shownUser, Username, userFields } from '../schemas.ts'
+import type { Route } from '../scope.ts'
 
 /** What a registration needs. */
 export interface Registration {
@@ -43,10 +44,11 @@ function newUser({ options, clock }: Accounts, { username, email, profile }: Reg
   if (emailCanonical === null) throw refused('email', 'must be an e-mail address')
   const name = registrationOf(options).username === false ? null : (username?.normalize('NFC') ?? null)
   // A username that reads like somebody's address could be taken for that account.
-  if (name?.includes('@') && canonicalEmail(name) !== emailCanonical) throw refused('username', 'must not have an "@"')
+  if (name?.normalize('NFKC').includes('@') && canonicalEmail(name) !== emailCanonical)
+    throw refused('username', 'must not have an "@"')
   return {
     username: name,
-    usernameCanonical: name?.toLowerCase() ?? null,
+    usernameCanonical: name === null ? null : canonicalUsername(name),
     email,
     emailCanonical,
     credentialVersion: randomBytes(5).readUIntBE(0, 5),
