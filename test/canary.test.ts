@@ -12,7 +12,7 @@ import { databaseUrl, faultProxy, freshDatabase, noPostgres, noRedis, startRedis
 
 const jsonType = { 'content-type': 'application/json' }
 const serverSecrets = { 'database password': 'canary-database-Rr4nB7', 'Redis password': 'canary-redis-Ff6cX3' }
-const title = '[R-LOG-1] [R-LOG-2] no secret reaches a log, an error, Redis or the database'
+const title = '[R-LOG-1] [R-LOG-2] [R-HASH-8] no secret reaches a log, an error, Redis or the database'
 
 t.test(title, { skip: noPostgres || noRedis }, async (t) => {
   const { app, written, redis, db, proxies, mails, mailFaults } = await observedHost(t)

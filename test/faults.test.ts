@@ -55,11 +55,14 @@ for (const mode of ['refuse', 'freeze'] as const) {
     const { acts, postgres, user, before, steps } = await behindProxies(t)
     postgres.mode = mode
 
-    await t.test('[R-LOG-4] what needs PostgreSQL answers 503 in time, never 401, and tells nothing', async (t) => {
-      const { check_otp, ...needy } = steps
-      for (const step of Object.values(needy)) await unavailable(t, step)
-      t.equal((await check_otp()).status, 200, 'check_otp needs no database')
-    })
+    await t.test(
+      '[R-LOG-4] [R-SQL-4] what needs PostgreSQL answers 503 in time, never 401, and tells nothing',
+      async (t) => {
+        const { check_otp, ...needy } = steps
+        for (const step of Object.values(needy)) await unavailable(t, step)
+        t.equal((await check_otp()).status, 200, 'check_otp needs no database')
+      },
+    )
 
     await t.test('[R-OTP-9] it recovers by itself, and the grant that met the fault works', async (t) => {
       await unavailable(t, () => acts.reset(before.token))

@@ -95,22 +95,27 @@ for (const order of orders) {
     t.match((await host.post('/raw', { a: 1 })).body, { body: { a: 1 }, raw: '{"a":1}' })
   })
 
-  t.test(`compilers, formatters and serializers of the host, ${order} us, do not reach our routes`, async (t) => {
-    const loud = (app: FastifyInstance) => {
-      app.setValidatorCompiler(() => () => ({ error: new Error('validated by the host') }))
-      app.setSerializerCompiler(() => () => '"serialized by the host"')
-      app.setReplySerializer(() => '"replied by the host"')
-      app.setSchemaErrorFormatter(() => new Error('formatted by the host'))
-    }
-    const ajv = { customOptions: { coerceTypes: 'array' as const, removeAdditional: 'all' as const, allErrors: false } }
-    const host = await hostApp(t, { [order]: loud, server: { ajv } })
+  t.test(
+    `[R-WEB-1] compilers, formatters and serializers of the host, ${order} us, do not reach our routes`,
+    async (t) => {
+      const loud = (app: FastifyInstance) => {
+        app.setValidatorCompiler(() => () => ({ error: new Error('validated by the host') }))
+        app.setSerializerCompiler(() => () => '"serialized by the host"')
+        app.setReplySerializer(() => '"replied by the host"')
+        app.setSchemaErrorFormatter(() => new Error('formatted by the host'))
+      }
+      const ajv = {
+        customOptions: { coerceTypes: 'array' as const, removeAdditional: 'all' as const, allErrors: false },
+      }
+      const host = await hostApp(t, { [order]: loud, server: { ajv } })
 
-    await liveThrough(t, host)
-    t.match(await host.post('/api/login/', { email: ['ada@example.org'], password: 7 }), {
-      status: 400,
-      body: { code: 'ACCOUNTS_VALIDATION', errors: [{ field: 'email' }, { field: 'password' }] },
-    })
-  })
+      await liveThrough(t, host)
+      t.match(await host.post('/api/login/', { email: ['ada@example.org'], password: 7 }), {
+        status: 400,
+        body: { code: 'ACCOUNTS_VALIDATION', errors: [{ field: 'email' }, { field: 'password' }] },
+      })
+    },
+  )
 }
 
 function routes(app: FastifyInstance): void {

@@ -173,25 +173,28 @@ function rawStatus(port: number, size: number, announced: boolean): Promise<stri
   })
 }
 
-t.test('[R-WEB-9] the routes are the documented ones: state changes by POST alone', async (t) => {
-  const { app } = await hostApp(t, {})
-  const methods = app.supportedMethods
-  const mounted = [...posts, '/auth/user/'].flatMap((path) =>
-    [path, path.slice(0, -1)].flatMap((url) =>
-      methods.filter((method) => app.hasRoute({ method: method as 'GET', url })).map((method) => `${method} ${url}`),
-    ),
-  )
-  const lines = app.printRoutes({ commonPrefix: false }).split('\n')
+t.test(
+  '[R-WEB-9] [R-REG-7] the routes are the documented ones: state changes by POST alone, never by a link',
+  async (t) => {
+    const { app } = await hostApp(t, {})
+    const methods = app.supportedMethods
+    const mounted = [...posts, '/auth/user/'].flatMap((path) =>
+      [path, path.slice(0, -1)].flatMap((url) =>
+        methods.filter((method) => app.hasRoute({ method: method as 'GET', url })).map((method) => `${method} ${url}`),
+      ),
+    )
+    const lines = app.printRoutes({ commonPrefix: false }).split('\n')
 
-  t.strictSame(
-    mounted.sort(),
-    [
-      ...posts.flatMap((path) => [`POST ${path}`, `POST ${path.slice(0, -1)}`]),
-      ...['GET', 'HEAD'].flatMap((method) => [`${method} /auth/user/`, `${method} /auth/user`]),
-    ].sort(),
-  )
-  t.equal(lines.filter((line) => line.includes('(')).length, 14, lines.join('\n'))
-})
+    t.strictSame(
+      mounted.sort(),
+      [
+        ...posts.flatMap((path) => [`POST ${path}`, `POST ${path.slice(0, -1)}`]),
+        ...['GET', 'HEAD'].flatMap((method) => [`${method} /auth/user/`, `${method} /auth/user`]),
+      ].sort(),
+    )
+    t.equal(lines.filter((line) => line.includes('(')).length, 14, lines.join('\n'))
+  },
+)
 
 t.test('[R-TOK-9] [R-WEB-10] every answer, refusals too, is no-store, nosniff and JSON', async (t) => {
   const { send, post, app } = await hostApp(t, {})

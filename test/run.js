@@ -144,7 +144,7 @@ function build() {
   const sources = readdirSync('lib', { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
   const fresh = sources.every((entry) => statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs < built)
   if (fresh) return true
-  return spawnSync(process.execPath, ['scripts/build.js'], { stdio: 'inherit' }).status === 0 || named.length > 0
+  return spawnSync('npm', ['run', '--silent', 'build'], { stdio: 'inherit' }).status === 0 || named.length > 0
 }
 
 async function runTap(files) {
