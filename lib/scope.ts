@@ -81,9 +81,9 @@ export function mount(scope: FastifyInstance, accounts: Accounts, route: Route):
 
 /** Where a request comes from. */
 export function clientOf({ options }: Accounts, request: FastifyRequest): Client {
-  const ip = request.ip.replace(/^::ffff:(?=\d+\.)/i, '')
   return {
-    ip,
+    // Behind a trusted proxy it is whatever text the proxy passes on.
+    ip: request.ip.replace(/^::ffff:(?=\d+\.)/i, '').slice(0, 64),
     userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
     network: String(options.network(request)).slice(0, 64),
   }

@@ -9,9 +9,9 @@ import { brandOf, render } from './mail-templates.ts'
 import { canonicalUsername } from './schemas.ts'
 import { startSession } from './sessions.ts'
 
-export { cacheContract } from './testing-cache.ts'
-export { mailerContract } from './testing-mailer.ts'
-export { storageContract } from './testing-storage.ts'
+export { cacheContract } from './testing/cache.ts'
+export { mailerContract } from './testing/mailer.ts'
+export { storageContract } from './testing/storage.ts'
 
 /** Options for the tests of a host: memory ports and a fresh secret. */
 export function testOptions() {

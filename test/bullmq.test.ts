@@ -6,7 +6,7 @@ import { queueMailer } from '../lib/adapters/bullmq.ts'
 import { memoryMailer } from '../lib/adapters/memory-mailer.ts'
 import { openJob } from '../lib/mail-jobs.ts'
 import { createRing } from '../lib/secrets.ts'
-import { mailerContract, sampleMessage } from '../lib/testing-mailer.ts'
+import { mailerContract, sampleMessage } from '../lib/testing/mailer.ts'
 import { noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
 
 const secret = randomBytes(32).toString('base64url')

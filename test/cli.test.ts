@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
-import { sampleMessage } from '../lib/testing-mailer.ts'
+import { sampleMessage } from '../lib/testing/mailer.ts'
 import { freePort, freshDatabase, noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
 import { codeIn, startSmtp } from './smtp-catcher.ts'
 

@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url'
 import { Migrator, sql } from 'kysely'
 import t from 'tap'
 import { type AnyKysely, kyselyStorage, migrateToLatest, migrations, migrationsFor } from '../lib/adapters/kysely.ts'
-import { sampleUser } from '../lib/testing-samples.ts'
+import { sampleUser } from '../lib/testing/samples.ts'
 import { openFresh, openPostgres } from './databases.ts'
 import { freshDatabase, noPostgres } from './helper.ts'
 

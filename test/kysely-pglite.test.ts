@@ -1,6 +1,6 @@
 import t from 'tap'
 import { kyselyStorage, migrateToLatest } from '../lib/adapters/kysely.ts'
-import { storageContract } from '../lib/testing-storage.ts'
+import { storageContract } from '../lib/testing/storage.ts'
 import { openPglite } from './databases.ts'
 
 t.test('PGlite', async (t) => {

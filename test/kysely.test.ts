@@ -14,8 +14,8 @@ import {
   start,
   storedSession,
   storedUser,
-} from '../lib/testing-samples.ts'
-import { storageContract } from '../lib/testing-storage.ts'
+} from '../lib/testing/samples.ts'
+import { storageContract } from '../lib/testing/storage.ts'
 import { openFresh, openPostgres } from './databases.ts'
 import { noPostgres, uniqueName, until } from './helper.ts'
 

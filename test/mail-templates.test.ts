@@ -2,7 +2,7 @@ import t from 'tap'
 import type { Message } from '../lib/contracts.ts'
 import type { MailLog } from '../lib/mail-log.ts'
 import { brandOf, type MailInput, type MailTemplate, render } from '../lib/mail-templates.ts'
-import { sampleMessage } from '../lib/testing-mailer.ts'
+import { sampleMessage } from '../lib/testing/mailer.ts'
 
 const requestedAt = Date.UTC(2026, 10, 22, 10, 15)
 

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import type { User } from '../lib/contracts.ts'
 import type { Accounts } from '../lib/index.ts'
 import { startSession } from '../lib/sessions.ts'
-import { sampleUser } from '../lib/testing-samples.ts'
+import { sampleUser } from '../lib/testing/samples.ts'
 
 /** The accounts of a realm that an app has registered. */
 export function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {

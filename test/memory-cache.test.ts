@@ -1,6 +1,6 @@
 import t from 'tap'
 import { memoryCache } from '../lib/adapters/memory-cache.ts'
-import { cacheContract } from '../lib/testing-cache.ts'
+import { cacheContract } from '../lib/testing/cache.ts'
 
 for (const { name, run } of cacheContract) {
   t.test(`memory: ${name}`, () => run(memoryCache()))

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { memoryStorage } from '../lib/adapters/memory.ts'
-import { sampleUser } from '../lib/testing-samples.ts'
-import { storageContract } from '../lib/testing-storage.ts'
+import { sampleUser } from '../lib/testing/samples.ts'
+import { storageContract } from '../lib/testing/storage.ts'
 
 for (const ids of ['integer', 'uuid'] as const) {
   // One store for all cases, twice over: the suite may run again on the same store.

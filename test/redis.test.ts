@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { openRedis, type RedisSource, redisCache } from '../lib/adapters/redis.ts'
 import { connected, withoutArguments } from '../lib/adapters/redis-connection.ts'
 import type { Cache, CodeRef, NewCode } from '../lib/contracts.ts'
-import { cacheContract } from '../lib/testing-cache.ts'
+import { cacheContract } from '../lib/testing/cache.ts'
 import { type FaultProxy, faultProxy, freePort, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
 
 const now = Date.now()

@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import { smtpMailer } from '../lib/adapters/smtp.ts'
 import type { MailLog } from '../lib/mail-log.ts'
 import { type Mail, smtpLimits, smtpOptions } from '../lib/mail-transport.ts'
-import { mailerContract, sampleMessage } from '../lib/testing-mailer.ts'
+import { mailerContract, sampleMessage } from '../lib/testing/mailer.ts'
 import { freePort, until } from './helper.ts'
 import { codeIn, type SmtpCatcher, smtpError, startSmtp } from './smtp-catcher.ts'
 

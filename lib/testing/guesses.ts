@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import type { CodeMac } from './contracts.ts'
-import { type CacheCase, count, expiresAt, now, parallel, put, putVerified, right, wrong } from './testing-codes.ts'
+import type { CodeMac } from '../contracts.ts'
+import { type CacheCase, count, expiresAt, now, parallel, put, putVerified, right, wrong } from './codes.ts'
 
 /** How codes are guessed, and how often. */
 export const guessCases: CacheCase[] = [

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
-import type { Mailer, Message } from './contracts.ts'
+import type { Mailer, Message } from '../contracts.ts'
 
 /** One promise of the contract: `run` resolves when the adapter keeps it. */
 export interface MailerCase {

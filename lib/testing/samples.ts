@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { NewUser, RefreshRule, Session, Storage, UserId } from './contracts.ts'
+import type { NewUser, RefreshRule, Session, Storage, UserId } from '../contracts.ts'
 
 /** The time at which sample users and sessions begin. */
 export const start = 1_800_000_000_000

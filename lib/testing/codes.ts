@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { Cache, CodeRef, NewCode } from './contracts.ts'
+import type { Cache, CodeRef, NewCode } from '../contracts.ts'
 
 /** One promise of the cache's contract; `run` throws when it is broken. */
 export interface CacheCase {

@@ -1,7 +1,7 @@
-import type { Storage } from './contracts.ts'
-import { refreshContract } from './testing-refresh.ts'
-import { sessionContract } from './testing-sessions.ts'
-import { userContract } from './testing-users.ts'
+import type { Storage } from '../contracts.ts'
+import { refreshContract } from './refresh.ts'
+import { sessionContract } from './sessions.ts'
+import { userContract } from './users.ts'
 
 /**
  * What every `Storage` must do, for any test runner: each case rejects when the subject breaks it. Cases use names of

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import type { NewUser, Storage, UserId } from './contracts.ts'
+import type { NewUser, Storage, UserId } from '../contracts.ts'
 import {
   hostileTexts,
   race,
@@ -10,7 +10,7 @@ import {
   storedSession,
   storedUser,
   uniqueName,
-} from './testing-samples.ts'
+} from './samples.ts'
 
 const impossibleIds = [
   ...hostileTexts,

@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import type { CodePurpose, CodeRef, NewCode } from './contracts.ts'
+import type { CodePurpose, CodeRef, NewCode } from '../contracts.ts'
 import {
   type CacheCase,
   count,
@@ -12,9 +12,9 @@ import {
   right,
   unique,
   wrong,
-} from './testing-codes.ts'
-import { guessCases } from './testing-guesses.ts'
-import { leaseCases } from './testing-leases.ts'
+} from './codes.ts'
+import { guessCases } from './guesses.ts'
+import { leaseCases } from './leases.ts'
 
 const recordCases: CacheCase[] = [
   {

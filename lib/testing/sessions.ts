@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict'
-import type { Storage, UserId } from './contracts.ts'
+import type { Storage, UserId } from '../contracts.ts'
 import {
   day,
   hostileTexts,
@@ -10,7 +10,7 @@ import {
   start,
   storedSession,
   storedUser,
-} from './testing-samples.ts'
+} from './samples.ts'
 
 /** The part of `storageContract` about sessions, but for their refresh. */
 export const sessionContract: { name: string; run(subject: Storage): Promise<void> }[] = [

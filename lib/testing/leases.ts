@@ -1,16 +1,5 @@
 import assert from 'node:assert/strict'
-import {
-  type CacheCase,
-  count,
-  expiresAt,
-  grantMs,
-  now,
-  parallel,
-  put,
-  putVerified,
-  right,
-  wrong,
-} from './testing-codes.ts'
+import { type CacheCase, count, expiresAt, grantMs, now, parallel, put, putVerified, right, wrong } from './codes.ts'
 
 /** How grants are borrowed and given back. */
 export const leaseCases: CacheCase[] = [

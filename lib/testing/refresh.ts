@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
-import type { NewUser, RefreshOutcome, Storage } from './contracts.ts'
-import { day, hour, minute, race, rule, start, storedSession, storedUser } from './testing-samples.ts'
+import type { NewUser, RefreshOutcome, Storage } from '../contracts.ts'
+import { day, hour, minute, race, rule, start, storedSession, storedUser } from './samples.ts'
 
 const { graceMs } = rule
 const strict = { ...rule, lateReplays: 0 }
