@@ -1,7 +1,7 @@
 import { type Kysely, sql } from 'kysely'
 import type { RefreshOutcome, RefreshRule, Session, Storage } from '../contracts.ts'
 import type { AccountsTables } from './kysely-migrations.ts'
-import { bound, boundAll, idOf, type UserRow, userColumns, userOf } from './kysely-users.ts'
+import { bound, boundAll, idOf, type UserRow, userColumns, userOf } from './kysely-rows.ts'
 import { possibleId, storableText } from './storable.ts'
 
 type SessionVerbs = Pick<Storage, 'insertSession' | 'sessionActive' | 'refreshSession'>

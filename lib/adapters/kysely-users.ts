@@ -1,6 +1,7 @@
-import { type Kysely, sql } from 'kysely'
-import type { NewUser, Storage, User, UserId } from '../contracts.ts'
+import type { Kysely } from 'kysely'
+import type { NewUser, Storage } from '../contracts.ts'
 import type { AccountsTables } from './kysely-migrations.ts'
+import { bound, boundAll, idOf, userColumns, userOf } from './kysely-rows.ts'
 import { possibleId, storableText, storableUser } from './storable.ts'
 
 type UserVerbs = Pick<
@@ -125,72 +126,4 @@ async function changePassword(db: Kysely<AccountsTables>, change: Parameters<Sto
     .where('ended_at', 'is', null)
     .execute()
   return true
-}
-
-/** A user's columns, without the password hash; aliased so that a host's CamelCasePlugin changes nothing. */
-export const userColumns = [
-  'accounts_users.id as userId',
-  'username',
-  'email',
-  'email_verified_at as emailVerifiedAt',
-  'accounts_users.credential_version as credentialVersion',
-  'active',
-  'accounts_users.created_at as userCreatedAt',
-  // As text: type parsers and plugins of the host must not reach into the profile.
-  sql<string>`profile::text`.as('profile'),
-] as const
-
-/** A row of `userColumns`. */
-export interface UserRow {
-  userId: string | number
-  username: string | null
-  email: string
-  emailVerifiedAt: string | number | null
-  credentialVersion: string | number
-  active: boolean
-  userCreatedAt: string | number
-  profile: unknown
-}
-
-/** The user in a row of `userColumns`. */
-export function userOf(row: UserRow, ids: Storage['ids']): User {
-  return {
-    id: idOf(row.userId, ids),
-    username: row.username,
-    email: row.email,
-    emailVerifiedAt: row.emailVerifiedAt === null ? null : Number(row.emailVerifiedAt),
-    credentialVersion: Number(row.credentialVersion),
-    active: row.active,
-    // A host's ParseJSONResultsPlugin has parsed it already.
-    profile: typeof row.profile === 'string' ? JSON.parse(row.profile) : row.profile,
-    createdAt: Number(row.userCreatedAt),
-  }
-}
-
-/**
- * The id in a row; an int8 arrives as a string from pg.
- *
- * @throws {Error} when the tables were made for other ids than the adapter
- */
-export function idOf(id: string | number, ids: Storage['ids']): UserId {
-  const given = (ids === 'integer' ? Number(id) : String(id)) as UserId
-  if (possibleId(ids, given)) return given
-  const existing = ids === 'integer' ? 'uuid' : 'integer'
-  throw new Error(`The tables have ${existing} ids: use kyselyStorage(db, { ids: '${existing}' }).`)
-}
-
-/**
- * Passes a value that may be bound to a statement; objects and arrays some drivers expand into SQL.
- *
- * @throws {TypeError} for anything but a string, number, boolean or null
- */
-export function bound<T>(value: T): T {
-  if (value === null || ['string', 'number', 'boolean'].includes(typeof value)) return value
-  throw new TypeError('Only a string, number, boolean or null can be bound to a statement.')
-}
-
-/** `bound` for every member of a row. */
-export function boundAll<T extends object>(row: T): T {
-  for (const value of Object.values(row)) bound(value)
-  return row
 }
