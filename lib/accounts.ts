@@ -68,8 +68,10 @@ export function createGuards(storage: Storage, tokens: Tokens, clock: () => numb
   }
 
   function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
-    if (reply) return guard(first as GuardedRequest, false)
-    const { optional } = first as { optional: boolean }
+    // Told by the request: one who leaves `reply` out means to be refused all the same.
+    if (reply !== undefined || 'headers' in first) return guard(first as GuardedRequest, false)
+    const { optional } = first
+    if (typeof optional !== 'boolean') throw new TypeError('fastify-accounts: authenticate() takes { optional: true }')
     return (request) => guard(request, optional)
   }
   return { authenticate: authenticate as Authenticate }

@@ -13,6 +13,22 @@ export interface Subject {
   address: string
 }
 
+/** What code is asked for. */
+export interface CodeOrder {
+  purpose: CodePurpose
+  /** The canonical address. */
+  address: string
+  /** Null for an address without an account. */
+  user: User | null
+  /** Whether a link is mailed too. */
+  link: boolean
+  digits: number
+  /** Life of the code, in seconds. */
+  ttl: number
+  /** Guesses per token. */
+  tries: number
+}
+
 /** A fresh code with its two tokens. */
 export interface IssuedCode {
   code: string
@@ -40,9 +56,8 @@ const subjectBytes = 512
  */
 export async function issueCode(
   accounts: Accounts,
-  { purpose, address, user, link }: { purpose: CodePurpose; address: string; user: User | null; link: boolean },
+  { purpose, address, user, link, digits, ttl, tries }: CodeOrder,
 ): Promise<IssuedCode> {
-  const { digits, ttl, tries } = resetOptions(accounts)
   const now = accounts.clock()
   const keys = accounts.ring[0]
   const code = randomInt(10 ** digits)
@@ -141,9 +156,4 @@ function subjectContext({ options }: Accounts, purpose: CodePurpose, tokenHash: 
 function cacheOf({ cache }: Accounts): Cache {
   if (!cache) throw new TypeError('fastify-accounts: codes need a cache')
   return cache
-}
-
-function resetOptions({ options }: Accounts) {
-  if (!options.passwordReset) throw new TypeError('fastify-accounts: "passwordReset" is off')
-  return options.passwordReset
 }

@@ -2,7 +2,7 @@ import type { Message } from './contracts.ts'
 import { secrets } from './option-rules.ts'
 import { createRing, open, type Ring, seal } from './secrets.ts'
 
-// No message is longer, whatever its name, address and link: a longer one would tell a mail from a decoy.
+// Roomy for any usual name, address and link: one that did not fit would tell a mail from a decoy.
 const sealedBytes = 2048
 
 /** Name of the BullMQ queue. */

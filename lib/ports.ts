@@ -24,7 +24,7 @@ export interface Ports {
 export async function openPorts(app: FastifyInstance, options: ResolvedOptions, ring: Ring): Promise<Ports> {
   const { log } = app
   const storage = bounded(options.storage ?? (await openStorage(options)), log)
-  if (!options.passwordReset) return { storage, cache: undefined, mailer: undefined, async close() {} }
+  if (!options.passwordReset) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
   const { name, clock } = options
   const closing = new AbortController()
   const onError = (error: Error) => {
@@ -36,9 +36,13 @@ export async function openPorts(app: FastifyInstance, options: ResolvedOptions, 
   const mailer = options.mailer ?? (await openQueue({ name, redis: redis!.queue, secret: ring, onError, clock }))
   async function close(): Promise<void> {
     closing.abort()
-    await Promise.allSettled([cache.close(), mailer.close()])
+    await closeAll({ cache, mailer })
   }
   return { storage, cache: bounded(cache, log), mailer: bounded(mailer, log), close }
+}
+
+async function closeAll({ cache, mailer }: { cache?: Cache; mailer?: Mailer }): Promise<void> {
+  await Promise.allSettled([cache?.close(), mailer?.close()])
 }
 
 async function openStorage({ db }: ResolvedOptions): Promise<Storage> {

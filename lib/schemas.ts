@@ -36,7 +36,7 @@ export function Otp(digits: number) {
     pattern: `^(?:\\s*\\d){${digits}}\\s*$`,
     maxLength: 64,
     description: `${digits} digits; spaces are ignored`,
-    examples: ['1234 5678'],
+    examples: ['1234567890'.slice(0, digits)],
   })
 }
 

@@ -139,7 +139,7 @@ t.test('[R-ENUM-3] a mail and a decoy are one enqueue of the same size by the sa
   }
 })
 
-t.test('a job opens only under its own id, realm, kind and secret', async (t) => {
+t.test('the seal: a job opens only under its own id, realm, kind and secret', async (t) => {
   const name = uniqueName()
   const ring = createRing(name, [secret])
   const message = sampleMessage()
@@ -164,7 +164,7 @@ t.test('a job opens only under its own id, realm, kind and secret', async (t) =>
   t.strictSame(openJob(createRing(name, [`${secret}x`, secret]), name, id, job!.data), message)
 })
 
-t.test('more than 10,000 waiting jobs are refused until there are fewer', async (t) => {
+t.test('[R-OTP-12] more than 10,000 waiting jobs are refused until there are fewer', async (t) => {
   const name = uniqueName()
   const time = { now: 0 }
   const client = redis(t)

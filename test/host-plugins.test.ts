@@ -1,5 +1,6 @@
 import fastifyAuth from '@fastify/auth'
 import fastifyJwt from '@fastify/jwt'
+import rateLimit from '@fastify/rate-limit'
 import Fastify, { type FastifyInstance } from 'fastify'
 import rawBody from 'fastify-raw-body'
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
@@ -116,6 +117,25 @@ for (const order of orders) {
       })
     },
   )
+}
+
+t.test('a rate limit of the host counts both spellings of a path as one', async (t) => {
+  const { post } = await hostApp(t, {
+    before: (app) => app.register(rateLimit, { global: false }),
+    options: { routes: { login: { config: { rateLimit: { max: 3, groupId: 'login' } } } } },
+  })
+  const login = (path: string) => post(path, { email: 'ada@example.org', password: 'correct horse' })
+
+  t.same(
+    await Promise.all([login('/api/login/'), login('/api/login'), login('/api/login/')].map(statusOf)),
+    [401, 401, 401],
+  )
+  t.equal(await statusOf(login('/api/login')), 429)
+  t.equal(await statusOf(login('/api/login/')), 429)
+})
+
+async function statusOf(answer: Promise<{ status: number }>): Promise<number> {
+  return (await answer).status
 }
 
 function routes(app: FastifyInstance): void {

@@ -1,4 +1,4 @@
-import Fastify from 'fastify'
+import Fastify, { type FastifyRequest } from 'fastify'
 import t from 'tap'
 import accounts, { type Accounts, type AccountsOptions } from '../lib/index.ts'
 import { clientOf } from './app.ts'
@@ -9,6 +9,18 @@ declare module 'fastify' {
     staff: Accounts
   }
 }
+
+t.test('authenticate called without the reply refuses all the same', async (t) => {
+  const { get } = await hostApp(t, {
+    after(app) {
+      const authenticate = app.accounts.authenticate as unknown as (request: FastifyRequest) => Promise<void>
+      app.get('/short', { preHandler: async (request) => void (await authenticate(request)) }, () => 'in')
+      t.throws(() => app.accounts.authenticate({} as never), { message: /takes \{ optional: true \}/ })
+    },
+  })
+
+  t.match(await get('/short'), { status: 401, body: { code: 'ACCOUNTS_TOKEN_INVALID' } })
+})
 
 t.test('request.account tells who the request is for, behind the guard as any hook', async (t) => {
   const claims = () => ({ plan: 'pro' })

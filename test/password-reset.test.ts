@@ -400,7 +400,15 @@ t.test('[R-OTP-6] a used grant is dead though Redis is restored', { skip: noPost
 t.test('[R-OTP-1] the digits of codes are uniform and tokens are 32 random bytes', async (t) => {
   const forgetful = { ...memoryCache(), put: async () => {} }
   const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful })
-  const request = { purpose: 'reset', address: 'ada@example.com', user: null, link: true } as const
+  const request = {
+    purpose: 'reset',
+    address: 'ada@example.com',
+    user: null,
+    link: true,
+    digits: 8,
+    ttl: 600,
+    tries: 5,
+  } as const
 
   const issued = await Promise.all(Array.from({ length: 20_000 }, () => issueCode(accounts, request)))
 

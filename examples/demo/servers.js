@@ -8,9 +8,16 @@ import PostalMime from 'postal-mime'
 import { SMTPServer } from 'smtp-server'
 
 export async function startDatabase(url) {
-  const pool = url ? new pg.Pool({ connectionString: url }) : await embeddedPool()
+  const pool = url ? realPool(url) : await embeddedPool()
   const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
   return { db, close: () => db.destroy() }
+}
+
+function realPool(connectionString) {
+  const pool = new pg.Pool({ connectionString })
+  pool.on('error', (error) => console.error(error.message))
+  pool.on('connect', (client) => client.on('error', (error) => console.error(error.message)))
+  return pool
 }
 
 // PGlite has one session: whoever holds it keeps the others waiting until it is released, as a pool of one would.

@@ -25,8 +25,8 @@ export async function requestPasswordReset(
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
   const found = await accounts.storage.findUserByEmail(address)
   const user = found?.active ? found : null
-  const link = resetOptions(accounts).url !== undefined
-  const issued = await issueCode(accounts, { purpose: 'reset', address, user, link })
+  const { url, ...limits } = resetOptions(accounts)
+  const issued = await issueCode(accounts, { purpose: 'reset', address, user, link: url !== undefined, ...limits })
 
   await mailerOf(accounts).send(resetMail(accounts, { user, address, issued, network, locale }))
 
