@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
 import { hashQueue, type Place } from './hash-queue.ts'
 
 /** A request that may have a place in front of the hash queue. */
@@ -18,22 +18,17 @@ export async function admit(): Promise<void> {
 }
 
 /** A `preHandler` hook: counts a validated request as on its way to the queue, until it hangs up or is answered. */
-export async function approach(request: QueuedRequest, reply: FastifyReply): Promise<void> {
+export async function approach(request: QueuedRequest): Promise<void> {
+  const { socket } = request.raw
   const hungUp = new AbortController()
   const place = hashQueue.approach(hungUp.signal)
-  const hangUp = () => {
+  function hangUp(): void {
     place.reached()
     hungUp.abort()
   }
-  const forget = onEnd(request.raw.socket, hangUp)
-  request[placeKey] = { ...place, forget }
-  // The socket's end is not told to an answer that waits in its pipeline; an HTTP/2 stream ends before its socket.
-  reply.raw.on('close', () => {
-    forget()
-    if (!reply.raw.writableEnded) hangUp()
-  })
-  // Neither is told again for a client that went while a host's hook took its time.
-  if (reply.raw.closed || request.raw.socket.destroyed) hangUp()
+  request[placeKey] = { ...place, forget: onEnd(socket, hangUp) }
+  // The end is not told again for a client that went while a host's hook took its time.
+  if (socket.destroyed) hangUp()
 }
 
 /** The request's place in front of the hash queue; undefined on routes that do not hash. */
@@ -49,7 +44,8 @@ export function depart(request: QueuedRequest): void {
 
 const enders = new WeakMap<Socket, Set<() => void>>()
 
-// One listener for all requests of a pipeline.
+// Of a connection that dies only the answer whose turn it is hears; the others of its pipeline have no socket yet. The
+// socket tells for all of them, with one listener. With HTTP/2 it stands for the one stream.
 function onEnd(socket: Socket, end: () => void): () => void {
   const ends = enders.get(socket) ?? new Set()
   if (!enders.has(socket)) {

@@ -1,3 +1,5 @@
+import { once } from 'node:events'
+import http2 from 'node:http2'
 import type { AddressInfo } from 'node:net'
 import { connect } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -48,6 +50,29 @@ t.test('[R-HASH-6] pipelined log-ins of a connection that dies leave the queue',
   await until(() => hashQueue.size().waiting + hashQueue.size().running === 0)
   const elapsed = performance.now() - started
   t.ok(elapsed < 60 * 6, `60 hashes take longer than the ${elapsed.toFixed()} ms that it took`)
+})
+
+t.test('[R-HASH-6] HTTP/2 log-ins that are cancelled leave the queue, and the others are answered', async (t) => {
+  const app = Fastify({ http2: true })
+  t.teardown(() => app.close())
+  const parts = { storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
+  await app.register(accounts, { secret, ...parts })
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const session = http2.connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`)
+  t.teardown(() => session.destroy())
+  const send = () => {
+    const headers = { ':method': 'POST', ':path': '/api/login/', 'content-type': 'application/json' }
+    return session.request(headers).end(JSON.stringify(ada))
+  }
+  const streams = Array.from({ length: 40 }, send)
+  await until(() => hashQueue.size().waiting > 30)
+
+  for (const stream of streams) stream.close(http2.constants.NGHTTP2_CANCEL)
+  const [headers] = await once(send(), 'response')
+
+  t.equal(headers[':status'], 401)
+  await until(() => hashQueue.size().waiting + hashQueue.size().running === 0, 200)
+  for (let free = 0; free < 100; free++) t.doesNotThrow(() => hashQueue.admit())
 })
 
 t.test('[R-PW-3] a body that is not UTF-8 is refused, since all its odd bytes would be one password', async (t) => {
