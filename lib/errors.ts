@@ -71,8 +71,9 @@ export const errorTable = Object.entries(table).map(([name, [statusCode, message
 /** A fault as it may be logged: drivers put whole rows and commands into further members of their errors. */
 export function loggable(fault: unknown): Error {
   if (!(fault instanceof Error)) return new Error('A value was thrown that is no error.')
-  const { name, message, stack, code } = fault as Error & { code?: unknown }
-  return Object.assign(new Error(message), { name, stack }, code === undefined ? {} : { code })
+  const { name, message, stack, cause, code } = fault as Error & { code?: unknown }
+  const copy = new Error(message, cause === undefined ? undefined : { cause: loggable(cause) })
+  return Object.assign(copy, { name, stack }, code === undefined ? {} : { code })
 }
 
 function headersOf(statusCode: number): Record<string, string> {
