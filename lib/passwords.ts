@@ -45,9 +45,8 @@ export function createPasswords(
     return beside ? false : verify(dummy, bytes)
   }
 
-  function alarm(): false {
+  function alarm(): void {
     log.error('fastify-accounts: a stored password hash is malformed or too costly')
-    return false
   }
 
   return {
@@ -59,7 +58,7 @@ export function createPasswords(
     },
     hash: (password, place) => queue.run(() => hash(bytesOf(password), settings), place),
     async verify(stored, password, place) {
-      const usable = stored !== null && parseHash(stored) !== null
+      const usable = stored !== null && affordable(stored)
       if (stored !== null && !usable) alarm()
       // argon2 would take all ill-formed passwords for one: they are hashed as U+FFFD.
       const honest = usable && password.isWellFormed()
@@ -70,21 +69,14 @@ export function createPasswords(
   }
 }
 
-interface StoredCost {
-  m: number
-  t: number
-  p: number
-}
-
 const storedHash =
   /^\$argon2(?:id|i|d)\$(?:v=(?:16|19)\$)?m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})(?:\$[\w+/]{11,256}){2}$/
 
-/** The cost of a stored hash, or null when it is not one that we dare to verify: a huge `m` would end the process. */
-function parseHash(stored: string): StoredCost | null {
-  if (stored.length > 512) return null
+/** Whether a stored hash is one that we dare to verify: a huge `m` would end the process. */
+function affordable(stored: string): boolean {
+  if (stored.length > 512) return false
   const [, m, t, p] = (storedHash.exec(stored) ?? []).map(Number) as [unknown, number, number, number]
-  if (m === undefined || m > 262_144 || t < 1 || t > 10 || p < 1 || p > 16 || m < 8 * p) return null
-  return { m, t, p }
+  return m !== undefined && m <= 262_144 && t >= 1 && t <= 10 && p >= 1 && p <= 16 && m >= 8 * p
 }
 
 // NIST SP 800-63B-4 3.1.1.2: normalised, then hashed as bytes; NFC keeps full-width and ligature forms apart.

@@ -3,6 +3,7 @@ import type { TObject, TSchema } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { Settings } from 'typebox/system'
 import { AccountsError, type FieldError } from './errors.ts'
+import { storable } from './storable.ts'
 
 /** Neither coerces, strips nor defaults; tells every failing field; ignores members it does not know. */
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema }) => {
@@ -59,21 +60,12 @@ function unescaped(part: string): string {
   return part.replaceAll('~1', '/').replaceAll('~0', '~')
 }
 
-// Lone surrogates and NUL cannot be stored as text, nor what JSON reads as Infinity. Passwords are hashed, and have a
-// policy of their own.
+// Passwords are hashed, and have a policy of their own.
 function unstorableFields({ properties = {} }: TObject, value: unknown): FieldError[] {
   return Object.entries(properties)
-    .filter(([name, schema]) => (schema as { format?: string }).format !== 'password' && !storable(value, name))
+    .filter(
+      ([name, schema]) =>
+        (schema as { format?: string }).format !== 'password' && !storable((value as Record<string, unknown>)[name]),
+    )
     .map(([field]) => ({ field, message: 'must hold well-formed text without NUL, and finite numbers' }))
-}
-
-function storable(value: unknown, name: string): boolean {
-  const pending = [(value as Record<string, unknown>)[name]]
-  while (pending.length > 0) {
-    const next = pending.pop()
-    if (typeof next === 'string' && (!next.isWellFormed() || next.includes('\0'))) return false
-    if (typeof next === 'number' && !Number.isFinite(next)) return false
-    if (typeof next === 'object' && next !== null) pending.push(...Object.keys(next), ...Object.values(next))
-  }
-  return true
 }

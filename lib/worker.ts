@@ -1,9 +1,8 @@
-import { setTimeout as sleep } from 'node:timers/promises'
 import { DelayedError, type Job, UnrecoverableError, Worker } from 'bullmq'
 import { openRedis, type RedisSource } from './adapters/redis-connection.ts'
 import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, ringOf } from './mail-jobs.ts'
 import { jsonLog, type MailLog } from './mail-log.ts'
-import { judgeFault, type MailOptions, type MailPost, openPost, retryDelay } from './mail-transport.ts'
+import { judgeFault, type MailOptions, type MailPost, openPost, retryDelay, within } from './mail-transport.ts'
 import { integer } from './option-checks.ts'
 import { realmName } from './option-rules.ts'
 
@@ -116,12 +115,6 @@ function activeWork() {
       for (const abandon of abandons) abandon()
     },
   }
-}
-
-async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  const deadline = new AbortController()
-  await Promise.race([work, sleep(ms, undefined, { signal: deadline.signal }).catch(() => {})])
-  deadline.abort()
 }
 
 interface Work {

@@ -58,7 +58,7 @@ function target(from: string, specifier: string): string {
 
 type Layer = 'contracts' | 'base' | 'core' | 'feature' | 'index' | 'outside' | 'testing'
 
-const base = /^(errors|secrets|known-secrets|options|option-[a-z-]+|email-address|deadline)\.ts$/
+const base = /^(errors|secrets|known-secrets|options|option-[a-z-]+|email-address|deadline|storable)\.ts$/
 const outside = /^(adapters\/.*|worker|mail-[a-z-]+|cli|testing\/.*)\.ts$/
 
 function layerOf(file: string): Layer {

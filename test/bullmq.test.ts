@@ -7,7 +7,7 @@ import { memoryMailer } from '../lib/adapters/memory-mailer.ts'
 import { openJob } from '../lib/mail-jobs.ts'
 import { createRing } from '../lib/secrets.ts'
 import { mailerContract, sampleMessage } from '../lib/testing/mailer.ts'
-import { noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
+import { inProduction, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
 
 const secret = randomBytes(32).toString('base64url')
 
@@ -49,12 +49,7 @@ t.test('memoryMailer keeps mails and no decoys', async (t) => {
 })
 
 t.test('memoryMailer refuses production unless it is meant', async (t) => {
-  const before = process.env.NODE_ENV
-  process.env.NODE_ENV = 'production'
-  t.teardown(() => {
-    if (before === undefined) delete process.env.NODE_ENV
-    else process.env.NODE_ENV = before
-  })
+  t.teardown(inProduction())
 
   t.throws(() => memoryMailer(), { name: 'TypeError', message: /"mailer".*singleProcess/ })
   t.doesNotThrow(() => memoryMailer({ singleProcess: true }))

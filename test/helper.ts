@@ -49,6 +49,16 @@ async function administrate(statement: string): Promise<void> {
   }
 }
 
+/** Sets NODE_ENV to production and answers how to set it back. */
+export function inProduction(): () => void {
+  const before = process.env.NODE_ENV
+  process.env.NODE_ENV = 'production'
+  return () => {
+    if (before === undefined) delete process.env.NODE_ENV
+    else process.env.NODE_ENV = before
+  }
+}
+
 export interface FaultProxy {
   readonly port: number
   /**

@@ -2,6 +2,7 @@ import t from 'tap'
 import { memoryStorage } from '../lib/adapters/memory.ts'
 import { sampleUser } from '../lib/testing/samples.ts'
 import { storageContract } from '../lib/testing/storage.ts'
+import { inProduction } from './helper.ts'
 
 for (const ids of ['integer', 'uuid'] as const) {
   // One store for all cases, twice over: the suite may run again on the same store.
@@ -24,18 +25,9 @@ t.test('a verb of the memory storage is done within the tick of its call', async
 })
 
 t.test('in production the memory storage asks for its option by name', async (t) => {
-  t.teardown(setNodeEnv('production'))
+  t.teardown(inProduction())
 
   t.throws(() => memoryStorage(), { name: 'TypeError', message: /"singleProcess"/ })
   t.throws(() => memoryStorage({ singleProcess: false }), { name: 'TypeError', message: /"singleProcess"/ })
   t.doesNotThrow(() => memoryStorage({ singleProcess: true }))
 })
-
-function setNodeEnv(value: string): () => void {
-  const before = process.env.NODE_ENV
-  process.env.NODE_ENV = value
-  return () => {
-    if (before === undefined) delete process.env.NODE_ENV
-    else process.env.NODE_ENV = before
-  }
-}

@@ -7,6 +7,7 @@ import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory
 import accounts, { type AccountsOptions } from '../lib/index.ts'
 import { resolveOptions } from '../lib/options.ts'
 import { secret } from './app.ts'
+import { inProduction } from './helper.ts'
 
 const storage = memoryStorage()
 const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: {} as never }) })
@@ -262,12 +263,7 @@ t.test('without password resets neither cache nor mailer is needed', async (t) =
 })
 
 t.test('the memory parts refuse production unless one process is meant', async (t) => {
-  const before = process.env.NODE_ENV
-  process.env.NODE_ENV = 'production'
-  t.teardown(() => {
-    if (before === undefined) delete process.env.NODE_ENV
-    else process.env.NODE_ENV = before
-  })
+  t.teardown(inProduction())
 
   for (const part of [memoryStorage, memoryCache, memoryMailer]) {
     t.throws(() => part(), { name: 'TypeError', message: /singleProcess/ })

@@ -1,6 +1,6 @@
 import { sql } from 'kysely'
 import type { Storage, User, UserId } from '../contracts.ts'
-import { possibleId } from './storable.ts'
+import { possibleId } from '../storable.ts'
 
 /** A user's columns, without the password hash; aliased so that a host's CamelCasePlugin changes nothing. */
 export const userColumns = [

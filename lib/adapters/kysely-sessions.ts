@@ -1,8 +1,8 @@
 import { type Kysely, sql } from 'kysely'
 import type { RefreshOutcome, RefreshRule, Session, Storage } from '../contracts.ts'
+import { possibleId, storable } from '../storable.ts'
 import type { AccountsTables } from './kysely-migrations.ts'
 import { bound, boundAll, idOf, type UserRow, userColumns, userOf } from './kysely-rows.ts'
-import { possibleId, storableText } from './storable.ts'
 
 type SessionVerbs = Pick<Storage, 'insertSession' | 'sessionActive' | 'refreshSession'>
 
@@ -32,7 +32,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
     },
 
     async sessionActive(id, userId, now) {
-      if (!storableText(id) || !possibleId(ids, userId)) return false
+      if (!storable(id) || !possibleId(ids, userId)) return false
       const row = await db
         .selectFrom('accounts_sessions')
         .select('id')
@@ -45,7 +45,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
     },
 
     async refreshSession(id, token, rule, now) {
-      if (!storableText(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
+      if (!storable(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
       const row = await takeStep(db, id, token, rule, now)
       return row ? outcomeOf(row, ids, token, rule) : { result: 'dead' }
     },

@@ -1,8 +1,8 @@
 import type { Kysely } from 'kysely'
 import type { NewUser, Storage } from '../contracts.ts'
+import { possibleId, storable, storableUser } from '../storable.ts'
 import type { AccountsTables } from './kysely-migrations.ts'
 import { bound, boundAll, idOf, userColumns, userOf } from './kysely-rows.ts'
-import { possibleId, storableText, storableUser } from './storable.ts'
 
 type UserVerbs = Pick<
   Storage,
@@ -30,7 +30,7 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): 
     },
 
     async findUserByEmail(emailCanonical) {
-      if (!storableText(emailCanonical)) return null
+      if (!storable(emailCanonical)) return null
       const row = await db
         .selectFrom('accounts_users')
         .select(userColumns)

@@ -1,4 +1,5 @@
 import type { Cache, CodeMac, CodeRef } from '../contracts.ts'
+import { refuseProduction } from './single-process.ts'
 
 interface CodeRecord {
   state: 'issued' | 'verified' | 'exhausted' | 'burnt'
@@ -25,9 +26,10 @@ export interface MemoryCacheOptions {
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
 export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}): Cache {
-  if (process.env.NODE_ENV === 'production' && !singleProcess) {
-    throw new TypeError('"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.')
-  }
+  refuseProduction(
+    singleProcess,
+    '"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.',
+  )
   const records = new Map<string, CodeRecord>()
   const alive = (ref: CodeRef, now: number) => {
     const record = records.get(keyOf(ref))

@@ -1,4 +1,5 @@
 import type { Mailer, Message } from '../contracts.ts'
+import { refuseProduction } from './single-process.ts'
 
 /** A message that `memoryMailer` kept. */
 export type SentMessage = Readonly<Message & { to: string }>
@@ -15,12 +16,11 @@ export interface MemoryMailer extends Mailer {
  * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` says that it is meant
  */
 export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryMailer {
-  if (process.env.NODE_ENV === 'production' && !options.singleProcess) {
-    throw new TypeError(
-      'fastify-accounts: option "mailer" is a memoryMailer, which delivers nothing; pass "redis" for the mail queue, ' +
-        'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is meant',
-    )
-  }
+  refuseProduction(
+    options.singleProcess,
+    'fastify-accounts: option "mailer" is a memoryMailer, which delivers nothing; pass "redis" for the mail queue, ' +
+      'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is meant',
+  )
   const sent: SentMessage[] = []
   return {
     sent,

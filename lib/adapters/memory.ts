@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import type { NewUser, RefreshRule, Session, Storage, User, UserId } from '../contracts.ts'
-import { possibleId, storableUser } from './storable.ts'
+import { possibleId, storableUser } from '../storable.ts'
+import { refuseProduction } from './single-process.ts'
 
 export { memoryCache } from './memory-cache.ts'
 export { type MemoryMailer, memoryMailer, type SentMessage } from './memory-mailer.ts'
@@ -34,11 +35,10 @@ interface StoredSession extends Session {
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
 export function memoryStorage({ ids = 'integer', singleProcess = false }: MemoryStorageOptions = {}): Storage {
-  if (process.env.NODE_ENV === 'production' && !singleProcess) {
-    throw new TypeError(
-      '"singleProcess" is not true: memoryStorage forgets all accounts at a restart; pass a database.',
-    )
-  }
+  refuseProduction(
+    singleProcess,
+    '"singleProcess" is not true: memoryStorage forgets all accounts at a restart; pass a database.',
+  )
   const users = new Map<UserId, StoredUser>()
   const sessions = new Map<string, StoredSession>()
   return { ids, ...userVerbs(ids, users, sessions), ...sessionVerbs(users, sessions), async ping() {} }

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Mailer, Message } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { jsonLog } from '../mail-log.ts'
-import { judgeFault, type MailOptions, openPost, retryDelay } from '../mail-transport.ts'
+import { judgeFault, type MailOptions, openPost, retryDelay, within } from '../mail-transport.ts'
 
 /** Options of `smtpMailer`. */
 export interface SmtpMailerOptions extends MailOptions {
@@ -67,12 +67,7 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
     },
     async close() {
       closing.abort()
-      const deadline = new AbortController()
-      await Promise.race([
-        Promise.all(pending),
-        sleep(timing.drainMs, undefined, { signal: deadline.signal }).catch(() => {}),
-      ])
-      deadline.abort()
+      await within(timing.drainMs, Promise.all(pending))
       if (pending.size > 0) log.error({ event: 'mail.lost', count: pending.size }, 'Mails given up at shutdown')
       post.close()
     },

@@ -41,9 +41,9 @@ interface ResetMail {
   locale: string | null
 }
 
-function resetMail({ options, clock }: Accounts, { user, address, issued, network, locale }: ResetMail) {
-  const now = clock()
-  const { url } = options.passwordReset || {}
+function resetMail(accounts: Accounts, { user, address, issued, network, locale }: ResetMail) {
+  const now = accounts.clock()
+  const { url } = resetOptions(accounts)
   return {
     id: randomBytes(16).toString('base64url'),
     kind: 'reset' as const,
@@ -58,7 +58,7 @@ function resetMail({ options, clock }: Accounts, { user, address, issued, networ
     requestedAt: now,
     network,
     locale,
-    brand: options.mail.brand,
+    brand: accounts.options.mail.brand,
     expiresAt: issued.expiresAt,
   }
 }
