@@ -37,6 +37,8 @@ export interface User {
   credentialVersion: number
   /** False while the account is disabled. */
   active: boolean
+  /** As `users.setRole` left it; what it may do says the option `roles`. */
+  role: string | null
   profile: Profile
   /** Milliseconds. */
   createdAt: number
@@ -56,10 +58,14 @@ export interface NewUser {
   email: string
   /** Canonical form of `email`, unique bytewise. */
   emailCanonical: string
-  passwordHash: string
+  emailVerifiedAt: number | null
+  passwordHash: string | null
   credentialVersion: number
+  role: string | null
   profile: Profile
   createdAt: number
+  /** When `purge` removes the account, if its address is not verified and it never had a session; null for never. */
+  expiresAt: number | null
 }
 
 /** One line of refresh tokens: a log-in on one device. */
@@ -95,16 +101,84 @@ export interface RefreshRule {
 /**
  * What became of a presented refresh token.
  *
- * - `accepted`: answer the token at `counter + 1`.
+ * - `accepted`: answer the token at `counter + 1`. `replayed` tells that the token had been presented before, as far as
+ *   the clock can tell: a race within one millisecond may be called fresh.
  * - `stale`: older than the newest, within the window; the session is kept.
  * - `ahead`: newer than any answered (a restored database); the session is kept.
  * - `reused`: this call, and no other, ended the session.
  * - `dead`: no such session, ended, idle or past its end, or the user is disabled, deleted or has other credentials.
  */
 export type RefreshOutcome =
-  | { result: 'accepted'; counter: number; session: Session; user: User }
+  | { result: 'accepted'; counter: number; replayed: boolean; session: Session; user: User }
   | { result: 'stale' | 'ahead' | 'reused'; session: Session }
   | { result: 'dead' }
+
+/** A mail that belongs to a change in the database and is stored with it. */
+export interface OutboxMail {
+  /** Chosen by the core. An id is stored once: storing it again changes nothing, also after it was settled. */
+  id: string
+  /** Sealed by the core; opaque here. */
+  sealed: string
+  createdAt: number
+  /** From when on `claimMails` hands it out. */
+  dueAt: number
+  /** The end of its use. */
+  expiresAt: number
+}
+
+/** What became of a new user, for the mails that are stored with it. */
+export type Insertion =
+  | { result: 'stored'; id: UserId }
+  | { result: 'email_taken'; user: User }
+  | { result: 'username_taken' }
+
+/** A change of what a user proves himself with, or of whether he may. */
+export interface CredentialChange {
+  userId: UserId
+  /** The credential version that the caller saw. */
+  fence: number
+  /** The new one, for the user and for every session that is kept. */
+  credentialVersion: number
+  now: number
+  /** What is set; what is left out stays. */
+  set: {
+    passwordHash?: string | null
+    email?: string
+    emailCanonical?: string
+    /** Setting it also takes the account's expiry away. */
+    emailVerifiedAt?: number
+    active?: boolean
+    /** A name, with its canonical form, that somebody else has is not set; the rest of the change is. */
+    username?: string | null
+    usernameCanonical?: string | null
+    /** Replaces the whole profile. */
+    profile?: Profile
+  }
+  /** What becomes of the user's sessions: all end, all stay, or all but one end. */
+  sessions: 'end' | 'keep' | { keep: string }
+  /** A session that starts with the change, with the new credential version. */
+  start: Session | null
+  mails: OutboxMail[]
+}
+
+/** A security event, as `eventLog` keeps it. */
+export interface AccountEvent {
+  /** What happened. */
+  name: string
+  /** Milliseconds. */
+  at: number
+  /** Null when no account is known. */
+  userId: UserId | null
+  /** Keyed hash of the e-mail address, so that tries at an unknown address belong together; null when there is none. */
+  identifier: string | null
+  sessionId: string | null
+  requestId: string | null
+  ip: string
+  network: string
+  userAgent: string
+  /** Never a secret, a code or an address. */
+  details: Record<string, string | number | boolean | null>
+}
 
 /** The database. */
 export interface Storage {
@@ -113,30 +187,65 @@ export interface Storage {
   /**
    * Stores a user and answers its id. The unique indexes decide, so exactly one of N callers with the same e-mail or
    * username succeeds. `invalid` means that the store cannot hold a value (out of a column's range, a refused check).
+   *
+   * @param mails writes the mails that are stored in the same step, whoever has the address or the name; with it the
+   * statements are the same whatever the outcome, so that their number and their time tell nothing. It is not asked for
+   * `invalid`, and may be asked again when the step has to be repeated
    */
-  insertUser(user: NewUser): Promise<{ id: UserId } | 'email_taken' | 'username_taken' | 'invalid'>
+  insertUser(
+    user: NewUser,
+    mails?: (insertion: Insertion) => OutboxMail[],
+  ): Promise<{ id: UserId } | 'email_taken' | 'username_taken' | 'invalid'>
+  /**
+   * Stores many users, each as `insertUser` would, and answers their outcomes in the same order. Of two with the same
+   * e-mail or username the first is stored.
+   */
+  importUsers(users: NewUser[]): Promise<({ id: UserId } | 'email_taken' | 'username_taken' | 'invalid')[]>
   /** Finds a user by id; null when there is none. Never reads the password hash. */
   findUserById(id: UserId): Promise<User | null>
   /** Finds a user by the canonical form of an e-mail address, with the password hash; null when there is none. */
   findUserByEmail(emailCanonical: string): Promise<UserWithPassword | null>
+  /** Finds a user by id with the password hash; null when there is none. */
+  findUserWithPassword(id: UserId): Promise<UserWithPassword | null>
+  /** Lists users by ascending id, those after the id `after` when it is given. */
+  listUsers(page: { after?: UserId; limit: number }): Promise<User[]>
+  /**
+   * Changes the given fields of an active user and answers the user as it is afterwards; null when there is none.
+   * Members of `profile` replace those of the same name and leave the others alone, so that two callers who change
+   * different members both succeed.
+   */
+  updateUser(change: {
+    id: UserId
+    /** With its canonical form. */
+    username?: string | null
+    usernameCanonical?: string | null
+    profile: Record<string, unknown>
+  }): Promise<User | 'username_taken' | 'invalid' | null>
+  /** Sets a user's role; false when there is no such user. */
+  setRole(id: UserId, role: string | null): Promise<boolean>
   /**
    * Replaces a password hash by a better hash of the same password and ends no session. False when the stored hash is
    * no longer `oldHash`: exactly one of N callers with the same old hash succeeds.
    */
   replacePasswordHash(id: UserId, oldHash: string, newHash: string): Promise<boolean>
   /**
-   * Sets a new password: hash, new credential version and the end of all sessions of the user, in one step. False
-   * when the user's credential version is no longer `fence` or the user is disabled: exactly one of N callers with
-   * the same fence succeeds.
+   * Changes credentials: what `set` names, the new credential version, the sessions and the mails, in one step, and
+   * answers the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is no
+   * longer `fence`, or the user is disabled and `set.active` is not true: exactly one of N callers with the same fence
+   * succeeds. `email_taken`, and nothing changed, when another account has the address.
    */
-  changePassword(change: {
+  changeCredentials(change: CredentialChange): Promise<{ ended: string[] } | 'stale' | 'email_taken'>
+  /**
+   * Deletes a user, ends its sessions, whose rows stay, and stores the mails, in one step; answers the ids of the ended
+   * sessions. `stale` when the credential version is no longer `fence`, `in_use` when other rows refer to the user:
+   * then nothing has changed.
+   */
+  deleteUser(deletion: {
     userId: UserId
-    /** The credential version that the caller saw. */
     fence: number
-    passwordHash: string
-    credentialVersion: number
     now: number
-  }): Promise<boolean>
+    mails: OutboxMail[]
+  }): Promise<{ ended: string[] } | 'stale' | 'in_use'>
   /**
    * Stores a session, fenced by the credential version in it: false, and nothing stored, when the user is disabled or
    * its version has changed, also when that change commits while this call runs.
@@ -160,12 +269,47 @@ export interface Storage {
    * accepted outcome equals `token`. An end is durable before the promise settles.
    */
   refreshSession(id: string, token: number, rule: RefreshRule, now: number): Promise<RefreshOutcome>
-  /** Answers when the store does; for health checks of the host. */
-  ping(): Promise<void>
+  /** Lists the user's sessions that have not ended and are not past their end or idle, the last used first. */
+  listSessions(userId: UserId, now: number): Promise<Session[]>
+  /**
+   * Ends a session and answers whose it was and whether this call ended it: exactly one of N callers does. Null when
+   * there is no such session, or it is not `userId`'s; a null `userId` asks for nobody's in particular.
+   */
+  endSession(id: string, userId: UserId | null, now: number): Promise<{ userId: UserId; ended: boolean } | null>
+  /** Ends all sessions of a user and answers the ids of those that this call ended. */
+  endSessions(userId: UserId, now: number): Promise<string[]>
+  /** Ends at most `limit` sessions, whoever's they are, and answers the ids of those that this call ended. */
+  endAnySessions(limit: number, now: number): Promise<string[]>
+  /**
+   * Answers which sessions ended at `time` or later, of those that were last used at `usedSince` or later: older ones
+   * have no access token left.
+   */
+  endedSince(time: number, usedSince: number): Promise<{ id: string; endedAt: number }[]>
+  /** Stores mails that belong to no other change. */
+  addMails(mails: OutboxMail[]): Promise<void>
+  /**
+   * Hands out at most `limit` mails that are due, neither settled nor past their end, and sets their `dueAt` to `until`:
+   * of N callers exactly one gets a mail.
+   */
+  claimMails(now: number, until: number, limit: number): Promise<OutboxMail[]>
+  /** Marks mails as done: they are never handed out again, and what was sealed is forgotten. */
+  settleMails(ids: string[]): Promise<void>
+  /** Keeps an event. */
+  addEvent(event: AccountEvent): Promise<void>
+  /** Answers a user's events, the newest first, those before `before` (milliseconds) when it is given. */
+  listEvents(userId: UserId, page: { before?: number; limit: number }): Promise<AccountEvent[]>
+  /**
+   * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past
+   * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified; one who has
+   * or had a session loses the expiry instead. Answers how many rows it removed or changed.
+   */
+  purge(limits: { now: number; eventsBefore: number; limit: number }): Promise<number>
+  /** Answers the store's own time in milliseconds, when it answers at all; for health checks of the host. */
+  ping(): Promise<number>
 }
 
 /** What a one-time code is for. Codes of one purpose never work for another. */
-export type CodePurpose = 'reset'
+export type CodePurpose = 'reset' | 'verify' | 'change'
 
 /** Names one record: the slot tag and the SHA-256 of the token (base64url), never the token itself. */
 export interface CodeRef {
@@ -211,11 +355,11 @@ export interface Cache {
    * Guesses a code. In state `issued` the try is counted first, then compared: of N parallel guesses exactly `tries`
    * are compared, and a record whose tries are used up is dead. A right guess moves the record to `verified`, where
    * comparing counts nothing. `dead` means that nothing was compared: missing, expired, exhausted, leased, used or
-   * burnt.
+   * burnt. `exhausted` is told to exactly one caller, the first whose guess is past the last try.
    *
    * @param macs the guess under each known key; the record's `kid` chooses
    */
-  guess(ref: CodeRef, macs: CodeMac[], now: number): Promise<'right' | 'wrong' | 'dead'>
+  guess(ref: CodeRef, macs: CodeMac[], now: number): Promise<'right' | 'wrong' | 'exhausted' | 'dead'>
   /**
    * Borrows a verified grant until `until` and answers its sealed subject, null when there is none to borrow. Exactly
    * one of N parallel callers gets it; a lease past its end may be taken over.
@@ -228,14 +372,40 @@ export interface Cache {
   giveBack(ref: CodeRef, leaseId: string, reason: 'refused' | 'outage', now: number): Promise<void>
   /** Kills all records of an account, in one step. They stay as tombstones until their end. */
   burn(account: { tag: string; account: string }): Promise<void>
-  /** Answers when the cache does; for health checks of the host. */
-  ping(): Promise<void>
+  /**
+   * Answers a record's sealed subject and changes nothing. Null when the record is missing, burnt or past its end; an
+   * exhausted one still has its subject.
+   */
+  peek(ref: CodeRef, now: number): Promise<string | null>
+  /** Tells a text to every listener of this realm, in this process and in others, once it can be reached. */
+  publish(text: string): Promise<void>
+  /**
+   * Calls `listener` with every text published from now on, at most once each; texts published while the connection is
+   * down are lost. Never rejects because the cache is down: listening begins, and begins again, when it is up.
+   *
+   * @param restarted called each time that listening has begun: texts may have been lost before
+   */
+  subscribe(listener: (text: string) => void, restarted?: () => void): Promise<void>
+  /** Answers the cache's own time in milliseconds, when it answers at all; for health checks of the host. */
+  ping(): Promise<number>
   /** Closes what the adapter opened itself. */
   close(): Promise<void>
 }
 
-/** Which mail is sent. */
-export type MessageKind = 'reset'
+/**
+ * Which mail is sent: a code (`reset`, `verify`, `change`), a notice of what was done (`password_changed`,
+ * `email_changed` to the old address, `account_deleted`), or the answer to a registration that could not be
+ * (`account_exists`, `username_taken`).
+ */
+export type MessageKind =
+  | 'reset'
+  | 'verify'
+  | 'change'
+  | 'password_changed'
+  | 'email_changed'
+  | 'account_deleted'
+  | 'account_exists'
+  | 'username_taken'
 
 /** How mails look. */
 export interface Brand {
@@ -257,21 +427,22 @@ export interface Message {
   /** The stored address, or null for a decoy: as much work as a mail, but nobody gets one. */
   to: string | null
   user: { username: string | null; email: string }
-  /** The digits that the user types. */
-  code: string
+  /** The digits that the user types; null in a notice. */
+  code: string | null
   /** The link's own token and address; null without `passwordReset.url`. */
   token: string | null
   url: string | null
-  /** How many minutes the code lives. */
+  /** How many minutes the code lives; 0 in a notice. */
   minutes: number
+  /** When it was asked for, or done. */
   requestedAt: number
-  /** From which network the mail was asked for. */
+  /** From which network it was asked for, or done; empty when the app did it by itself. */
   network: string
   /** The first language of the request's `Accept-Language`, or null. */
   locale: string | null
   /** The option `mail.brand`, for mailers inside the app; the queue's worker has its own. */
   brand: Partial<Brand>
-  /** When the code ends; the mail is of no use afterwards. */
+  /** When the mail is of no use any more: a code's end. */
   expiresAt: number
 }
 
@@ -282,6 +453,11 @@ export interface Mailer {
    * delivered later is not told here.
    */
   send(message: Message): Promise<void>
+  /**
+   * Tells what became of messages, by id and in the same order: `done` was delivered or finally given up, `pending` is
+   * accepted and on its way, `unknown` was never accepted or has been forgotten.
+   */
+  progress(ids: string[]): Promise<('done' | 'pending' | 'unknown')[]>
   /** Answers when messages can be accepted; for health checks of the host. */
   ping(): Promise<void>
   /** Finishes what was accepted and closes what the adapter opened itself. */
