@@ -3,6 +3,7 @@ import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import type { Accounts } from './accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from './adapters/memory.ts'
 import type { MemoryMailer } from './adapters/memory-mailer.ts'
+import { noClient } from './client.ts'
 import type { Profile, User, UserId } from './contracts.ts'
 import { canonicalEmail } from './email-address.ts'
 import { brandOf, render } from './mail-templates.ts'
@@ -30,6 +31,9 @@ export interface TestUser {
   /** Hashed when given; without it nobody can log in by password. */
   password?: string
   profile?: Profile
+  role?: string
+  /** Whether the address is proved. @default false */
+  verified?: boolean
   /** The realm. @default 'accounts' */
   name?: string
 }
@@ -41,15 +45,20 @@ export async function createUser(app: FastifyInstance, given: TestUser = {}): Pr
   const { username = `user-${unique}`, email = `${unique}@example.org`, profile = {} as Profile } = given
   const emailCanonical = canonicalEmail(email)
   if (emailCanonical === null) throw new TypeError(`createUser: ${email} is not an e-mail address`)
-  const user = { username, email, profile, credentialVersion: randomBytes(5).readUIntBE(0, 5), createdAt: clock() }
+  const now = clock()
+  const user = {
+    ...{ username, email, profile, credentialVersion: randomBytes(5).readUIntBE(0, 5), createdAt: now },
+    ...{ emailVerifiedAt: given.verified ? now : null, role: given.role ?? null },
+  }
   const stored = await storage.insertUser({
     ...user,
     usernameCanonical: canonicalUsername(username),
     emailCanonical,
     passwordHash: given.password === undefined ? randomHash() : await passwords.hash(given.password),
+    expiresAt: null,
   })
   if (typeof stored === 'string') throw new Error(`createUser: ${stored}`)
-  return { ...user, id: stored.id, emailVerifiedAt: null, active: true }
+  return { ...user, id: stored.id, active: true }
 }
 
 /** Starts a session for a user and answers the headers for `app.inject`; hashes nothing. */
@@ -61,7 +70,7 @@ export async function loginAs(
   const accounts = accountsOf(app, name)
   const id = typeof userOrId === 'object' ? userOrId.id : userOrId
   const user = await accounts.storage.findUserById(id)
-  const client = { ip: '127.0.0.1', userAgent: 'loginAs', network: '127.0.0.1' }
+  const client = { ...noClient, ip: '127.0.0.1', userAgent: 'loginAs', network: '127.0.0.1' }
   const tokens = user && (await startSession(accounts, user, client))
   if (!tokens) throw new Error(`loginAs: no active user ${id}`)
   return { authorization: `Bearer ${tokens.access}` }

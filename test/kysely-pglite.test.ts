@@ -1,5 +1,5 @@
 import t from 'tap'
-import { kyselyStorage, migrateToLatest } from '../lib/adapters/kysely.ts'
+import { kyselyStorage, migrateToLatest, migrations } from '../lib/adapters/kysely.ts'
 import { storageContract } from '../lib/testing/storage.ts'
 import { openPglite } from './databases.ts'
 
@@ -7,7 +7,7 @@ t.test('PGlite', async (t) => {
   const db = await openPglite(t)
   const storage = kyselyStorage(db)
 
-  t.strictSame(await migrateToLatest(db), ['accounts_0001_users_and_sessions'])
+  t.strictSame(await migrateToLatest(db), Object.keys(migrations))
   t.strictSame(await migrateToLatest(db), [])
   for (const { name, run } of storageContract) await t.test(name, () => run(storage))
 })

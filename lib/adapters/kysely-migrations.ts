@@ -1,52 +1,5 @@
-import { type Generated, type Kysely, sql } from 'kysely'
-
-/** A host's Kysely; `Kysely<unknown>` would refuse one that has tables. */
-// biome-ignore lint/suspicious/noExplicitAny: the host's tables are its own
-export type AnyKysely = Kysely<any>
-
-/** What ids of users are in the database; the core reads `integer` as a number and `uuid` as a string. */
-export interface IdOptions {
-  /** @default 'integer' */
-  ids?: 'integer' | 'uuid'
-}
-
-/** int8 arrives as a string from pg and as a number from PGlite. */
-type Int8 = string | number
-
-/** The tables of the adapter. Times are absolute milliseconds. */
-export interface AccountsTables {
-  accounts_users: {
-    id: Generated<Int8>
-    username: string | null
-    username_canonical: string | null
-    email: string
-    email_canonical: string
-    email_verified_at: Int8 | null
-    password_hash: string | null
-    credential_version: Int8
-    active: Generated<boolean>
-    profile: Generated<string>
-    created_at: Int8
-  }
-  accounts_sessions: {
-    id: string
-    user_id: Int8
-    credential_version: Int8
-    created_at: Int8
-    auth_time: Int8
-    last_used_at: Int8
-    idle_ms: Int8
-    expires_at: Int8
-    ip: string
-    user_agent: string
-    counter: Generated<Int8>
-    advanced_at: Int8 | null
-    late_replays: Generated<number>
-    last_late_at: Int8 | null
-    ended_at: Int8 | null
-  }
-  accounts_migrations: { name: string; applied_at: Int8 }
-}
+import { sql } from 'kysely'
+import type { AnyKysely, IdOptions } from './kysely-tables.ts'
 
 /** A step of the schema, in the shape of Kysely's own `Migration`. */
 export interface AccountsMigration {
@@ -65,6 +18,24 @@ export function migrationsFor({ ids = 'integer' }: IdOptions = {}): Record<strin
       async down(db) {
         await db.schema.dropTable('accounts_sessions').execute()
         await db.schema.dropTable('accounts_users').execute()
+      },
+    },
+    accounts_0002_account_life: {
+      async up(db) {
+        await extendUsers(db)
+        await createOutbox(db)
+        await createEvents(db, ids)
+        await db.schema
+          .createIndex('accounts_sessions_expires_at')
+          .on('accounts_sessions')
+          .column('expires_at')
+          .execute()
+      },
+      async down(db) {
+        await db.schema.dropIndex('accounts_sessions_expires_at').execute()
+        await db.schema.dropTable('accounts_events').execute()
+        await db.schema.dropTable('accounts_outbox').execute()
+        await db.schema.alterTable('accounts_users').dropColumn('expires_at').dropColumn('role').execute()
       },
     },
   }
@@ -126,63 +97,56 @@ async function createSessions(db: AnyKysely, ids: 'integer' | 'uuid') {
     .execute()
 }
 
-function idType(ids: 'integer' | 'uuid') {
-  return ids === 'uuid' ? 'uuid' : 'bigint'
-}
-
-// Our own id: Kysely's would deadlock inside a host's Migrator.
-const LOCK_ID = 6_102_025_071_409
-
-/**
- * Brings the tables up to date and answers the names of the migrations that ran. All or nothing; any number of
- * processes may call it at once, and inside a host's transaction it joins that.
- *
- * @throws {Error} when the tables have other ids, or are newer than this version of the package
- */
-export async function migrateToLatest(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Promise<string[]> {
-  if (db.isTransaction) return runPending(db, ids)
-  // Under any other isolation the look at the table would not see what was committed while the lock was awaited.
-  return db
-    .transaction()
-    .setIsolationLevel('read committed')
-    .execute((transaction) => runPending(transaction, ids))
-}
-
-async function runPending(host: AnyKysely, ids: 'integer' | 'uuid'): Promise<string[]> {
-  const db = host as Kysely<AccountsTables>
-  // Before the table: eight racing "create table if not exists" fail now and then.
-  await sql`select pg_advisory_xact_lock(${LOCK_ID})`.execute(db)
+async function extendUsers(db: AnyKysely) {
+  await db.schema.alterTable('accounts_users').addColumn('role', 'text').addColumn('expires_at', 'bigint').execute()
   await db.schema
-    .createTable('accounts_migrations')
-    .ifNotExists()
-    .addColumn('name', 'text', (column) => column.primaryKey())
-    .addColumn('applied_at', 'bigint', (column) => column.notNull())
+    .createIndex('accounts_users_expires_at')
+    .on('accounts_users')
+    .column('expires_at')
+    .where('expires_at', 'is not', null)
     .execute()
-  const known = migrationsFor({ ids })
-  const applied = (await db.selectFrom('accounts_migrations').select('name').execute()).map(({ name }) => name)
-  refuseNewer(applied, known)
-  if (applied.length > 0) await refuseOtherIds(db, ids)
-  const pending = Object.keys(known).filter((name) => !applied.includes(name))
-  for (const name of pending) {
-    await known[name]?.up(db)
-    await db.insertInto('accounts_migrations').values({ name, applied_at: Date.now() }).execute()
-  }
-  return pending
 }
 
-function refuseNewer(applied: string[], known: Record<string, AccountsMigration>) {
-  const newer = applied.find((name) => !Object.hasOwn(known, name))
-  if (newer === undefined) return
-  throw new Error(`The database has the migration "${newer}", which this fastify-accounts does not know: update it.`)
+async function createOutbox(db: AnyKysely) {
+  await db.schema
+    .createTable('accounts_outbox')
+    .addColumn('id', 'text', (column) => column.primaryKey())
+    .addColumn('sealed', 'text', (column) => column.notNull())
+    .addColumn('created_at', 'bigint', (column) => column.notNull())
+    .addColumn('due_at', 'bigint', (column) => column.notNull())
+    .addColumn('expires_at', 'bigint', (column) => column.notNull())
+    .addColumn('settled', 'boolean', (column) => column.notNull().defaultTo(false))
+    .execute()
+  await db.schema
+    .createIndex('accounts_outbox_due_at')
+    .on('accounts_outbox')
+    .column('due_at')
+    .where(sql<boolean>`not settled`)
+    .execute()
+  await db.schema.createIndex('accounts_outbox_expires_at').on('accounts_outbox').column('expires_at').execute()
 }
 
-async function refuseOtherIds(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid') {
-  const { type } = await db
-    .selectNoFrom((eb) =>
-      sql<string>`pg_typeof((${eb.selectFrom('accounts_users').select('id').limit(1)}))::text`.as('type'),
-    )
-    .executeTakeFirstOrThrow()
-  if (type === idType(ids)) return
-  const existing = type === 'uuid' ? 'uuid' : 'integer'
-  throw new Error(`"ids" is '${ids}', but the existing tables have '${existing}' ids: pass { ids: '${existing}' }.`)
+async function createEvents(db: AnyKysely, ids: 'integer' | 'uuid') {
+  // No foreign key: what happened stays when the user is deleted.
+  await db.schema
+    .createTable('accounts_events')
+    .addColumn('id', 'bigint', (column) => column.primaryKey().generatedByDefaultAsIdentity())
+    .addColumn('name', 'text', (column) => column.notNull())
+    .addColumn('at', 'bigint', (column) => column.notNull())
+    .addColumn('user_id', idType(ids))
+    .addColumn('identifier', 'text')
+    .addColumn('session_id', 'text')
+    .addColumn('request_id', 'text')
+    .addColumn('ip', 'text', (column) => column.notNull())
+    .addColumn('network', 'text', (column) => column.notNull())
+    .addColumn('user_agent', 'text', (column) => column.notNull())
+    .addColumn('details', 'jsonb', (column) => column.notNull())
+    .execute()
+  await db.schema.createIndex('accounts_events_user_id').on('accounts_events').columns(['user_id', 'at']).execute()
+  await db.schema.createIndex('accounts_events_at').on('accounts_events').column('at').execute()
+}
+
+/** The type of a user's id. */
+export function idType(ids: 'integer' | 'uuid') {
+  return ids === 'uuid' ? 'uuid' : 'bigint'
 }

@@ -1,4 +1,4 @@
-import { sql } from 'kysely'
+import { type Expression, type RawBuilder, sql } from 'kysely'
 import type { Storage, User, UserId } from '../contracts.ts'
 import { possibleId } from '../storable.ts'
 
@@ -10,6 +10,7 @@ export const userColumns = [
   'email_verified_at as emailVerifiedAt',
   'accounts_users.credential_version as credentialVersion',
   'active',
+  'role',
   'accounts_users.created_at as userCreatedAt',
   // As text: type parsers and plugins of the host must not reach into the profile.
   sql<string>`profile::text`.as('profile'),
@@ -23,6 +24,7 @@ export interface UserRow {
   emailVerifiedAt: string | number | null
   credentialVersion: string | number
   active: boolean
+  role: string | null
   userCreatedAt: string | number
   profile: unknown
 }
@@ -36,11 +38,19 @@ export function userOf(row: UserRow, ids: Storage['ids']): User {
     emailVerifiedAt: row.emailVerifiedAt === null ? null : Number(row.emailVerifiedAt),
     credentialVersion: Number(row.credentialVersion),
     active: row.active,
-    // A host's ParseJSONResultsPlugin has parsed it already.
-    profile: typeof row.profile === 'string' ? JSON.parse(row.profile) : row.profile,
+    role: row.role,
+    profile: parsed(row.profile),
     createdAt: Number(row.userCreatedAt),
   }
 }
+
+/** A JSON column that was read as text; a host's ParseJSONResultsPlugin has parsed it already. */
+export function parsed<T>(value: unknown): T {
+  return typeof value === 'string' ? JSON.parse(value) : (value as T)
+}
+
+/** The database's clock, in milliseconds. */
+export const databaseTime = sql<string | number>`(extract(epoch from clock_timestamp()) * 1000)::bigint`
 
 /**
  * The id in a row; an int8 arrives as a string from pg.
@@ -64,8 +74,16 @@ export function bound<T>(value: T): T {
   throw new TypeError('Only a string, number, boolean or null can be bound to a statement.')
 }
 
-/** `bound` for every member of a row. */
+/** `bound` for every member of a row that is there. */
 export function boundAll<T extends object>(row: T): T {
-  for (const value of Object.values(row)) bound(value)
+  for (const value of Object.values(row)) if (value !== undefined) bound(value)
   return row
+}
+
+/**
+ * Whether a row's `id` is among those that a query selects. The query runs once, before: as a plain `in` PostgreSQL may
+ * run it again and again, and lock more rows than its limit.
+ */
+export function isOneOf(query: Expression<unknown>): RawBuilder<boolean> {
+  return sql<boolean>`id = any(array(${query}))`
 }

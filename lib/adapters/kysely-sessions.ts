@@ -1,17 +1,20 @@
-import { type Kysely, sql } from 'kysely'
-import type { RefreshOutcome, RefreshRule, Session, Storage } from '../contracts.ts'
+import { type Expression, type Kysely, sql } from 'kysely'
+import type { Session, Storage, UserId } from '../contracts.ts'
 import { possibleId, storable } from '../storable.ts'
-import type { AccountsTables } from './kysely-migrations.ts'
-import { bound, boundAll, idOf, type UserRow, userColumns, userOf } from './kysely-rows.ts'
+import { bound, boundAll, idOf, isOneOf } from './kysely-rows.ts'
+import type { AccountsTables } from './kysely-tables.ts'
 
-type SessionVerbs = Pick<Storage, 'insertSession' | 'sessionActive' | 'refreshSession'>
+type SessionVerbs = Pick<
+  Storage,
+  'insertSession' | 'sessionActive' | 'listSessions' | 'endSession' | 'endSessions' | 'endAnySessions' | 'endedSince'
+>
 
-/** The verbs about sessions; each is one statement. */
+/** The verbs about sessions but for their refresh; each is one statement, `endSession` two when there is none to end. */
 export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): SessionVerbs {
   return {
     async insertSession(session) {
       if (!possibleId(ids, session.userId)) return false
-      const row = boundAll(rowOf(session))
+      const row = sessionRow(session)
       const inserted = await db
         .insertInto('accounts_sessions')
         .columns(Object.keys(row) as (keyof typeof row)[])
@@ -44,16 +47,84 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
       return row !== undefined
     },
 
-    async refreshSession(id, token, rule, now) {
-      if (!storable(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
-      const row = await takeStep(db, id, token, rule, now)
-      return row ? outcomeOf(row, ids, token, rule) : { result: 'dead' }
+    async listSessions(userId, now) {
+      if (!possibleId(ids, userId)) return []
+      const rows = await db
+        .selectFrom('accounts_sessions')
+        .select(sessionColumns)
+        .select(['user_id as userId', 'credential_version as credentialVersion'])
+        .where('user_id', '=', userId)
+        .where('ended_at', 'is', null)
+        .where('expires_at', '>', bound(now))
+        .where(sql<boolean>`last_used_at + idle_ms > ${now}`)
+        .orderBy('last_used_at', 'desc')
+        .orderBy('id')
+        .execute()
+      return rows.map((row) => sessionOf(row, ids))
+    },
+
+    async endSession(id, userId, now) {
+      if (!storable(id) || (userId !== null && !possibleId(ids, userId))) return null
+      const own = userId === null ? sql<boolean>`true` : sql<boolean>`user_id = ${userId}`
+      const ended = await db
+        .updateTable('accounts_sessions')
+        .set({ ended_at: bound(now) })
+        .where('id', '=', bound(id))
+        .where(own)
+        .where('ended_at', 'is', null)
+        .returning('user_id as userId')
+        .executeTakeFirst()
+      if (ended) return { userId: idOf(ended.userId, ids), ended: true }
+      const found = await db
+        .selectFrom('accounts_sessions')
+        .select('user_id as userId')
+        .where('id', '=', id)
+        .where(own)
+        .executeTakeFirst()
+      return found ? { userId: idOf(found.userId, ids), ended: false } : null
+    },
+
+    async endSessions(userId, now) {
+      return possibleId(ids, userId) ? endSessionsOf(db, userId, now) : []
+    },
+
+    endAnySessions: (limit, now) => endAll(db, liveSessions(db).limit(bound(limit)), now),
+
+    async endedSince(time, usedSince) {
+      const rows = await db
+        .selectFrom('accounts_sessions')
+        .select(['id', 'ended_at as endedAt'])
+        .where('ended_at', '>=', bound(time))
+        .where('last_used_at', '>=', bound(usedSince))
+        .execute()
+      return rows.map(({ id, endedAt }) => ({ id, endedAt: Number(endedAt) }))
     },
   }
 }
 
-function rowOf(session: Session) {
-  return {
+/** Sessions that have not ended, to be locked; always in this order, or two callers could wait for each other. */
+export function liveSessions(db: Kysely<AccountsTables>) {
+  return db.selectFrom('accounts_sessions').select('id').where('ended_at', 'is', null).orderBy('id').forUpdate()
+}
+
+/** Ends all sessions of a user and answers their ids. */
+export function endSessionsOf(db: Kysely<AccountsTables>, userId: UserId, now: number): Promise<string[]> {
+  return endAll(db, liveSessions(db).where('user_id', '=', userId), now)
+}
+
+async function endAll(db: Kysely<AccountsTables>, sessions: Expression<unknown>, now: number): Promise<string[]> {
+  const rows = await db
+    .updateTable('accounts_sessions')
+    .set({ ended_at: bound(now) })
+    .where(isOneOf(sessions))
+    .returning('id')
+    .execute()
+  return rows.map(({ id }) => id)
+}
+
+/** The row of a new session. */
+export function sessionRow(session: Session) {
+  return boundAll({
     id: session.id,
     user_id: session.userId,
     credential_version: session.credentialVersion,
@@ -64,66 +135,25 @@ function rowOf(session: Session) {
     expires_at: session.expiresAt,
     ip: session.ip,
     user_agent: session.userAgent,
-  }
+  })
 }
 
-// One UPDATE: a racer that waited for the row judges what the winner left, so all get one answer.
-function takeStep(db: Kysely<AccountsTables>, id: string, token: number, rule: RefreshRule, now: number) {
-  const { fresh, counted, reused, accepted } = judge(token, rule, now)
-  const advances = rule.rotate ? fresh : sql`false`
-  return db
-    .updateTable('accounts_sessions')
-    .from('accounts_users')
-    .set({
-      counter: sql`case when ${advances} then ${token} else counter end`,
-      advanced_at: sql`case when ${advances} then ${now} else advanced_at end`,
-      late_replays: sql`case when ${counted} then late_replays + 1 else late_replays end`,
-      last_late_at: sql`case when ${counted} then ${now} else last_late_at end`,
-      ended_at: sql`case when ${reused} then ${now} else ended_at end`,
-      last_used_at: sql`case when ${accepted} then ${now} else last_used_at end`,
-    })
-    .where('accounts_sessions.id', '=', bound(id))
-    .where('ended_at', 'is', null)
-    .where('expires_at', '>', bound(now))
-    .where(sql<boolean>`last_used_at + idle_ms > ${now}`)
-    .whereRef('accounts_users.id', '=', 'accounts_sessions.user_id')
-    .whereRef('accounts_users.credential_version', '=', 'accounts_sessions.credential_version')
-    .where('active', '=', true)
-    .returning(sessionColumns)
-    .returning(userColumns)
-    .executeTakeFirst()
-}
-
-// The rule of `Storage.refreshSession`, as conditions on the row before the step.
-function judge(token: number, rule: RefreshRule, now: number) {
-  boundAll({ token, now, ...rule })
-  // RFC 9700 4.14.2 would end the session; a client that keeps its first token is served unless the host is strict.
-  const exempt = !rule.rotate || (token === 0 && rule.lateReplays > 0)
-  const fresh = sql`counter + 1 = ${token}`
-  const older = sql`counter > ${token}`
-  const newest = sql`counter = ${token}`
-  const late = sql`greatest(advanced_at, last_late_at) < ${now - rule.graceMs}`
-  const overdue = exempt ? sql`false` : sql`(${newest} and ${late})`
-  const counted = sql`(${overdue} and late_replays < ${rule.lateReplays})`
-  const reused = sql`(${overdue} and late_replays >= ${rule.lateReplays} or ${older} and ${late})`
-  const accepted = sql`(${fresh} or ${newest} and not ${reused})`
-  return { fresh, counted, reused, accepted }
-}
-
-const sessionColumns = [
+/** A session's columns, without those that it has in common with its user. */
+export const sessionColumns = [
   'accounts_sessions.id as sessionId',
   'accounts_sessions.created_at as createdAt',
   'auth_time as authTime',
   'last_used_at as lastUsedAt',
   'idle_ms as idleMs',
-  'expires_at as expiresAt',
+  'accounts_sessions.expires_at as expiresAt',
   'ip',
   'user_agent as userAgent',
-  'counter',
-  'ended_at as endedAt',
 ] as const
 
-interface SessionRow extends UserRow {
+/** A row of `sessionColumns`, and of what tells its user. */
+export interface SessionRow {
+  userId: string | number
+  credentialVersion: string | number
   sessionId: string
   createdAt: string | number
   authTime: string | number
@@ -132,23 +162,10 @@ interface SessionRow extends UserRow {
   expiresAt: string | number
   ip: string
   userAgent: string
-  counter: string | number
-  endedAt: string | number | null
 }
 
-// Reads the row after the step: whoever finds it ended has ended it.
-function outcomeOf(row: SessionRow, ids: Storage['ids'], token: number, rule: RefreshRule): RefreshOutcome {
-  const session = sessionOf(row, ids)
-  const counter = Number(row.counter)
-  if (row.endedAt !== null) return { result: 'reused', session }
-  if (token < counter) return { result: 'stale', session }
-  if (token === counter || (!rule.rotate && token === counter + 1)) {
-    return { result: 'accepted', counter: token, session, user: userOf(row, ids) }
-  }
-  return { result: 'ahead', session }
-}
-
-function sessionOf(row: SessionRow, ids: Storage['ids']): Session {
+/** The session in a row of `sessionColumns`. */
+export function sessionOf(row: SessionRow, ids: Storage['ids']): Session {
   return {
     id: row.sessionId,
     userId: idOf(row.userId, ids),

@@ -1,28 +1,43 @@
-import { type Kysely, sql } from 'kysely'
+import type { Kysely } from 'kysely'
 import type { Storage } from '../contracts.ts'
-import type { AccountsTables, AnyKysely, IdOptions } from './kysely-migrations.ts'
+import { credentialVerbs } from './kysely-credentials.ts'
+import { eventVerbs } from './kysely-events.ts'
+import { newUserVerbs } from './kysely-new-users.ts'
+import { outboxVerbs } from './kysely-outbox.ts'
+import { purgeVerb } from './kysely-purge.ts'
+import { refreshVerb } from './kysely-refresh.ts'
+import { databaseTime } from './kysely-rows.ts'
 import { sessionVerbs } from './kysely-sessions.ts'
+import type { AccountsTables, AnyKysely, IdOptions } from './kysely-tables.ts'
 import { userVerbs } from './kysely-users.ts'
 
-export type { AccountsMigration, AnyKysely, IdOptions } from './kysely-migrations.ts'
-export { migrateToLatest, migrations, migrationsFor } from './kysely-migrations.ts'
+export { migrateToLatest } from './kysely-migration-runner.ts'
+export { type AccountsMigration, migrations, migrationsFor } from './kysely-migrations.ts'
+export { migrationSql } from './kysely-sql.ts'
+export type { AnyKysely, IdOptions } from './kysely-tables.ts'
 
 /**
- * Stores users and sessions in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.
+ * Stores accounts in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.
  *
- * A transaction as `db` joins it: everything rolls back with the host. There a value that the database refuses aborts
- * the transaction, and the isolation must be READ COMMITTED, the default of PostgreSQL, or a racing session can outlive
- * a password change.
+ * A transaction as `db` joins it: everything rolls back with the host, and what a verb refuses aborts nothing. There the
+ * isolation must be READ COMMITTED, the default of PostgreSQL, or a racing session can outlive a password change.
  */
 export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Storage {
   if (ids !== 'integer' && ids !== 'uuid') throw new TypeError(`"ids" is ${ids}: pass 'integer' or 'uuid'.`)
   const tables: Kysely<AccountsTables> = db
   return {
     ids,
+    ...newUserVerbs(tables, ids),
     ...userVerbs(tables, ids),
+    ...credentialVerbs(tables, ids),
     ...sessionVerbs(tables, ids),
+    ...refreshVerb(tables, ids),
+    ...outboxVerbs(tables),
+    ...eventVerbs(tables, ids),
+    ...purgeVerb(tables),
     async ping() {
-      await sql`select 1`.execute(tables)
+      const { now } = await tables.selectNoFrom(databaseTime.as('now')).executeTakeFirstOrThrow()
+      return Number(now)
     },
   }
 }

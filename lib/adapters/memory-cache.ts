@@ -1,4 +1,5 @@
 import type { Cache, CodeMac, CodeRef } from '../contracts.ts'
+import { createListeners } from './listeners.ts'
 import { refuseProduction } from './single-process.ts'
 
 interface CodeRecord {
@@ -11,8 +12,10 @@ interface CodeRecord {
   /** The end of the code, then of the grant. */
   endsAt: number
   grantMs: number
+  /** Gone from a burnt record. */
+  subject: string | null
   /** Gone from a tombstone. */
-  live: { mac: CodeMac; subject: string; lease?: { id: string; until: number } } | null
+  live: { mac: CodeMac; lease?: { id: string; until: number } } | null
 }
 
 export interface MemoryCacheOptions {
@@ -21,7 +24,8 @@ export interface MemoryCacheOptions {
 }
 
 /**
- * Keeps one-time codes in this process, for tests and trials. Every verb is done within one tick.
+ * Keeps one-time codes in this process, for tests and trials. Every verb is done within one tick; what is published is
+ * heard in a later one, by listeners of this cache alone.
  *
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
@@ -31,6 +35,7 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
     '"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.',
   )
   const records = new Map<string, CodeRecord>()
+  const listeners = createListeners((error) => process.emitWarning(`A listener of memoryCache threw: ${error}`))
   const alive = (ref: CodeRef, now: number) => {
     const record = records.get(keyOf(ref))
     return record?.live && now < record.endsAt ? { record, live: record.live } : undefined
@@ -42,9 +47,9 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
       for (const { tokenHash, mac, subject } of codes) {
         const key = keyOf({ purpose, tag, tokenHash })
         if (records.has(key)) continue
-        const live = { mac: { ...mac }, subject }
+        const live = { mac: { ...mac } }
         const counts = { tries, used: 0, refusals: 0 }
-        records.set(key, { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, live })
+        records.set(key, { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, subject, live })
       }
     },
     async guess(ref, macs, now) {
@@ -58,27 +63,46 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
       const found = alive(ref, now)
       if (found?.record.state !== 'verified' || leased(found.live, now)) return null
       found.live.lease = { id, until }
-      return found.live.subject
+      return found.record.subject
     },
     async giveBack(ref, leaseId, reason) {
       const record = records.get(keyOf(ref))
       if (!record?.live || record.live.lease?.id !== leaseId) return
       delete record.live.lease
-      if (reason === 'refused' && ++record.refusals >= 5) bury(record, 'burnt')
+      if (reason === 'refused' && ++record.refusals >= 5) burn(record)
     },
     async burn({ tag, account }) {
       for (const record of records.values()) {
-        if (record.tag === tag && record.account === account) bury(record, 'burnt')
+        if (record.tag === tag && record.account === account) burn(record)
       }
     },
-    async ping() {},
-    async close() {},
+    async peek(ref, now) {
+      const record = records.get(keyOf(ref))
+      return record && now < record.endsAt ? record.subject : null
+    },
+    async publish(text) {
+      queueMicrotask(() => listeners.hear(text))
+    },
+    async subscribe(listener, restarted) {
+      // Later too: what was published before is not for this listener.
+      queueMicrotask(() => listeners.add(listener, restarted)?.begin())
+    },
+    async ping() {
+      return Date.now()
+    },
+    async close() {
+      listeners.close()
+    },
   }
 }
 
-function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'dead' {
+function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'exhausted' {
   // Counted before the comparison counts: a guess past the last try is never told whether it was right.
-  if (++record.used > record.tries) return bury(record, 'exhausted')
+  if (++record.used > record.tries) {
+    record.state = 'exhausted'
+    record.live = null
+    return 'exhausted'
+  }
   if (!right) return 'wrong'
   record.state = 'verified'
   record.endsAt = now + record.grantMs
@@ -97,8 +121,8 @@ function leased({ lease }: NonNullable<CodeRecord['live']>, now: number): boolea
   return lease !== undefined && now < lease.until
 }
 
-function bury(record: CodeRecord, state: 'exhausted' | 'burnt'): 'dead' {
-  record.state = state
+function burn(record: CodeRecord): void {
+  record.state = 'burnt'
   record.live = null
-  return 'dead'
+  record.subject = null
 }

@@ -22,10 +22,16 @@ export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryM
       'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is meant',
   )
   const sent: SentMessage[] = []
+  // Decoys too: they are as much done as mails.
+  const done = new Set<string>()
   return {
     sent,
     async send(message) {
+      done.add(message.id)
       if (message.to !== null) sent.push({ ...message, to: message.to, user: { ...message.user } })
+    },
+    async progress(ids) {
+      return ids.map((id) => (done.has(id) ? 'done' : 'unknown'))
     },
     async ping() {},
     async close() {},

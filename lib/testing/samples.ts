@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { NewUser, RefreshRule, Session, Storage, UserId } from '../contracts.ts'
+import type { CredentialChange, NewUser, OutboxMail, RefreshRule, Session, Storage, UserId } from '../contracts.ts'
 
 /** The time at which sample users and sessions begin. */
 export const start = 1_800_000_000_000
@@ -23,10 +23,13 @@ export function sampleUser(change: Partial<NewUser> = {}): NewUser {
     usernameCanonical: name,
     email: `${name}@Example.org`,
     emailCanonical: `${name}@example.org`,
+    emailVerifiedAt: null,
     passwordHash: '$argon2id$old',
     credentialVersion: 2 ** 40 - 1,
+    role: null,
     profile: {} as NewUser['profile'],
     createdAt: start,
+    expiresAt: null,
     ...change,
   }
 }
@@ -87,8 +90,71 @@ export const hostileTexts = [
   'constructor',
 ]
 
-/** A change of a user's password, as the core asks for it. */
-export function passwordChange(user: { id: UserId; credentialVersion: number }) {
-  const { id: userId, credentialVersion: fence } = user
-  return { userId, fence, passwordHash: '$argon2id$new', credentialVersion: fence + 1, now: start }
+/** Ids that no user has. */
+export const impossibleIds = [
+  ...hostileTexts,
+  '1',
+  'null',
+  '00000000-0000-0000-0000-000000000000',
+  Number.NaN,
+  1.5,
+  -1,
+  0,
+  2 ** 63,
+  1e300,
+  Number.POSITIVE_INFINITY,
+  [1],
+  {},
+  null,
+] as UserId[]
+
+/** An id that a user might have, but none has. */
+export function missingId(subject: Storage): UserId {
+  return (subject.ids === 'uuid' ? '12345678-1234-1234-1234-123456789012' : 2 ** 50) as UserId
+}
+
+/** Those of `hostileTexts` that a UTF-8 column can hold. */
+export const storableTexts = hostileTexts.filter((text) => text.isWellFormed() && !text.includes('\0'))
+
+/** A change of a user's password, as the core asks for it: every session ends. */
+export function passwordChange(
+  user: { id: UserId; credentialVersion: number },
+  change: Partial<CredentialChange> = {},
+): CredentialChange {
+  return {
+    userId: user.id,
+    fence: user.credentialVersion,
+    credentialVersion: user.credentialVersion + 1,
+    now: start,
+    set: { passwordHash: '$argon2id$new' },
+    sessions: 'end',
+    start: null,
+    mails: [],
+    ...change,
+  }
+}
+
+/** A deletion of a user, as the core asks for it. */
+export function sampleDeletion(user: { id: UserId; credentialVersion: number }, mails: OutboxMail[] = []) {
+  return { userId: user.id, fence: user.credentialVersion, now: start, mails }
+}
+
+/** A mail that no other case uses, due at `start` and of use for an hour. */
+export function sampleMail(change: Partial<OutboxMail> = {}): OutboxMail {
+  return { id: uniqueName(), sealed: 'sealed', createdAt: start, dueAt: start, expiresAt: start + hour, ...change }
+}
+
+/** Claims everything that is due, for a minute, and answers those of the given mails that were among it. */
+export async function claimedOf(subject: Storage, mails: OutboxMail[], now = start): Promise<OutboxMail[]> {
+  const claimed: OutboxMail[] = []
+  for (;;) {
+    const batch = await subject.claimMails(now, now + minute, 100)
+    if (batch.length === 0) return claimed.filter(({ id }) => mails.some((mail) => mail.id === id))
+    claimed.push(...batch)
+  }
+}
+
+/** The ids of things, sorted, to compare what comes in any order. */
+export function idsOf(things: { id: string }[]): string[] {
+  return things.map(({ id }) => id).sort()
 }

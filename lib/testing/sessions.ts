@@ -1,53 +1,28 @@
 import assert from 'node:assert/strict'
-import type { Storage, UserId } from '../contracts.ts'
+import type { Storage } from '../contracts.ts'
 import {
   day,
   hostileTexts,
+  hour,
+  idsOf,
+  missingId,
   passwordChange,
-  race,
   rule,
   sampleSession,
   start,
+  storableTexts,
   storedSession,
   storedUser,
 } from './samples.ts'
 
-/** The part of `storageContract` about sessions, but for their refresh. */
+/** The part of `storageContract` about sessions that begin, go on and are over, but for the rule of their refresh. */
 export const sessionContract: { name: string; run(subject: Storage): Promise<void> }[] = [
-  {
-    name: '[R-SES-1] a password change ends all sessions of the user and no other’s',
-    async run(subject) {
-      const user = await storedUser(subject)
-      const own = [await storedSession(subject, {}, user), await storedSession(subject, {}, user)]
-      const foreign = await storedSession(subject)
-
-      assert.equal(await subject.changePassword(passwordChange(user)), true)
-
-      for (const session of own) {
-        assert.equal(await subject.sessionActive(session.id, user.id, start), false)
-        assert.deepEqual(await subject.refreshSession(session.id, 0, rule, start), { result: 'dead' })
-      }
-      assert.equal(await subject.sessionActive(foreign.id, foreign.userId, start), true)
-    },
-  },
-  {
-    name: 'a password change behind another changes nothing',
-    async run(subject) {
-      const user = await storedUser(subject)
-      const session = await storedSession(subject, {}, user)
-
-      assert.equal(await subject.changePassword({ ...passwordChange(user), fence: user.credentialVersion - 1 }), false)
-
-      assert.equal((await subject.findUserByEmail(user.emailCanonical))?.passwordHash, user.passwordHash)
-      assert.equal(await subject.sessionActive(session.id, user.id, start), true)
-    },
-  },
   {
     name: 'a session of other credentials or of nobody is not stored',
     async run(subject) {
       const user = await storedUser(subject)
       const old = sampleSession(user, { credentialVersion: user.credentialVersion - 1 })
-      const nobody = (subject.ids === 'uuid' ? '12345678-1234-1234-1234-123456789012' : 2 ** 50) as UserId
+      const nobody = missingId(subject)
       const orphan = sampleSession({ id: nobody, credentialVersion: user.credentialVersion })
 
       assert.equal(await subject.insertSession(old), false)
@@ -55,35 +30,6 @@ export const sessionContract: { name: string; run(subject: Storage): Promise<voi
 
       assert.equal(await subject.sessionActive(old.id, user.id, start), false)
       assert.equal(await subject.sessionActive(orphan.id, nobody, start), false)
-    },
-  },
-  {
-    name: '[R-SES-1] no session of the old password outlives a change that races 50 log-ins',
-    async run(subject) {
-      const user = await storedUser(subject)
-      const sessions = Array.from({ length: 50 }, () => sampleSession(user))
-
-      await race(async (index) => {
-        if (index === 10) assert.equal(await subject.changePassword(passwordChange(user)), true)
-        await subject.insertSession(sessions[index]!)
-      })
-
-      for (const { id } of sessions) assert.equal(await subject.sessionActive(id, user.id, start), false)
-    },
-  },
-  {
-    name: '[R-SES-1] a refresh that races a password change leaves no session behind',
-    async run(subject) {
-      const user = await storedUser(subject)
-      const session = await storedSession(subject, {}, user)
-
-      await race(async (index) => {
-        if (index === 10) assert.equal(await subject.changePassword(passwordChange(user)), true)
-        await subject.refreshSession(session.id, 0, rule, start)
-      })
-
-      assert.equal(await subject.sessionActive(session.id, user.id, start), false)
-      assert.deepEqual(await subject.refreshSession(session.id, 0, rule, start), { result: 'dead' })
     },
   },
   {
@@ -108,9 +54,84 @@ export const sessionContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'ping answers',
+    name: '[R-REF-4] a session that is not used ends, and each use puts the end off',
     async run(subject) {
-      await subject.ping()
+      const { id } = await storedSession(subject, { idleMs: hour })
+
+      assert.equal(await resultOf(subject, id, 0, start + hour - 1), 'accepted')
+      assert.equal(await resultOf(subject, id, 1, start + 2 * hour - 2), 'accepted')
+      assert.equal(await resultOf(subject, id, 2, start + 3 * hour - 2), 'dead')
+    },
+  },
+  {
+    name: '[R-REF-4] no use moves the absolute end',
+    async run(subject) {
+      const { id } = await storedSession(subject, { expiresAt: start + 2 * hour })
+
+      assert.equal(await resultOf(subject, id, 0, start + hour), 'accepted')
+      assert.equal(await resultOf(subject, id, 1, start + 2 * hour - 1), 'accepted')
+      assert.equal(await resultOf(subject, id, 2, start + 2 * hour), 'dead')
+    },
+  },
+  {
+    name: '[R-REF-5] a session of changed credentials is dead',
+    async run(subject) {
+      const user = await storedUser(subject)
+      const { id } = await storedSession(subject, {}, user)
+
+      await subject.changeCredentials(passwordChange(user))
+
+      assert.equal(await resultOf(subject, id, 0, start), 'dead')
+    },
+  },
+  {
+    name: '[R-SES-3] the sessions of a user are listed with every field, the last used first',
+    async run(subject) {
+      const user = await storedUser(subject)
+      await storedSession(subject)
+      const first = await storedSession(subject, { lastUsedAt: start + 1, ip: '', userAgent: '' }, user)
+      const second = await storedSession(subject, { lastUsedAt: start + 3 }, user)
+      const third = await storedSession(subject, { lastUsedAt: start + 2 }, user)
+
+      assert.deepEqual(await subject.listSessions(user.id, start + 3), [second, third, first])
+
+      await subject.refreshSession(first.id, 0, rule, start + 9)
+      const used = { ...first, lastUsedAt: start + 9 }
+      assert.deepEqual(await subject.listSessions(user.id, start + 9), [used, second, third])
+    },
+  },
+  {
+    name: '[R-SES-3] a session that ended, is past its end or idle is not listed',
+    async run(subject) {
+      const user = await storedUser(subject)
+      const ended = await storedSession(subject, {}, user)
+      const short = await storedSession(subject, { expiresAt: start + hour }, user)
+      const idle = await storedSession(subject, { idleMs: 2 * hour }, user)
+      const long = await storedSession(subject, {}, user)
+      await subject.endSession(ended.id, user.id, start)
+      const listed = async (now: number) => idsOf(await subject.listSessions(user.id, now))
+
+      assert.deepEqual(await listed(start + hour - 1), idsOf([short, idle, long]))
+      assert.deepEqual(await listed(start + hour), idsOf([idle, long]))
+      assert.deepEqual(await listed(start + 2 * hour - 1), idsOf([idle, long]))
+      assert.deepEqual(await listed(start + 2 * hour), [long.id])
+      assert.deepEqual(await subject.listSessions(missingId(subject), start), [])
+    },
+  },
+  {
+    name: '[R-SQL-1] hostile texts of a client are texts',
+    async run(subject) {
+      const user = await storedUser(subject)
+      const change = (text: string) => ({ ip: text, userAgent: text })
+      const sessions = await Promise.all(storableTexts.map((text) => storedSession(subject, change(text), user)))
+
+      const listed = await subject.listSessions(user.id, start)
+
+      assert.deepEqual(new Map(listed.map((one) => [one.id, one])), new Map(sessions.map((one) => [one.id, one])))
     },
   },
 ]
+
+async function resultOf(subject: Storage, id: string, token: number, now: number) {
+  return (await subject.refreshSession(id, token, rule, now)).result
+}

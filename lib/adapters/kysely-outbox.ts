@@ -1,0 +1,72 @@
+import { type Kysely, sql } from 'kysely'
+import type { OutboxMail, Storage } from '../contracts.ts'
+import { storable } from '../storable.ts'
+import { bound, boundAll, isOneOf } from './kysely-rows.ts'
+import type { AccountsTables } from './kysely-tables.ts'
+
+type OutboxVerbs = Pick<Storage, 'addMails' | 'claimMails' | 'settleMails'>
+
+/** The verbs about mails that belong to a change; each is one statement. */
+export function outboxVerbs(db: Kysely<AccountsTables>): OutboxVerbs {
+  return {
+    addMails: (mails) => storeMails(db, mails),
+
+    async claimMails(now, until, limit) {
+      const due = db
+        .selectFrom('accounts_outbox')
+        .select('id')
+        .where(sql<boolean>`not settled`)
+        .where('due_at', '<=', bound(now))
+        .where('expires_at', '>', bound(now))
+        .orderBy('due_at')
+        .limit(bound(limit))
+        .forUpdate()
+        .skipLocked()
+      const rows = await db
+        .updateTable('accounts_outbox')
+        .set({ due_at: bound(until) })
+        .where(isOneOf(due))
+        .returning(mailColumns)
+        .execute()
+      return rows.map(mailOf)
+    },
+
+    async settleMails(ids) {
+      const possible = ids.filter(storable).map(bound)
+      if (possible.length === 0) return
+      await db.updateTable('accounts_outbox').set({ settled: true, sealed: '' }).where('id', 'in', possible).execute()
+    },
+  }
+}
+
+/** Stores mails; an id that was stored before stays as it is. */
+export async function storeMails(db: Kysely<AccountsTables>, mails: OutboxMail[]): Promise<void> {
+  if (mails.length === 0) return
+  await db
+    .insertInto('accounts_outbox')
+    .values(mails.map(rowOf))
+    .onConflict((conflict) => conflict.doNothing())
+    .execute()
+}
+
+function rowOf(mail: OutboxMail) {
+  return boundAll({
+    id: mail.id,
+    sealed: mail.sealed,
+    created_at: mail.createdAt,
+    due_at: mail.dueAt,
+    expires_at: mail.expiresAt,
+  })
+}
+
+const mailColumns = ['id', 'sealed', 'created_at as createdAt', 'due_at as dueAt', 'expires_at as expiresAt'] as const
+
+function mailOf(row: Record<'createdAt' | 'dueAt' | 'expiresAt', string | number> & { id: string; sealed: string }) {
+  return {
+    id: row.id,
+    sealed: row.sealed,
+    createdAt: Number(row.createdAt),
+    dueAt: Number(row.dueAt),
+    expiresAt: Number(row.expiresAt),
+  }
+}

@@ -1,0 +1,72 @@
+import type { Generated, Kysely } from 'kysely'
+
+/** A host's Kysely; `Kysely<unknown>` would refuse one that has tables. */
+// biome-ignore lint/suspicious/noExplicitAny: the host's tables are its own
+export type AnyKysely = Kysely<any>
+
+/** What ids of users are in the database; the core reads `integer` as a number and `uuid` as a string. */
+export interface IdOptions {
+  /** @default 'integer' */
+  ids?: 'integer' | 'uuid'
+}
+
+/** int8 arrives as a string from pg and as a number from PGlite. */
+export type Int8 = string | number
+
+/** The tables of the adapter. Times are absolute milliseconds. */
+export interface AccountsTables {
+  accounts_users: {
+    id: Generated<Int8>
+    username: string | null
+    username_canonical: string | null
+    email: string
+    email_canonical: string
+    email_verified_at: Int8 | null
+    password_hash: string | null
+    credential_version: Int8
+    active: Generated<boolean>
+    role: string | null
+    profile: Generated<string>
+    created_at: Int8
+    expires_at: Int8 | null
+  }
+  accounts_sessions: {
+    id: string
+    user_id: Int8
+    credential_version: Int8
+    created_at: Int8
+    auth_time: Int8
+    last_used_at: Int8
+    idle_ms: Int8
+    expires_at: Int8
+    ip: string
+    user_agent: string
+    counter: Generated<Int8>
+    advanced_at: Int8 | null
+    late_replays: Generated<number>
+    last_late_at: Int8 | null
+    ended_at: Int8 | null
+  }
+  accounts_outbox: {
+    id: string
+    sealed: string
+    created_at: Int8
+    due_at: Int8
+    expires_at: Int8
+    settled: Generated<boolean>
+  }
+  accounts_events: {
+    id: Generated<Int8>
+    name: string
+    at: Int8
+    user_id: Int8 | null
+    identifier: string | null
+    session_id: string | null
+    request_id: string | null
+    ip: string
+    network: string
+    user_agent: string
+    details: string
+  }
+  accounts_migrations: { name: string; applied_at: Int8 }
+}

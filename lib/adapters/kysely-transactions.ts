@@ -1,0 +1,58 @@
+import { randomBytes } from 'node:crypto'
+import { type Kysely, sql } from 'kysely'
+import type { AccountsTables } from './kysely-tables.ts'
+
+type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
+
+/**
+ * Runs statements in one transaction, all or nothing. Within a host's transaction they join it, behind a savepoint, so
+ * that it survives when they fail.
+ */
+export async function inTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  if (db.isTransaction) return behindSavepoint(db, step)
+  // Anything stricter would hide a session that was stored while a statement waited for the user's row.
+  return db.transaction().setIsolationLevel('read committed').execute(step)
+}
+
+/** Runs a statement that may fail; within a host's transaction behind a savepoint, so that it survives. */
+export async function survivably<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  return db.isTransaction ? behindSavepoint(db, step) : step(db)
+}
+
+async function behindSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  // A name of its own: callers at once in one transaction must not meet each other's savepoint.
+  const name = sql.id(`accounts_${randomBytes(6).toString('hex')}`)
+  await sql`savepoint ${name}`.execute(db)
+  try {
+    const result = await step(db)
+    await sql`release savepoint ${name}`.execute(db)
+    return result
+  } catch (error) {
+    await sql`rollback to savepoint ${name}`.execute(db)
+    throw error
+  }
+}
+
+/** Whether the database refused a value: SQLSTATE classes 22 data and 54 limits, 23514 check, 23502 not null. */
+export function refusesValue(error: unknown): boolean {
+  return hasState(error, /^(?:22|54|23514|23502)/)
+}
+
+/** Whether a unique index refused a row. */
+export function violatesUnique(error: unknown): boolean {
+  return hasState(error, /^23505/)
+}
+
+/** Whether a row could not go because others refer to it: 23503, or 23001 where a host says `restrict`. */
+export function violatesReference(error: unknown): boolean {
+  return hasState(error, /^(?:23503|23001)/)
+}
+
+/** Whether the database ended a deadlock by refusing this statement. */
+export function deadlocked(error: unknown): boolean {
+  return hasState(error, /^40P01/)
+}
+
+function hasState(error: unknown, states: RegExp): boolean {
+  return error instanceof Error && 'code' in error && states.test(String(error.code))
+}
