@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import { Queue } from 'bullmq'
+import { Queue, UnrecoverableError, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
@@ -48,6 +48,15 @@ t.test('memoryMailer keeps mails and no decoys', async (t) => {
   t.equal(subject.sent.length, 1)
 })
 
+t.test('memoryMailer is done with what was sent, decoys too', async (t) => {
+  const subject = memoryMailer()
+
+  await subject.send(sampleMessage({ id: 'one' }))
+  await subject.send(sampleMessage({ id: 'two', to: null }))
+
+  t.strictSame(await subject.progress(['two', 'one', 'three']), ['done', 'done', 'unknown'])
+})
+
 t.test('memoryMailer refuses production unless it is meant', async (t) => {
   t.teardown(inProduction())
 
@@ -66,6 +75,54 @@ t.test('a message sent twice is one job', async (t) => {
   t.equal(await queue.getJobCountByTypes('wait'), 1)
   t.equal((await queue.getJobs('wait'))[0]?.id, `mail-${message.id}`)
 })
+
+t.test('progress follows a message from the queue to its end, and forgets it with the job', async (t) => {
+  const name = uniqueName()
+  const subject = mailer(t, { name })
+  const ids = ['sent', 'refused', 'retried', 'waits']
+  for (const id of ids) await subject.send(sampleMessage({ id }))
+  const queue = bullmq(t, name, redis(t))
+  const done = gate()
+  t.strictSame(await subject.progress(ids), ['pending', 'pending', 'pending', 'pending'])
+
+  const worker = mailWorker(t, name, async (id) => {
+    await done.opened
+    if (id === 'mail-refused') throw new UnrecoverableError('550')
+    if (id === 'mail-retried') throw new Error('421')
+    if (id === 'mail-waits') return new Promise(() => {})
+  })
+  await until(async () => (await queue.getActiveCount()) === 4)
+  t.strictSame(await subject.progress(ids), ['pending', 'pending', 'pending', 'pending'], 'in the hands of a worker')
+  done.open()
+
+  await until(async () => (await queue.getActiveCount()) === 1)
+  t.equal(await queue.getJobState('mail-retried'), 'delayed')
+  t.strictSame(await subject.progress(ids), ['done', 'done', 'pending', 'pending'])
+  await worker.close(true)
+  for (const job of await queue.getJobs(['completed', 'failed'])) await job.remove()
+  t.strictSame(await subject.progress(ids), ['unknown', 'unknown', 'pending', 'pending'])
+})
+
+function mailWorker(t: Test, name: string, work: (id: string) => Promise<unknown>): Worker {
+  const connection = new Redis(redisUrl(), { maxRetriesPerRequest: null })
+  const worker = new Worker('mail', (job) => work(job.id!), {
+    connection,
+    prefix: `{${name}}`,
+    concurrency: 10,
+    settings: { backoffStrategy: () => 60_000 },
+  })
+  t.teardown(async () => {
+    await worker.close(true)
+    connection.disconnect()
+  })
+  return worker
+}
+
+function gate(): { opened: Promise<void>; open(): void } {
+  const resolvers: (() => void)[] = []
+  const opened = new Promise<void>((resolve) => resolvers.push(resolve))
+  return { opened, open: () => resolvers[0]!() }
+}
 
 t.test('[R-LOG-2] Redis holds neither code, address, name, link nor network', async (t) => {
   const name = uniqueName()
@@ -196,7 +253,8 @@ t.test(
     const errors: Error[] = []
     const subject = mailer(t, { redis: server.url, onError: (error) => errors.push(error) })
 
-    t.ok((await refusal(subject)) < 1000)
+    t.ok((await refusal(subject.send(sampleMessage()))) < 1000)
+    t.ok((await refusal(subject.progress(['one', 'two']))) < 1000)
     await t.rejects(subject.ping())
 
     const again = await startRedis({ port: server.port })
@@ -219,7 +277,8 @@ t.test('a frozen Redis is refused within a second, and the mailer recovers', { s
   await subject.send(sampleMessage())
 
   server.freeze()
-  t.ok((await refusal(subject)) < 1000)
+  t.ok((await refusal(subject.send(sampleMessage()))) < 1000)
+  t.ok((await refusal(subject.progress(['one', 'two']))) < 1000)
   server.thaw()
 
   await until(() =>
@@ -230,9 +289,9 @@ t.test('a frozen Redis is refused within a second, and the mailer recovers', { s
   )
 })
 
-async function refusal(subject: ReturnType<typeof queueMailer>): Promise<number> {
+async function refusal(attempt: Promise<unknown>): Promise<number> {
   const started = Date.now()
-  const error = await subject.send(sampleMessage()).then(
+  const error = await attempt.then(
     () => undefined,
     (error) => error,
   )

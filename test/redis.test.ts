@@ -44,10 +44,9 @@ t.test('the contract holds on a cluster', { skip: noRedis }, async (t) => {
 
 t.test('[R-OTP-4] no key is ever without a lifetime', { skip: noRedis }, async (t) => {
   const { url, redis } = await privateRedis(t)
-  const cache = open(t, url)
 
   for (const { run } of cacheContract) {
-    await run(cache)
+    await run(open(t, url))
 
     const keys = await redis.keys('*')
     const lifetimes = await Promise.all(keys.map((key) => redis.pttl(key)))
@@ -98,17 +97,23 @@ t.test('[R-OTP-3] guesses, leases and refusals of an unknown record create no ke
   t.equal(await redis.dbsize(), 0)
 })
 
-t.test('[R-OTP-2] a tombstone keeps neither the MAC nor the sealed subject', async (t) => {
+t.test('[R-OTP-2] a tombstone keeps no MAC, and the sealed subject only when it is exhausted', async (t) => {
   const { cache, redis, record } = realm(t)
-  const kept = async () => Object.keys(await redis.hgetall(record)).filter((field) => /mac|subject|kid/.test(field))
+  const secrets = /mac|subject|kid|lease/
+  const kept = async () => Object.keys(await redis.hgetall(record)).filter((field) => secrets.test(field))
   await cache.put(code, now)
   t.same((await kept()).sort(), ['kid', 'mac', 'subject'])
 
   for (let guess = 1; guess <= 6; guess++) await cache.guess(ref, wrong, now)
+  t.same(await kept(), ['subject'])
+  t.equal(await redis.hget(record, 'state'), 'exhausted')
+  await cache.burn(code)
   t.same(await kept(), [])
 
   await redis.del(record)
   await cache.put(code, now)
+  await cache.guess(ref, right, now)
+  await cache.lease(ref, 'lease', now + 30_000, now)
   await cache.burn(code)
   t.same(await kept(), [])
   t.equal(await redis.hget(record, 'state'), 'burnt')
@@ -396,14 +401,201 @@ t.test('an answer of the wrong type is an outage', async (t) => {
   const { port } = server.address() as { port: number }
   const cache = open(t, `redis://127.0.0.1:${port}`)
 
-  const [ping, ...verbs] = everyVerb(cache)
-  await ping!()
-  for (const verb of verbs) await t.rejects(verb(), /no script of ours/)
+  await cache.publish('text')
+  for (const verb of everyVerb(cache).slice(1)) await t.rejects(verb(), /no command of ours/)
+})
+
+t.test('[R-SES-1] a text is heard by the other instances of its realm and database alone', async (t) => {
+  const name = uniqueName()
+  const url = new URL(redisUrl())
+  const one = await listener(open(t, url.href, { name }))
+  const other = await listener(open(t, url.href, { name }))
+  const stranger = await listener(open(t, url.href, { name: uniqueName() }))
+  const similar = await listener(open(t, url.href, { name: `${name}:` }))
+  url.pathname = '/3'
+  const database = await listener(open(t, url.href, { name }))
+
+  const started = performance.now()
+  await one.cache.publish('ended')
+  await until(() => other.heard.length + one.heard.length === 2)
+  const took = performance.now() - started
+  for (const { cache } of [stranger, similar, database]) await cache.publish('theirs')
+  await until(() => stranger.heard.length + similar.heard.length + database.heard.length === 3)
+
+  t.ok(took < 100, `${took} ms`)
+  t.same([one.heard, other.heard], [['ended'], ['ended']])
+  t.same([stranger.heard, similar.heard, database.heard], [['theirs'], ['theirs'], ['theirs']])
+})
+
+t.test('no second connection is opened before the first listener, nor left by close', { skip: noRedis }, async (t) => {
+  const { url, redis } = await privateRedis(t)
+  const cache = open(t, url)
+  await cache.publish('nobody listens')
+  t.equal((await clients(redis)).length, 2)
+
+  await listener(cache)
+  await listener(cache)
+  t.equal((await clients(redis)).length, 3)
+  t.equal((await clients(redis, 'pubsub')).length, 1)
+  await cache.close()
+
+  await until(async () => (await clients(redis)).length === 1)
+})
+
+t.test(
+  'whoever subscribes while Redis is down is answered at once, and hears when it is up',
+  { skip: noRedis },
+  async (t) => {
+    const port = await freePort()
+    const errors: Error[] = []
+    const cache = open(t, `redis://127.0.0.1:${port}`, { onError: (error) => errors.push(error) })
+    const heard: string[] = []
+    let began = 0
+
+    const started = performance.now()
+    await cache.subscribe(
+      (text) => heard.push(text),
+      () => began++,
+    )
+    t.ok(performance.now() - started < 100)
+    await t.rejects(cache.publish('lost'))
+    // Long enough to try again and again, which is told no more.
+    await setTimeout(700)
+    t.equal(errors.length, 2, 'one for each connection')
+
+    const server = await startRedis({ port })
+    t.teardown(() => server.stop())
+    await until(() => began === 1, 3000)
+    await until(() => cache.publish('heard').then(() => true))
+    await until(() => heard.length > 0)
+    t.same(heard, ['heard'])
+  },
+)
+
+for (const kind of ['server', 'cluster'] as const) {
+  t.test(`a link to a ${kind} that was cut is replaced, and the listener is told`, { skip: noRedis }, async (t) => {
+    const { redis, cache } = await served(t, kind)
+    const link = await listener(cache)
+
+    for (let round = 1; round <= 3; round++) {
+      await redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub')
+      await until(() => link.began === round + 1, 1000)
+      await cache.publish(`round ${round}`)
+      await until(() => link.heard.length === round)
+    }
+
+    t.same(link.heard, ['round 1', 'round 2', 'round 3'])
+    t.equal((await clients(redis, 'pubsub')).length, 1)
+  })
+
+  t.test(`a link to a ${kind} that froze hears again soon after it thaws`, { skip: noRedis }, async (t) => {
+    const { server, cache } = await served(t, kind)
+    const link = await listener(cache)
+
+    server.freeze()
+    await setTimeout(3000)
+    server.thaw()
+    await until(() => link.began === 2, 3000)
+    await until(() => cache.publish('thawed').then(() => true))
+
+    await until(() => link.heard.length === 1)
+  })
+}
+
+t.test('a link that nobody closed and nothing comes through is replaced', { skip: noRedis }, async (t) => {
+  const { server, redis } = await privateRedis(t)
+  const proxy = await faultProxy(server.port)
+  t.teardown(() => proxy.close())
+  const link = await listener(open(t, `redis://127.0.0.1:${proxy.port}`))
+
+  proxy.mode = 'freeze'
+  // The proxy connects in the link's stead, and lets nothing through.
+  await until(async () => (await clients(redis)).length > 3, 2500)
+  t.equal(link.began, 1)
+  proxy.mode = 'pass'
+
+  await until(() => link.began === 2, 3000)
+  await open(t, server.url).publish('replaced')
+  await until(() => link.heard.length === 1)
+})
+
+t.test('a link on which nobody says anything stays', { skip: noRedis }, async (t) => {
+  const { url, redis } = await privateRedis(t)
+  const link = await listener(open(t, url))
+  const before = await clients(redis, 'pubsub')
+
+  await setTimeout(2500)
+
+  t.same(await clients(redis, 'pubsub'), before)
+  t.equal(link.began, 1)
+})
+
+t.test(
+  'a channel that Redis does not allow is told once, and heard when it is allowed',
+  { skip: noRedis },
+  async (t) => {
+    const { server, redis } = await privateRedis(t)
+    await redis.acl('SETUSER', 'alice', 'on', '>password', '~*', 'resetchannels', '+@all')
+    const errors: Error[] = []
+    const onError = (error: Error) => errors.push(error)
+    const cache = open(t, `redis://alice:password@127.0.0.1:${server.port}`, { onError })
+    const link = { began: 0 }
+    await cache.subscribe(
+      () => {},
+      () => link.began++,
+    )
+    await t.rejects(cache.publish('text'), /NOPERM/)
+    await until(() => errors.length > 0)
+
+    await setTimeout(1200)
+    t.match(errors, [/NOPERM/])
+    t.equal(errors.length, 1)
+    t.equal(link.began, 0)
+
+    await redis.acl('SETUSER', 'alice', '&accounts:*')
+    await until(() => link.began === 1, 2000)
+  },
+)
+
+t.test('a listener that throws is told to the log, and text of others on the channel is only text', async (t) => {
+  const name = uniqueName()
+  const errors: Error[] = []
+  const cache = open(t, redisUrl(), { name, onError: (error) => errors.push(error) })
+  await cache.subscribe(() => {
+    throw new Error('broken listener')
+  })
+  const { heard } = await listener(cache)
+
+  await open(t, redisUrl(), { name }).publish('one')
+  await until(() => heard.length === 1)
+
+  t.match(errors, [{ message: 'broken listener' }])
+})
+
+t.test('close ends a link that is waiting to be replaced', async (t) => {
+  const cache = redisCache({ redis: `redis://127.0.0.1:${await freePort()}` })
+  let began = 0
+  await cache.subscribe(
+    () => {},
+    () => began++,
+  )
+  await t.rejects(cache.publish('text'))
+
+  await cache.close()
+  await cache.close()
+  await cache.subscribe(
+    () => {},
+    () => began++,
+  )
+
+  // Whatever is left open would keep this file from ending.
+  t.equal(began, 0)
 })
 
 async function runContract(t: Test, redis: RedisSource, wrap = (cache: Cache) => cache): Promise<void> {
-  const cache = wrap(open(t, redis, { name: uniqueName() }))
-  for (const { name, run } of cacheContract) await t.test(name, () => run(cache))
+  for (const { name, run } of cacheContract) {
+    await t.test(name, (t) => run(wrap(open(t, redis, { name: uniqueName() }))))
+  }
 }
 
 // 200 scripts at once take the stand-in longer than the time-out of one. It races nothing anyway: it has one thread.
@@ -432,7 +624,7 @@ function realm(t: Test, source: RedisSource = redisUrl()) {
   return { cache: open(t, source, { name }), redis, ...keys }
 }
 
-async function privateRedis(t: Test, options: { cluster?: boolean } = {}) {
+async function privateRedis(t: Test, options: { cluster?: boolean; args?: string[] } = {}) {
   const server = await startRedis(options)
   const redis = new Redis(server.url)
   t.teardown(async () => {
@@ -442,6 +634,34 @@ async function privateRedis(t: Test, options: { cluster?: boolean } = {}) {
   return { server, url: server.url, redis }
 }
 
+/** A private server and a cache on it, through a client of its kind. */
+async function served(t: Test, kind: 'server' | 'cluster') {
+  if (kind === 'server') {
+    const { server, url, redis } = await privateRedis(t)
+    return { server, redis, cache: open(t, url) }
+  }
+  const { server, redis } = await privateRedis(t, { cluster: true, args: ['--cluster-announce-ip', '127.0.0.1'] })
+  const host = new Cluster([{ host: '127.0.0.1', port: server.port }], { lazyConnect: true })
+  return { server, redis, cache: open(t, host) }
+}
+
+/** Listens, from when it has begun. */
+async function listener(cache: Cache) {
+  const link = { cache, heard: [] as string[], began: 0 }
+  await cache.subscribe(
+    (text) => link.heard.push(text),
+    () => link.began++,
+  )
+  await until(() => link.began === 1)
+  return link
+}
+
+/** The ids of the connections to a server, also of a kind. */
+async function clients(redis: Redis, type?: 'pubsub'): Promise<string[]> {
+  const list = String(await redis.call('CLIENT', 'LIST', ...(type ? ['TYPE', type] : [])))
+  return [...list.matchAll(/^id=(\d+)/gm)].map(([, id]) => id!)
+}
+
 async function livesFor(redis: Redis, key: string, ms: number): Promise<boolean> {
   const left = (await redis.pttl(key)) - ms - 60_000
   return left <= 0 && left > -10_000
@@ -449,7 +669,9 @@ async function livesFor(redis: Redis, key: string, ms: number): Promise<boolean>
 
 function everyVerb(cache: Cache): (() => Promise<unknown>)[] {
   return [
+    () => cache.publish('text'),
     () => cache.ping(),
+    () => cache.peek(ref, now),
     () => cache.put(code, now),
     () => cache.guess(ref, right, now),
     () => cache.lease(ref, 'lease', now + 30_000, now),

@@ -117,6 +117,50 @@ t.test('a dead code is never mailed', async (t) => {
   t.match(events('mail.failed'), [{ fields: { reason: 'EXPIRED' } }])
 })
 
+t.test('progress knows what is on its way, and what was sent or given up', async (t) => {
+  const gates: Record<string, () => void> = {}
+  const { subject, events } = mailer(t, {
+    transport: ({ messageId }) =>
+      new Promise((resolve, reject) => {
+        gates[messageId] = () => (messageId.includes('refused') ? reject(smtpError(550)) : resolve(undefined))
+      }),
+  })
+  const ids = ['sent', 'refused', 'decoy', 'never']
+  await subject.send(sampleMessage({ id: 'sent' }))
+  await subject.send(sampleMessage({ id: 'refused' }))
+  await subject.send(sampleMessage({ id: 'decoy', to: null }))
+  t.strictSame(await subject.progress(ids), ['pending', 'pending', 'pending', 'unknown'])
+
+  await until(() => Object.keys(gates).length === 2)
+  t.strictSame(await subject.progress(ids), ['pending', 'pending', 'done', 'unknown'])
+  for (const open of Object.values(gates)) open()
+  await until(() => events('mail.sent').length + events('mail.failed').length === 2)
+
+  t.strictSame(await subject.progress(ids), ['done', 'done', 'done', 'unknown'])
+})
+
+t.test('progress remembers the last 10,000 that were sent', async (t) => {
+  const { subject } = mailer(t, { transport: async () => {} })
+  const send = async (id: string) => {
+    await subject.send(sampleMessage({ id, to: null }))
+    await until(async () => (await subject.progress([id]))[0] === 'done')
+  }
+  await send('first')
+  await send('second')
+  await send('first')
+
+  for (let last = 0; last < 9999; last += 101) {
+    await Promise.all(
+      Array.from({ length: 101 }, (_, n) => subject.send(sampleMessage({ id: `${last + n}`, to: null }))),
+    )
+  }
+  await until(async () => (await subject.progress(['9998']))[0] === 'done')
+
+  t.strictSame(await subject.progress(['second', 'first', '0', '9998']), ['unknown', 'done', 'done', 'done'])
+  await send('more')
+  t.strictSame(await subject.progress(['first', '0']), ['unknown', 'done'])
+})
+
 t.test('close waits for the mail on the wire and tries what waits a last time', async (t) => {
   const state = { down: true }
   const sent: string[] = []

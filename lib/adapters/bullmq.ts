@@ -27,7 +27,8 @@ export const mostWaiting = 10_000
  * Makes a mailer that queues messages in Redis for the mail worker, which runs in a process of its own.
  *
  * `send` seals the message and adds exactly one job; adding a message twice adds it once. It rejects within about a
- * second when Redis is down or frozen, and while more than 10,000 jobs wait. It works again by itself afterwards.
+ * second when Redis is down or frozen, and while more than 10,000 jobs wait. It works again by itself afterwards. What
+ * became of a message is known for an hour after it was sent, and for a day after it was given up.
  */
 export function queueMailer(options: QueueMailerOptions): Mailer {
   const { redis, onError, clock = Date.now } = options
@@ -43,7 +44,16 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
       try {
         await connected(connection)
-        await queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message) })
+        await queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message.id) })
+      } catch (cause) {
+        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
+      }
+    },
+    async progress(ids: string[]) {
+      try {
+        await connected(connection)
+        const states = await Promise.all(ids.map((id) => queue.getJobState(jobId(id))))
+        return states.map(progressOf)
       } catch (cause) {
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
       }
@@ -81,6 +91,12 @@ function openQueue(connection: Redis | Cluster, name: string, onError?: (error: 
   })
   queue.on('error', (error) => onError?.(error))
   return queue
+}
+
+// A job that failed and will be tried again is `delayed`; `failed` is final.
+function progressOf(state: string): 'done' | 'pending' | 'unknown' {
+  if (state === 'completed' || state === 'failed') return 'done'
+  return state === 'unknown' ? 'unknown' : 'pending'
 }
 
 /** The number of jobs that wait, counted in the background at most once a second. */

@@ -1,3 +1,4 @@
+import { randomInt } from 'node:crypto'
 import { type Cluster, Redis, type RedisOptions } from 'ioredis'
 
 /** A `redis://` or `rediss://` URL, the path of a socket, or a client of the host, which is only ever duplicated. */
@@ -28,6 +29,20 @@ export function openRedis(
     onError(withoutArguments(error))
   })
   return client
+}
+
+/**
+ * Opens a connection with the settings of another one of ours; beside a cluster's, to any one of its nodes. Undefined
+ * while the cluster's nodes are not known.
+ */
+export function openBeside(
+  client: Redis | Cluster,
+  overrides: RedisOptions,
+  onError: (error: Error) => void,
+): Redis | undefined {
+  const nodes = isCluster(client) ? client.nodes() : [client]
+  const node = nodes[randomInt(nodes.length || 1)]
+  return node && (openRedis(node, overrides, onError) as Redis)
 }
 
 // Parses only: duplicating it is what lets our settings win over those in the URL's query.

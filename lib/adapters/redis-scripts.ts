@@ -2,8 +2,8 @@ const common = `
 local function expire_in(key, ms)
   redis.call('PEXPIRE', key, string.format('%.0f', ms + 60000))
 end
-local function bury(key, state)
-  redis.call('HSET', key, 'state', state)
+local function burn(key)
+  redis.call('HSET', key, 'state', 'burnt')
   redis.call('HDEL', key, 'kid', 'mac', 'subject', 'lease', 'lease_until')
 end
 local now = tonumber(ARGV[1])
@@ -11,7 +11,7 @@ local now = tonumber(ARGV[1])
 
 /**
  * One script per verb of the cache. A record is a hash in state issued, verified, exhausted or burnt; `ends_at` is the
- * end of the code and, once verified, of the grant.
+ * end of the code and, once verified, of the grant. An exhausted one keeps its subject, a burnt one keeps nothing.
  */
 export const scripts = {
   put: `${common}
@@ -46,8 +46,9 @@ if state == 'verified' then
 end
 -- Counted before the comparison counts: a guess past the last try is never told whether it was right.
 if redis.call('HINCRBY', KEYS[1], 'used', 1) > tonumber(record[4]) then
-  bury(KEYS[1], 'exhausted')
-  return 'dead'
+  redis.call('HSET', KEYS[1], 'state', 'exhausted')
+  redis.call('HDEL', KEYS[1], 'kid', 'mac')
+  return 'exhausted'
 end
 if not right then return 'wrong' end
 local grant_ms = tonumber(record[3])
@@ -66,7 +67,7 @@ return record[4]`,
 local record = redis.call('HMGET', KEYS[1], 'state', 'lease')
 if record[1] ~= 'verified' or record[2] ~= ARGV[2] then return 'OK' end
 if ARGV[3] == 'refused' and redis.call('HINCRBY', KEYS[1], 'refusals', 1) >= 5 then
-  bury(KEYS[1], 'burnt')
+  burn(KEYS[1])
 else
   redis.call('HDEL', KEYS[1], 'lease', 'lease_until')
 end
@@ -75,7 +76,12 @@ return 'OK'`,
   burn: `${common}
 -- The records are in the index's slot. One that is gone must not come back, as a key without a lifetime.
 for _, key in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if redis.call('EXISTS', key) == 1 then bury(key, 'burnt') end
+  if redis.call('EXISTS', key) == 1 then burn(key) end
 end
 return 'OK'`,
+
+  peek: `${common}
+local record = redis.call('HMGET', KEYS[1], 'ends_at', 'subject')
+if not record[1] or now >= tonumber(record[1]) then return false end
+return record[2]`,
 }

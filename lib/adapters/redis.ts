@@ -1,5 +1,7 @@
+import type { Redis } from 'ioredis'
 import type { Cache, CodeRef } from '../contracts.ts'
-import { connected, openRedis, type RedisSource, withoutArguments } from './redis-connection.ts'
+import { redisChannel } from './redis-channel.ts'
+import { connected, openBeside, openRedis, type RedisSource, withoutArguments } from './redis-connection.ts'
 import { scripts } from './redis-scripts.ts'
 
 export { openRedis, type RedisSource }
@@ -19,7 +21,8 @@ export interface RedisCacheOptions {
 
 /**
  * Keeps one-time codes in Redis (6 or later; single, Sentinel or Cluster). Each verb is one script on one cluster slot.
- * Redis lifetimes only clean up: expiry is judged by the caller's clock. Opens a connection of its own and closes it.
+ * Redis lifetimes only clean up: expiry is judged by the caller's clock. Opens a connection of its own, a second one
+ * with the first listener, and closes both.
  */
 export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOptions): Cache {
   const client = openRedis(redis, {}, onError)
@@ -28,14 +31,17 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
   async function run(verb: keyof typeof scripts, keys: string[], ...args: (string | number)[]): Promise<unknown> {
     await connected(client)
     const script = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[command(verb)]!
-    return script.call(client, keys.length, ...keys, ...args).catch((error) => {
-      throw withoutArguments(error)
-    })
+    return clean(script.call(client, keys.length, ...keys, ...args))
   }
 
   const slot = (tag: string) => `${keyPart(name)}:{${keyPart(tag)}}`
   const record = ({ tag, purpose, tokenHash }: CodeRef) => `${slot(tag)}:${keyPart(purpose)}:${keyPart(tokenHash)}`
   const index = (tag: string, account: string) => `${slot(tag)}:index:${keyPart(account)}`
+
+  // Channels, unlike keys, are common to all databases of a server.
+  const database = client.isCluster ? 0 : (client as Redis).options.db
+  const channelName = `${keyPart(name)}:revocations:${database}`
+  const channel = redisChannel(channelName, (overrides, tell) => openBeside(client, overrides, tell), onError)
 
   return {
     async put({ purpose, tag, account, records, tries, expiresAt, grantMs }, now) {
@@ -45,12 +51,10 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
     },
     async guess(ref, macs, now) {
       const guesses = macs.flatMap(({ kid, mac }) => [kid, mac])
-      return expect(await run('guess', [record(ref)], now, ...guesses), ['right', 'wrong', 'dead'])
+      return expect(await run('guess', [record(ref)], now, ...guesses), ['right', 'wrong', 'exhausted', 'dead'])
     },
     async lease(ref, leaseId, until, now) {
-      const subject = await run('lease', [record(ref)], now, leaseId, until)
-      if (subject !== null && typeof subject !== 'string') throw unexpected()
-      return subject
+      return textOrNull(await run('lease', [record(ref)], now, leaseId, until))
     },
     async giveBack(ref, leaseId, reason, now) {
       expect(await run('giveBack', [record(ref)], now, leaseId, reason), ['OK'])
@@ -58,17 +62,32 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
     async burn({ tag, account }) {
       expect(await run('burn', [index(tag, account)]), ['OK'])
     },
+    async peek(ref, now) {
+      return textOrNull(await run('peek', [record(ref)], now))
+    },
+    async publish(text) {
+      await connected(client)
+      await clean(client.publish(channelName, text))
+    },
+    async subscribe(listener, restarted) {
+      channel.subscribe(listener, restarted)
+    },
     async ping() {
       await connected(client)
-      await client.ping().catch((error) => {
-        throw withoutArguments(error)
-      })
+      return milliseconds(await clean(client.time()))
     },
     async close() {
+      channel.close()
       await client.quit().catch(() => {})
       if (client.status !== 'end') client.disconnect()
     },
   }
+}
+
+function clean<T>(answer: Promise<T>): Promise<T> {
+  return answer.catch((error) => {
+    throw withoutArguments(error)
+  })
 }
 
 function command(verb: string): string {
@@ -86,6 +105,19 @@ function expect<const Word extends string>(reply: unknown, words: readonly Word[
   return word
 }
 
+function textOrNull(reply: unknown): string | null {
+  if (reply !== null && typeof reply !== 'string') throw unexpected()
+  return reply
+}
+
+/** What `TIME` answers: seconds and microseconds. */
+function milliseconds(reply: unknown): number {
+  const [seconds, micros] = Array.isArray(reply) ? reply.map(Number) : []
+  const time = seconds! * 1000 + Math.floor(micros! / 1000)
+  if (Number.isNaN(time)) throw unexpected()
+  return time
+}
+
 function unexpected(): Error {
-  return new Error('Redis answered something that no script of ours answers')
+  return new Error('Redis answered something that no command of ours answers')
 }

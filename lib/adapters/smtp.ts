@@ -17,18 +17,23 @@ const defaultTiming = { retryMs: 2000, retryMostMs: 60_000, drainMs: 8000 }
 
 /** More mails on their way than this and `send` refuses. */
 export const mostPending = 10_000
+/** Of so many messages that were delivered or given up `progress` knows it. */
+export const mostDone = 10_000
 
 /**
  * Makes a mailer that sends from this process, for hosts that want no worker.
  *
  * `send` settles before anything is sent, for mails and decoys alike. What fails is tried again until the message's
- * end; it lives in memory only, so a crash loses it. `close` waits for what is on its way, at most 8 s.
+ * end; it lives in memory only, so a crash loses it. `progress` remembers the last
+ * 10,000 that were sent or given up. `close` waits for what is on its way, at most 8 s.
  */
 export function smtpMailer(options: SmtpMailerOptions): Mailer {
   const { log = jsonLog, clock = Date.now } = options
   const timing = { ...defaultTiming, ...options.timing }
   const post = openPost(options)
-  const pending = new Set<Promise<void>>()
+  /** Deliveries and the ids of their messages. */
+  const pending = new Map<Promise<void>, string>()
+  const done = new Set<string>()
   const closing = new AbortController()
   // Every mail that waits for its next attempt listens.
   setMaxListeners(0, closing.signal)
@@ -55,19 +60,34 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
     log.error({ event: 'mail.failed', id, kind, reason }, 'Mail given up')
   }
 
+  function settle(delivery: Promise<void>, id: string): void {
+    pending.delete(delivery)
+    // As the newest again, when it was sent twice.
+    done.delete(id)
+    done.add(id)
+    if (done.size > mostDone) done.delete(done.values().next().value as string)
+  }
+
   return {
     async send(message) {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
       const delivery = new Promise<void>((resolve) => setImmediate(resolve)).then(() => deliver({ ...message }))
-      pending.add(delivery)
-      delivery.finally(() => pending.delete(delivery))
+      pending.set(delivery, message.id)
+      delivery.finally(() => settle(delivery, message.id))
+    },
+    async progress(ids) {
+      const underway = new Set(pending.values())
+      return ids.map((id) => {
+        if (done.has(id)) return 'done'
+        return underway.has(id) ? 'pending' : 'unknown'
+      })
     },
     async ping() {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
     },
     async close() {
       closing.abort()
-      await within(timing.drainMs, Promise.all(pending))
+      await within(timing.drainMs, Promise.all(pending.keys()))
       if (pending.size > 0) log.error({ event: 'mail.lost', count: pending.size }, 'Mails given up at shutdown')
       post.close()
     },
