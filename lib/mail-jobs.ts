@@ -1,4 +1,5 @@
 import type { Message } from './contracts.ts'
+import { builtInMails } from './mail-texts.ts'
 import { secrets } from './option-rules.ts'
 import { createRing, open, type Ring, seal } from './secrets.ts'
 
@@ -26,9 +27,9 @@ export function queuePrefix(name: string): string {
   return `{${name}}`
 }
 
-/** The job's id: BullMQ refuses colons and whole numbers. */
-export function jobId(message: Message): string {
-  return `mail-${encodeURIComponent(message.id)}`
+/** The id of a message's job: BullMQ refuses colons and whole numbers. */
+export function jobId(messageId: string): string {
+  return `mail-${encodeURIComponent(messageId)}`
 }
 
 /** Checks a secret and derives its ring; a ring is passed through. */
@@ -45,7 +46,7 @@ export function sealJob(ring: Ring, name: string, message: Message): MailJob {
   const { kind, expiresAt } = message
   // The worker has a brand of its own.
   const value = { ...message, brand: {} }
-  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message)), value, sealedBytes) }
+  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message.id)), value, sealedBytes) }
 }
 
 /**
@@ -61,7 +62,7 @@ export function openJob(ring: Ring, name: string, id: string, job: MailJob | nul
   }
 }
 
-const kinds: ReadonlySet<string> = new Set<Message['kind']>(['reset'])
+const kinds: ReadonlySet<string> = new Set(Object.keys(builtInMails))
 
 function context(name: string, kind: string, id: string): string {
   return ['mail 1', name, kind, id].join('\n')

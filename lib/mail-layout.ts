@@ -1,19 +1,17 @@
 import type { MailBrand, WrittenMail } from './mail-templates.ts'
 
-/** The sentences of a built-in mail; plain text, escaped here. */
+/** A part of a mail: a paragraph, the code, or the way to the page where it is typed. */
+export type MailBlock =
+  | { text: string; quiet?: true }
+  | { code: string }
+  | { url: string; label: string; intro: string }
+
+/** The words of a built-in mail; plain text, escaped here. */
 export interface MailWords {
   subject: string
   /** What a mail client shows beside the subject. Without the code: it is readable on a locked phone. */
   preheader: string
-  hello: string
-  intro: string
-  code: string
-  life: string
-  url: string | undefined
-  action: string
-  urlIntro: string
-  origin: string
-  ignore: string
+  blocks: MailBlock[]
 }
 
 /** Lays the words out as a text part and an HTML part. */
@@ -21,22 +19,21 @@ export function layout(brand: MailBrand, words: MailWords): WrittenMail {
   return { subject: words.subject, text: textPart(brand, words), html: htmlPart(brand, words) }
 }
 
-function textPart(brand: MailBrand, words: MailWords): string {
-  const support = brand.supportEmail ? [`Questions? Write to ${brand.supportEmail}.`] : []
-  const blocks = [
-    wrap(words.hello),
-    wrap(words.intro),
-    `    ${words.code}`,
-    wrap(words.life),
-    // Never wrapped: a broken address opens nothing.
-    ...(words.url ? [`${words.urlIntro}\n${words.url}`] : []),
-    wrap(words.origin),
-    wrap(words.ignore),
-    ...support.map((line) => wrap(line)),
+function textPart(brand: MailBrand, { blocks }: MailWords): string {
+  const parts = [
+    ...blocks.map(textOf),
+    ...(brand.supportEmail ? [wrap(`Questions? Write to ${brand.supportEmail}.`)] : []),
     // RFC 3676 4.3: the signature mark.
     `-- \n${wrap(plain(brand.name, 64))}`,
   ]
-  return `${blocks.join('\n\n')}\n`
+  return `${parts.join('\n\n')}\n`
+}
+
+function textOf(block: MailBlock): string {
+  if ('code' in block) return `    ${block.code}`
+  // Never wrapped: a broken address opens nothing.
+  if ('url' in block) return `${block.intro}\n${block.url}`
+  return wrap(block.text)
 }
 
 /** Breaks lines at 76 columns, which a terminal and a quoted answer still show whole. */
@@ -69,17 +66,8 @@ function htmlPart(brand: MailBrand, words: MailWords): string {
 <tr><td align="center" style="padding:32px 12px">
 <table role="presentation" width="100%" cellpadding="0" cellspacing="0" class="card" style="${styles.card}">
 <tr><td style="padding:28px 32px 0"><div class="text" style="${styles.brand}">${logo || name}</div></td></tr>
-<tr><td style="padding:20px 32px 28px">
-<p class="text" style="${styles.text}"><bdi>${escapeHtml(words.hello)}</bdi></p>
-<p class="text" style="${styles.text}">${escapeHtml(words.intro)}</p>
-<table role="presentation" width="100%" cellpadding="0" cellspacing="0" style="margin:0 0 20px"><tr>
-<td align="center" class="code" style="${styles.code};border-left:4px solid ${brand.color}">
-${escapeHtml(words.code)}</td>
-</tr></table>
-<p class="text" style="${styles.text}">${escapeHtml(words.life)}</p>
-${words.url ? button(words.url, words.action, brand.color) : ''}
-<p class="quiet" style="${styles.quiet}"><bdi>${escapeHtml(words.origin)}</bdi></p>
-<p class="quiet" style="${styles.quiet};margin-bottom:0">${escapeHtml(words.ignore)}</p>
+<tr><td style="padding:20px 32px 16px">
+${words.blocks.map((block) => htmlOf(block, brand.color)).join('\n')}
 </td></tr>
 </table>
 <p class="quiet" style="${styles.footer}">${footer(brand, name)}</p>
@@ -88,6 +76,20 @@ ${words.url ? button(words.url, words.action, brand.color) : ''}
 </body>
 </html>
 `
+}
+
+function htmlOf(block: MailBlock, color: string): string {
+  if ('code' in block) return codeBox(block.code, color)
+  if ('url' in block) return button(block.url, block.label, color)
+  const look = block.quiet ? 'quiet' : 'text'
+  return `<p class="${look}" style="${styles[look]}"><bdi>${escapeHtml(block.text)}</bdi></p>`
+}
+
+function codeBox(code: string, color: string): string {
+  return `<table role="presentation" width="100%" cellpadding="0" cellspacing="0" style="margin:0 0 20px"><tr>
+<td align="center" class="code" style="${styles.code};border-left:4px solid ${color}">
+${escapeHtml(code)}</td>
+</tr></table>`
 }
 
 function button(url: string, label: string, color: string): string {
@@ -112,7 +114,7 @@ const styles = {
   card: 'max-width:520px;background:#ffffff;border-radius:12px;border-collapse:separate',
   brand: `font-size:18px;font-weight:600;color:#111827;${font}`,
   logo: 'display:block;height:40px;width:auto;border:0',
-  text: `margin:0 0 20px;font-size:16px;line-height:1.5;color:#1f2937;${font}`,
+  text: `margin:0 0 20px;font-size:16px;line-height:1.5;color:#1f2937;overflow-wrap:anywhere;${font}`,
   code:
     'padding:18px 12px;border-radius:8px;background:#f3f4f6;color:#111827;font-size:32px;font-weight:700;' +
     "letter-spacing:3px;white-space:nowrap;font-family:ui-monospace,'SF Mono',Menlo,Consolas,monospace",

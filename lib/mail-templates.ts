@@ -1,6 +1,6 @@
-import type { Brand, Message } from './contracts.ts'
-import { grouped, layout, plain, readable, unlinked } from './mail-layout.ts'
+import type { Brand, Message, MessageKind } from './contracts.ts'
 import type { MailLog } from './mail-log.ts'
+import { builtInMails } from './mail-texts.ts'
 import { brand as brandRule } from './option-rules.ts'
 
 /** A brand with its defaults filled in. */
@@ -8,15 +8,16 @@ export type MailBrand = Partial<Brand> & Pick<Brand, 'name' | 'color'>
 
 /** What a template writes from. Everything in `user` and `network` was typed by strangers: escape it in HTML. */
 export interface MailInput {
-  kind: Message['kind']
-  /** The digits that the user types, without spaces. */
+  kind: MessageKind
+  /** The digits that the user types, without spaces; left out in a notice. */
   code?: string
   /** The page where the code is typed. */
   url?: string
-  /** How many minutes the code lives. */
+  /** How many minutes the code lives; 0 in a notice. */
   minutes: number
-  /** Milliseconds. */
+  /** When it was asked for, or done: milliseconds. */
   requestedAt: number
+  /** From which network; empty when the app did it by itself. */
   network: string
   user: Message['user']
   brand: MailBrand
@@ -35,10 +36,7 @@ export interface WrittenMail {
 export type MailTemplate = (input: MailInput) => WrittenMail
 
 /** Templates of the host, by kind. */
-export type MailTemplates = Partial<Record<Message['kind'], MailTemplate>>
-
-/** The built-in mails. */
-export const defaultTemplates: Readonly<Record<Message['kind'], MailTemplate>> = Object.freeze({ reset })
+export type MailTemplates = Partial<Record<MessageKind, MailTemplate>>
 
 /** Checks the `brand` option and fills its defaults. */
 export function brandOf(given: Partial<Brand>, fallbackName: string): MailBrand {
@@ -51,7 +49,7 @@ export function render(message: Message, brand: MailBrand, templates: MailTempla
   const { kind, code, url, minutes, requestedAt, network, user, locale } = message
   const input: MailInput = {
     kind,
-    code,
+    ...(code === null ? {} : { code }),
     ...(url === null ? {} : { url }),
     minutes,
     requestedAt,
@@ -61,7 +59,7 @@ export function render(message: Message, brand: MailBrand, templates: MailTempla
     locale,
   }
   const template = templates[kind]
-  return (template && tried(template, input, log)) || defaultTemplates[kind](input)
+  return (template && tried(template, input, log)) || builtInMails[kind](input)
 }
 
 function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenMail | undefined {
@@ -78,24 +76,4 @@ function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenM
     log.error({ event: 'mail.template', kind: input.kind, error: (error as Error)?.name }, 'A mail template threw')
   }
   return undefined
-}
-
-function reset({ code = '', url, minutes, requestedAt, network, user, brand }: MailInput): WrittenMail {
-  const name = plain(brand.name, 64)
-  const greeting = unlinked(user.username ?? '', 40)
-  const life = `${minutes} minute${minutes === 1 ? '' : 's'}`
-  const from = unlinked(network, 64) || 'an unknown network'
-  return layout(brand, {
-    subject: `Reset your ${name} password`,
-    preheader: `The code is valid for ${life}.`,
-    hello: greeting ? `Hello ${greeting},` : 'Hello,',
-    intro: `Somebody, hopefully you, asked for a new password for your ${name} account. Your code is:`,
-    code: grouped(code),
-    life: `It is valid for ${life} and works once. Type it where you asked for it, and never tell it to anybody.`,
-    url,
-    action: 'Enter the code',
-    urlIntro: 'Or type it on this page:',
-    origin: `Requested on ${readable(requestedAt)} from ${from}.`,
-    ignore: 'If that was not you, ignore this mail: nothing changes, and your password stays as it is.',
-  })
 }
