@@ -1,37 +1,20 @@
-import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import pg from 'pg'
-import t, { type Test } from 'tap'
+import t from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
+import { kyselyStorage, migrationSql } from '../lib/adapters/kysely.ts'
+import { redisCache } from '../lib/adapters/redis.ts'
+import { commands, flagTypes } from '../lib/cli-commands.ts'
 import { sampleMessage } from '../lib/testing/mailer.ts'
+import { sampleSession } from '../lib/testing/samples.ts'
+import { startMailWorker } from '../lib/worker.ts'
+import { secret as appSecret, openDatabase, realApp, startServer } from './app.ts'
 import { freePort, freshDatabase, noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
+import { cli, done } from './program.ts'
 import { codeIn, startSmtp } from './smtp-catcher.ts'
 
 const secret = randomBytes(32).toString('base64url')
-
-interface Run {
-  child: ChildProcess
-  out(): string
-  err(): string
-  ended: Promise<number | null>
-}
-
-/** Runs the built program as a container does. */
-function cli(t: Test, args: string[], env: Record<string, string> = {}): Run {
-  const child = spawn(process.execPath, ['dist/cli.js', ...args], { env: { PATH: process.env.PATH, ...env } })
-  t.teardown(() => child.kill('SIGKILL'))
-  const text = { out: '', err: '' }
-  child.stdout.setEncoding('utf8').on('data', (chunk) => {
-    text.out += chunk
-  })
-  child.stderr.setEncoding('utf8').on('data', (chunk) => {
-    text.err += chunk
-  })
-  const ended = once(child, 'close').then(([code]) => code as number | null)
-  return { child, out: () => text.out, err: () => text.err, ended }
-}
 
 t.test('generate-secret prints 32 new random bytes that the plugin accepts', async (t) => {
   const runs = [cli(t, ['generate-secret']), cli(t, ['generate-secret'])]
@@ -44,32 +27,57 @@ t.test('generate-secret prints 32 new random bytes that the plugin accepts', asy
   await t.resolves(queueMailer({ redis: redisUrl(), secret: one! }).close())
 })
 
-t.test('--help names the commands and --version the version', async (t) => {
+t.test('--help names every command and flag, and --version the version', async (t) => {
   const help = cli(t, ['--help'])
+  const ofCommand = cli(t, ['user', 'create', '-h'])
   const version = cli(t, ['--version'])
 
-  t.strictSame(await Promise.all([help.ended, version.ended]), [0, 0])
-  t.match(help.out(), /worker[\s\S]*migrate[\s\S]*generate-secret/)
+  t.strictSame(await Promise.all([help.ended, ofCommand.ended, version.ended]), [0, 0, 0])
+  for (const name of Object.keys(commands)) t.match(help.out(), new RegExp(`^ {2}${name} `, 'm'))
+  for (const name of Object.keys(flagTypes)) t.match(help.out(), new RegExp(`--${name}\\b`))
+  t.equal(ofCommand.out(), help.out())
   t.equal(version.out().trim(), JSON.parse(readFileSync('package.json', 'utf8')).version)
 })
 
-t.test('an unknown command exits 2 with the list', async (t) => {
-  const wrong = [
-    ['wroker'],
-    [],
-    ['generate-secret', 'now'],
-    ['worker', '--config', 'x'],
-    ['generate-secret', '--ids', 'uuid'],
-  ]
-  for (const args of wrong) {
-    const run = cli(t, args)
-    t.equal(await run.ended, 2, args.join(' '))
-    t.equal(run.out(), '')
-  }
-  const run = cli(t, ['wroker'])
-  await run.ended
-  t.match(run.err(), 'unknown command "wroker"; the commands are worker, migrate, generate-secret')
-})
+t.test(
+  'a wrong command line exits 2, tells the fix on one line and never repeats what may be a password',
+  async (t) => {
+    const wrong: [string[], RegExp][] = [
+      [
+        ['wroker'],
+        /unknown command "wroker"; the commands are worker, migrate, generate-secret, user, end-sessions, mails/,
+      ],
+      [[], /a command is missing\n\nUsage/],
+      [['user'], /"user" needs an action; the actions are list, show, create,/],
+      [['user', 'remove'], /unknown action "remove"; the actions are list,/],
+      [['generate-secret', 'now'], /the call is: fastify-accounts generate-secret;/],
+      [['generate-secret', '--ids', 'uuid'], /--ids does not belong to "generate-secret"/],
+      [['user', 'show'], /the call is: fastify-accounts user show <id\|email>;/],
+      [['user', 'show', ''], /the call is: fastify-accounts user show <id\|email>;/],
+      [['user', 'set-role', '1'], /the call is: fastify-accounts user set-role <id\|email> <role\|none>;/],
+      [['user', 'set-password', '1', 'canary'], /the call is: fastify-accounts user set-password <id\|email>;/],
+      [['user', 'set-password', '1'], /needs --password-stdin/],
+      [['user', 'set-password', '1', '--password-stdin'], /there is no password on the standard input/],
+      [['user', 'create', '--email', 'a@example.com', '--password', 'canary'], /Unknown option '--password';/],
+      [['user', 'create', '--email', 'a@example.com', '--password-stdin=canary'], /does not take an argument;/],
+      [['user', 'create', '--verified'], /user create needs --email/],
+      [['user', 'list', '--limit', '1001'], /--limit must be a whole number from 1 to 1000, but "1001" was given/],
+      [['user', 'list', '--email', '--limit'], /Option '--email' argument is ambiguous;/],
+      [['end-sessions'], /end-sessions logs everybody out: say so with --all/],
+      [['migrate', '--ids', 'text'], /--ids must be integer or uuid, but "text" was given/],
+      [['migrate', '--sql', '--config', 'x.js'], /--sql needs no database: leave --config out/],
+      [['migrate', '--ids', 'uuid', '--config', 'x.js'], /--ids uuid needs DATABASE_URL instead of --config/],
+    ]
+    for (const [args, text] of wrong) {
+      const { code, out, err } = await done(t, args)
+      t.equal(code, 2, args.join(' '))
+      t.equal(out, '')
+      t.match(err, text)
+      if (args.length > 0) t.match(err, /^fastify-accounts: .+\n$/)
+      t.notMatch(err, 'canary')
+    }
+  },
+)
 
 t.test('the worker names a variable that is missing or wrong, never what it holds', async (t) => {
   const right = {
@@ -204,12 +212,231 @@ t.test('migrate brings a database up to date, twice is once, and ids may be UUID
 
 t.test('migrate tells what is wrong without the password of the database', async (t) => {
   const missing = cli(t, ['migrate'])
-  const wrong = cli(t, ['migrate', '--ids', 'text'], { DATABASE_URL: 'postgres://localhost/app' })
   const down = cli(t, ['migrate'], { DATABASE_URL: `postgres://user:canary@127.0.0.1:${await freePort()}/app` })
 
-  t.strictSame(await Promise.all([missing.ended, wrong.ended, down.ended]), [1, 1, 1])
+  t.strictSame(await Promise.all([missing.ended, down.ended]), [1, 1])
   t.match(missing.err(), /^fastify-accounts: DATABASE_URL is not set/)
-  t.match(wrong.err(), /^fastify-accounts: --ids must be integer or uuid/)
   t.match(down.err(), /^fastify-accounts: .*ECONNREFUSED/)
   t.notMatch(down.err(), 'canary')
+})
+
+t.test(
+  'migrate --sql prints the statements without a database, and they are all there is to do',
+  {
+    skip: noPostgres,
+  },
+  async (t) => {
+    for (const ids of ['integer', 'uuid'] as const) {
+      const database = await freshDatabase()
+      t.teardown(() => database.drop())
+      const printed = await done(t, ['migrate', '--sql', '--ids', ids])
+      t.strictSame(printed, { code: 0, out: await migrationSql({ ids }), err: '' })
+
+      const client = new pg.Client({ connectionString: database.url })
+      await client.connect()
+      await client.query(printed.out)
+      await client.end()
+      const migrated = await done(t, ['migrate', '--ids', ids], { DATABASE_URL: database.url })
+
+      t.strictSame(migrated, { code: 0, out: 'The tables are up to date.\n', err: '' })
+    }
+  },
+)
+
+/** The lines of JSON that a run printed. */
+function printed({ out }: { out: string }): any[] {
+  return out
+    .trim()
+    .split('\n')
+    .filter((line) => line !== '')
+    .map((line) => JSON.parse(line))
+}
+
+t.test('user does to accounts what an administrator does', { skip: noPostgres }, async (t) => {
+  const { name, url, post, get } = await realApp(t)
+  const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: appSecret, ACCOUNTS_NAME: name }
+  const user = (args: string[], input = '') => done(t, ['user', ...args], env, { input })
+  const login = (password: string) => post('/api/login/', { email: 'ada@example.com', password })
+  const mails: string[] = []
+  const transport = async ({ subject }: { subject: string }) => void mails.push(subject)
+  const mailed = startMailWorker({ redis: redisUrl(), secret: appSecret, name, transport, from: 'a@example.com' })
+  t.teardown(() => mailed.close())
+
+  const profile = ['--email', 'Ada@Example.com', '--username', 'ada', '--role', 'admin', '--verified']
+  const created = await user(['create', ...profile, '--password-stdin'], 'correct horse battery\n')
+  t.match(created, { code: 0, err: '' })
+  const [ada] = printed(created)
+  t.match(ada, { id: 1, email: 'Ada@Example.com', username: 'ada', role: 'admin', active: true, profile: {} })
+  t.ok(ada.emailVerifiedAt > 0)
+  t.match(await login('correct horse battery'), { status: 200 })
+
+  const byAddress = await user(['show', 'ADA@example.com'])
+  t.strictSame(printed(byAddress), [ada])
+  t.strictSame(Object.keys(ada).sort(), [
+    ...['active', 'createdAt', 'email', 'emailVerifiedAt', 'id', 'profile', 'role', 'username'],
+  ])
+
+  const { access } = (await login('correct horse battery')).body
+  t.match(await get('/auth/user/', access), { status: 200 })
+  t.match(await user(['set-password', '1', '--password-stdin'], 'another good password'), { code: 0 })
+  await until(async () => (await get('/auth/user/', access)).status === 401, 2000)
+  t.match(await login('correct horse battery'), { status: 401 })
+  t.match(await login('another good password'), { status: 200 })
+
+  t.match(printed(await user(['set-role', 'ada@example.com', 'support'])), [{ role: 'support' }])
+  t.match(printed(await user(['set-role', '1', 'none'])), [{ role: null }])
+  t.match(printed(await user(['disable', '1'])), [{ active: false }])
+  t.match(await login('another good password'), { status: 401 })
+  t.match(printed(await user(['enable', 'ada@example.com'])), [{ active: true }])
+  const again = (await login('another good password')).body
+  t.match(printed(await user(['end-sessions', '1'])), [{ id: 1 }])
+  t.match(await post('/auth/refresh/', { refresh: again.refresh }), { status: 401 })
+
+  t.match(printed(await user(['create', '--email', 'bob@example.com'])), [{ id: 2, username: null, role: null }])
+  t.match(printed(await user(['create', '--email', 'cyd@example.com'])), [{ id: 3, emailVerifiedAt: null }])
+  const ids = async (...args: string[]) => printed(await user(['list', ...args])).map(({ id }) => id)
+  t.strictSame(await ids(), [1, 2, 3])
+  t.strictSame(await ids('--after', '1', '--limit', '1'), [2])
+  t.strictSame(await ids('--after', '3'), [])
+
+  t.match(printed(await user(['delete', 'ada@example.com'])), [{ id: 1, username: 'ada' }])
+  t.match(await login('another good password'), { status: 401 })
+  await until(() => mails.length === 2)
+  t.match(mails.sort(), [/account was deleted/, /password was changed/])
+})
+
+t.test('user works on ids that are UUIDs', { skip: noPostgres }, async (t) => {
+  const { url } = await openDatabase(t, { ids: 'uuid' })
+  const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
+  const user = (...args: string[]) => done(t, ['user', ...args, '--ids', 'uuid'], env)
+
+  const [created] = printed(await user('create', '--email', 'ada@example.com'))
+
+  t.match(created.id, /^[0-9a-f-]{36}$/)
+  t.match(printed(await user('set-role', created.id.toUpperCase(), 'admin')), [{ id: created.id, role: 'admin' }])
+  t.strictSame(printed(await user('list', '--after', created.id)), [])
+  t.match(await user('show', '1'), { code: 2, out: '', err: '"1" is neither an address nor an id' })
+})
+
+t.test(
+  'user tells each refusal on one line, with its reasons and without what was given',
+  {
+    skip: noPostgres,
+  },
+  async (t) => {
+    const { url } = await openDatabase(t)
+    const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
+    const user = (args: string[], input: string | Buffer = '') => done(t, ['user', ...args], env, { input })
+    await user(['create', '--email', 'ada@example.com', '--username', 'ada'])
+    const refused: [string[], string, RegExp][] = [
+      [['create', '--email', 'ADA@example.com'], '', /^ACCOUNTS_EMAIL_TAKEN: The e-mail address is already in use\.$/],
+      [['create', '--email', 'b@example.com', '--username', 'Ada'], '', /^ACCOUNTS_USERNAME_TAKEN: [^()]+$/],
+      [['create', '--email', 'nobody'], '', /^ACCOUNTS_VALIDATION: .+ \(email must be an e-mail address\)$/],
+      [['create', '--email', 'b@example.com', '--role', 'a b'], '', /^ACCOUNTS_VALIDATION: .+ \(role must be .+\)$/],
+      [['set-password', '1', '--password-stdin'], 'canary\r\n', /^ACCOUNTS_PASSWORD_REFUSED: .+ \(too_short\)$/],
+      [['show', '7'], '', /^ACCOUNTS_NOT_FOUND: [^()]+$/],
+      [['delete', 'nobody@example.com'], '', /^ACCOUNTS_NOT_FOUND: [^()]+$/],
+    ]
+
+    for (const [args, input, line] of refused) {
+      const { code, out, err } = await user(args, input)
+      t.equal(code, 1, args.join(' '))
+      t.equal(out, '')
+      t.match(err.trimEnd(), line)
+      t.notMatch(err, 'canary')
+    }
+    const { code, err } = await user(['set-password', '1', '--password-stdin'], Buffer.from([0xff, 0xfe, 0x61, 0x62]))
+    t.equal(code, 2)
+    t.match(err, /is not UTF-8/)
+  },
+)
+
+t.test(
+  'user ends while the database or Redis is down, and tells it without their passwords',
+  {
+    skip: noPostgres,
+  },
+  async (t) => {
+    const { url } = await openDatabase(t)
+    const port = await freePort()
+    const right = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
+    const noDatabase = { ...right, DATABASE_URL: `postgres://user:canary@127.0.0.1:${port}/app` }
+    const withoutRedis = { ...right, REDIS_URL: `redis://:canary@127.0.0.1:${port}` }
+
+    const database = await done(t, ['user', 'list'], noDatabase)
+    const redis = await done(t, ['user', 'create', '--email', 'ada@example.com'], withoutRedis)
+    const missing = await Promise.all(
+      (['DATABASE_URL', 'REDIS_URL', 'ACCOUNTS_SECRET'] as const).map((name) =>
+        done(t, ['end-sessions', '--all'], { ...right, [name]: '' }),
+      ),
+    )
+
+    t.match(database, { code: 1, out: '', err: /^ACCOUNTS_UNAVAILABLE: .+ \(connect ECONNREFUSED .+\)\n$/ })
+    t.match(redis, { code: 0, out: /"ada@example.com"/, err: /^(fastify-accounts: Redis is not reachable: .+\n)*$/ })
+    t.notMatch(database.err + redis.err, 'canary')
+    t.strictSame(
+      missing.map(({ code, err }) => [code, err.split(' ')[1]]),
+      [
+        [1, 'DATABASE_URL'],
+        [1, 'REDIS_URL'],
+        [1, 'ACCOUNTS_SECRET'],
+      ],
+    )
+  },
+)
+
+t.test(
+  'end-sessions --all ends every session, and running apps refuse the access tokens at once',
+  {
+    skip: noPostgres,
+  },
+  async (t) => {
+    const name = uniqueName()
+    const { url, db } = await openDatabase(t)
+    const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: name }
+    const account = { username: 'ada', email: 'ada@example.com', password: 'correct horse battery' }
+    const server = await startServer(t, { ...env, OPTIONS: JSON.stringify({ name }) })
+    await server.post('/api/register/', account)
+    const { access, refresh } = (await server.post('/api/login/', account)).body
+    t.match(await server.get('/auth/user/', access), { status: 200 })
+    const storage = kyselyStorage(db)
+    const { credentialVersion } = (await storage.findUserById(1))!
+    const more = Array.from({ length: 1100 }, () => sampleSession({ userId: 1, credentialVersion }))
+    await Promise.all(more.map((session) => storage.insertSession(session)))
+    const heard: string[] = []
+    const channel = redisCache({ redis: redisUrl(), name })
+    t.teardown(() => channel.close())
+    await new Promise<void>((listening) => {
+      channel.subscribe((text) => void heard.push(...JSON.parse(text).ended), listening)
+    })
+
+    const ended = await done(t, ['end-sessions', '--all'], env)
+
+    const endedAt = performance.now()
+    t.strictSame(ended, { code: 0, out: '1101 sessions were ended.\n', err: '' })
+    await until(async () => (await server.get('/auth/user/', access)).status === 401, 1000)
+    t.comment(`refused ${Math.round(performance.now() - endedAt)} ms after the program ended`)
+    t.match(await server.post('/auth/refresh/', { refresh }), { status: 401 })
+    await until(() => heard.length >= 1101, 1000)
+    t.equal(new Set(heard).size, 1101)
+    for (const { id } of more) t.ok(heard.includes(id))
+    t.strictSame(await done(t, ['end-sessions', '--all'], env), { code: 0, out: '0 sessions were ended.\n', err: '' })
+  },
+)
+
+t.test('mails writes every kind as HTML and as text', async (t) => {
+  const out = `${t.testdir()}/deep/mails`
+
+  const { code, out: names, err } = await done(t, ['mails', '--out', out])
+
+  t.strictSame([code, err], [0, ''])
+  const kinds = [
+    ...['reset', 'verify', 'change', 'password_changed', 'email_changed', 'account_deleted'],
+    ...['account_exists', 'username_taken'],
+  ]
+  const files = kinds.flatMap((kind) => [`${kind}.html`, `${kind}.txt`])
+  t.strictSame(readdirSync(out).sort(), files.toSorted())
+  t.strictSame(names.trimEnd().split('\n').sort(), files.map((file) => `${out}/${file}`).sort())
+  t.match(readFileSync(`${out}/reset.html`, 'utf8'), /<html[\s\S]*1234/)
+  t.match(readFileSync(`${out}/reset.txt`, 'utf8'), /^Subject: .+\n\n[\s\S]*1234 5678/)
 })
