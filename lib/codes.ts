@@ -1,25 +1,36 @@
 import { createHash, randomBytes, randomInt } from 'node:crypto'
 import type { Accounts } from './accounts.ts'
-import type { Cache, CodePurpose, CodeRef, User, UserId } from './contracts.ts'
+import type { Client } from './client.ts'
+import type { Cache, CodePurpose, CodeRef, NewCode, NewUser, User, UserId } from './contracts.ts'
 import { withoutTag } from './email-address.ts'
-import { AccountsError } from './errors.ts'
+import { AccountsError, isRefusal, loggable } from './errors.ts'
+import { emit } from './events.ts'
 import { mac, open, type SecretKeys, seal } from './secrets.ts'
 
 /** Whom a code is for; null fields for an address without an account. */
 export interface Subject {
   userId: UserId | null
   credentialVersion: number | null
-  /** The canonical address that the code was issued for. */
+  /** The canonical address of the account that the code was issued for. */
   address: string
+  /** Of an e-mail change: the new address, the only one that the code can confirm. */
+  email?: string
+  /** Of a verification: what its registration brought, or `stored` for what the account has already. */
+  registration?: Registered | 'stored'
 }
+
+/** What a later registration of an unverified address brought. */
+export type Registered = Pick<NewUser, 'passwordHash' | 'username' | 'usernameCanonical' | 'profile'>
 
 /** What code is asked for. */
 export interface CodeOrder {
   purpose: CodePurpose
   /** The canonical address. */
   address: string
-  /** Null for an address without an account. */
-  user: User | null
+  /** Null for a decoy. */
+  user: Pick<User, 'id' | 'credentialVersion'> | null
+  /** What the code stands for beside the account. */
+  proof?: Pick<Subject, 'email' | 'registration'>
   /** Whether a link is mailed too. */
   link: boolean
   digits: number
@@ -36,42 +47,56 @@ export interface IssuedCode {
   token: string
   /** For the mailed link; never answered. */
   linkToken: string | null
-  expiresAt: number
+  /** What `putCode` needs to start its life. */
+  draft: CodeDraft
 }
+
+/** A code whose life has not begun; holds no digit and no token. */
+export interface CodeDraft extends Omit<NewCode, 'expiresAt' | 'grantMs'> {
+  /** Seconds. */
+  ttl: number
+}
+
+/** The code of a mail that proves a mailbox. */
+export const proofLife = { verify: 86_400, change: 3600 } as const
 
 /** A verified grant, borrowed: exactly one caller holds it at a time. */
 export interface Grant {
-  subject: Subject
+  subject: Subject & { userId: UserId }
   /** Gives the grant back; the fifth refusal burns it. */
   giveBack(reason: 'refused' | 'outage'): Promise<void>
 }
 
 const grantMs = 600_000
 const leaseMs = 30_000
-const subjectBytes = 512
+const subjectBytes = 1024
 
 /**
- * Issues a one-time code for an address, and for the link in the mail a second record of the same code. An address
- * without an account (`user` null) gets a decoy of the same shape and cost.
+ * Makes a one-time code for an address, and for the link in the mail a second record of the same code. A decoy (`user`
+ * null) has the same shape and costs the same.
  */
-export async function issueCode(
+export function newCode(
   accounts: Accounts,
-  { purpose, address, user, link, digits, ttl, tries }: CodeOrder,
-): Promise<IssuedCode> {
-  const now = accounts.clock()
+  { purpose, address, user, proof, link, digits, ttl, tries }: CodeOrder,
+): IssuedCode {
   const keys = accounts.ring[0]
   const code = randomInt(10 ** digits)
     .toString()
     .padStart(digits, '0')
-  const subject = { userId: user?.id ?? null, credentialVersion: user?.credentialVersion ?? null, address }
+  const subject = { userId: user?.id ?? null, credentialVersion: user?.credentialVersion ?? null, address, ...proof }
   const account = accountKeys(keys, address)
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
   const records = tokens.map((token) => newRecord(accounts, purpose, token, code, subject))
+  const draft = { purpose, ...account, records, tries, ttl }
+  return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }
+}
+
+/** Stores a code, whose life begins here, and answers its end. A code that is stored already stays as it is. */
+export async function putCode(accounts: Accounts, { ttl, ...code }: CodeDraft): Promise<number> {
+  const now = accounts.clock()
   const expiresAt = now + ttl * 1000
-
-  await cacheOf(accounts).put({ purpose, ...account, records, tries, expiresAt, grantMs }, now)
-
-  return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, expiresAt }
+  await cacheOf(accounts).put({ ...code, expiresAt, grantMs }, now)
+  return expiresAt
 }
 
 function newRecord(accounts: Accounts, purpose: CodePurpose, token: string, code: string, subject: Subject) {
@@ -88,12 +113,27 @@ function newRecord(accounts: Accounts, purpose: CodePurpose, token: string, code
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, the same whatever is wrong
  */
-export async function checkCode(accounts: Accounts, purpose: CodePurpose, token: string, typed: string): Promise<void> {
+export async function checkCode(
+  accounts: Accounts,
+  { purpose, token, otp }: { purpose: CodePurpose; token: string; otp: string },
+  client: Client,
+): Promise<void> {
   const ref = refOf(purpose, token)
-  const code = typed.replaceAll(/\s/g, '')
+  const code = otp.replaceAll(/\s/g, '')
   const macs = accounts.ring.map((keys) => codeMac(keys, purpose, ref.tokenHash, code))
   const answer = await cacheOf(accounts).guess(ref, macs, accounts.clock())
-  if (answer !== 'right') throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  const told = { client, identifier: ref.tag }
+  if (answer === 'right') return emit(accounts, 'codeAccept', { ...told, details: { purpose } })
+  if (answer === 'exhausted') emit(accounts, 'codeExhaust', { ...told, details: { purpose } })
+  else emit(accounts, 'codeFail', { ...told, details: { purpose, reason: answer } })
+  throw new AccountsError('ACCOUNTS_CODE_INVALID')
+}
+
+/** What a token's code is for, while the cache knows it; null for any other token. */
+export async function peekSubject(accounts: Accounts, purpose: CodePurpose, token: string): Promise<Subject | null> {
+  const ref = refOf(purpose, token)
+  const sealed = await cacheOf(accounts).peek(ref, accounts.clock())
+  return sealed === null ? null : openSubject(accounts, subjectContext(accounts, purpose, ref.tokenHash), sealed)
 }
 
 /**
@@ -113,7 +153,38 @@ export async function borrowGrant(accounts: Accounts, purpose: CodePurpose, toke
   })
   const subject = sealed && openSubject(accounts, subjectContext(accounts, purpose, ref.tokenHash), sealed)
   if (!subject || subject.userId === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
-  return { subject, giveBack: (reason) => cache.giveBack(ref, leaseId, reason, accounts.clock()) }
+  return {
+    subject: { ...subject, userId: subject.userId },
+    giveBack: (reason) => cache.giveBack(ref, leaseId, reason, accounts.clock()),
+  }
+}
+
+/**
+ * Borrows a grant and does what it is for: the grant is given back when that is refused or breaks, and when `act`
+ * answers null it was worth nothing.
+ *
+ * @throws {AccountsError} ACCOUNTS_CODE_INVALID
+ */
+export async function withGrant<T>(
+  accounts: Accounts,
+  { purpose, token }: { purpose: CodePurpose; token: string },
+  act: (subject: Subject & { userId: UserId }) => Promise<T | null>,
+): Promise<T> {
+  const grant = await borrowGrant(accounts, purpose, token)
+  const done = await act(grant.subject).catch(async (error) => {
+    await grant.giveBack(refuses(error) ? 'refused' : 'outage').catch((fault) => {
+      // The lease ends by itself.
+      accounts.log.warn({ err: loggable(fault) }, 'fastify-accounts: a grant was not given back')
+    })
+    throw error
+  })
+  // The storage's fence decides: another grant or a change of credentials came first.
+  if (done === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  return done
+}
+
+function refuses(error: unknown): boolean {
+  return isRefusal(error) && error.statusCode < 500
 }
 
 function openSubject({ ring, log }: Accounts, context: string, sealed: string): Subject | null {
@@ -126,9 +197,19 @@ function openSubject({ ring, log }: Accounts, context: string, sealed: string): 
   }
 }
 
-/** Kills all codes of an address, under every secret of the ring. */
-export async function burnCodes(accounts: Accounts, address: string): Promise<void> {
-  await Promise.all(accounts.ring.map((keys) => cacheOf(accounts).burn(accountKeys(keys, address))))
+/** Kills all codes of an address, under every secret of the ring. A fault is only logged: the fence has killed them. */
+export async function burnCodes({ ring, cache, log }: Accounts, address: string): Promise<void> {
+  try {
+    await Promise.all(ring.map((keys) => cache?.burn(accountKeys(keys, address))))
+  } catch (error) {
+    // What changed an account changed its credential version too, which every code of the account needs.
+    log.warn({ err: loggable(error) }, 'fastify-accounts: used codes were not removed')
+  }
+}
+
+/** Names an address in events without telling it; the same for all its `+tag`s. */
+export function identifierOf({ ring }: Accounts, address: string): string {
+  return accountKeys(ring[0], address).tag
 }
 
 // One account may be written with many +tags: all its keys share one tag, and with it a slot and later a budget.

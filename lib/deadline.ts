@@ -4,6 +4,8 @@ import { AccountsError, loggable } from './errors.ts'
 const deadlineMs = 1000
 const patience = 3
 const pauseMs = 1000
+// Sent every second: the connection tells of each outage once.
+const heartbeat = 'publish'
 
 /**
  * Bounds every call of a port but `close`: past one second, or when the port throws, it is `ACCOUNTS_UNAVAILABLE` with
@@ -36,7 +38,7 @@ function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyB
       return answer
     } catch (cause) {
       breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
-      log.error({ err: loggable(cause) }, `fastify-accounts: "${name}" failed`)
+      if (name !== heartbeat) log.error({ err: loggable(cause) }, `fastify-accounts: "${name}" failed`)
       throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     } finally {
       timer.stop()

@@ -8,8 +8,14 @@ const table = {
   TOKEN_INVALID: [401, 'The token is not valid.'],
   TOKEN_EXPIRED: [401, 'The token has expired.'],
   REFRESH_REUSED: [401, 'The refresh token was already used; the session has ended.'],
+  FORBIDDEN: [403, 'You are not allowed to do this.'],
+  REAUTH_REQUIRED: [403, 'You need to log in again for this.'],
+  EMAIL_UNVERIFIED: [403, 'The e-mail address is not verified yet.'],
+  PASSWORD_WRONG: [403, 'The password is wrong.'],
+  NOT_FOUND: [404, 'There is no such thing here.'],
   EMAIL_TAKEN: [409, 'The e-mail address is already in use.'],
   USERNAME_TAKEN: [409, 'The username is already in use.'],
+  ACCOUNT_IN_USE: [409, 'The account is still in use elsewhere and cannot be deleted.'],
   BODY_TOO_LARGE: [413, 'The request body is too large.'],
   MEDIA_TYPE_UNSUPPORTED: [415, 'The request body must be JSON.'],
   OVERLOADED: [503, 'The service is busy; try again in a moment.'],
@@ -67,6 +73,26 @@ export const errorTable = Object.entries(table).map(([name, [statusCode, message
   statusCode,
   message,
 }))
+
+/** An error of the host's own that refuses a request, such as a hook throws: it reaches the host as it is. */
+export interface HostRefusal extends Error {
+  statusCode: number
+}
+
+const hostRefusals = new WeakSet<object>()
+
+/** Marks what a hook of the host threw: with a status of its own it is a refusal, without one it is a fault. */
+export function hostRefusal(error: unknown): unknown {
+  const { statusCode } = Object(error) as { statusCode?: unknown }
+  const refuses = Number.isInteger(statusCode) && (statusCode as number) >= 400 && (statusCode as number) < 600
+  if (error instanceof Error && refuses) hostRefusals.add(error)
+  return error
+}
+
+/** Whether an error is an answer to the client: ours, or one that a hook of the host threw. */
+export function isRefusal(error: unknown): error is AccountsError | HostRefusal {
+  return error instanceof AccountsError || (error instanceof Error && hostRefusals.has(error))
+}
 
 /** A fault as it may be logged: drivers put whole rows and commands into further members of their errors. */
 export function loggable(fault: unknown): Error {

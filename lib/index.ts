@@ -1,29 +1,29 @@
-import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
-import {
-  type Account,
-  type Accounts,
-  accountKey,
-  createGuards,
-  requestAccount,
-  requestAccountOrNull,
-} from './accounts.ts'
+import type { Account, Accounts } from './accounts.ts'
 import { accountRoutes } from './features/account.ts'
+import { changeEmailRoutes } from './features/change-email.ts'
+import { changePasswordRoutes } from './features/change-password.ts'
+import { emailVerificationRoutes } from './features/email-verification.ts'
 import { loginRoutes } from './features/login.ts'
 import { passwordResetRoutes } from './features/password-reset.ts'
 import { refreshRoutes } from './features/refresh.ts'
 import { registerRoutes } from './features/register.ts'
-import { cores, hashQueue, poolSize } from './hash-queue.ts'
+import { sessionRoutes } from './features/sessions.ts'
+import { entranceKey, requestAccount, requestAccountOrNull } from './guards.ts'
+import { cores, poolSize } from './hash-queue.ts'
+import { startHousekeeping } from './housekeeping.ts'
 import { wrongOption } from './option-checks.ts'
 import { type AccountsOptions, type ResolvedOptions, resolveOptions } from './options.ts'
-import { createPasswords } from './passwords.ts'
-import { openPorts, type Ports } from './ports.ts'
+import { openPorts } from './ports.ts'
+import { createRealm } from './realm.ts'
 import { isolate, mount } from './scope.ts'
-import { createRing, type Ring } from './secrets.ts'
-import { createTokens } from './tokens.ts'
+import { createRing } from './secrets.ts'
 
-export type { Account, Accounts, Authenticate, Guards } from './accounts.ts'
+export type { Account, Accounts, UseCases } from './accounts.ts'
+export type { Client } from './client.ts'
 export type {
+  AccountEvent,
   Brand,
   Cache,
   Claims,
@@ -37,7 +37,12 @@ export type {
   UserId,
 } from './contracts.ts'
 export { AccountsError, type AccountsErrorCode, type FieldError, type PasswordReason } from './errors.ts'
+export type { EventDetails, EventName, EventOf, HookContexts, HookName } from './events.ts'
+export type { Authenticate, Guards, Requirements } from './guards.ts'
+export type { Health, PartHealth } from './health.ts'
 export type { AccountsOptions, RouteName } from './options.ts'
+export type { TokenPair } from './sessions.ts'
+export type { Imported, ImportRefusal, Users, UserToCreate, UserToImport } from './users.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {
@@ -51,7 +56,17 @@ declare module 'fastify' {
   }
 }
 
-const features = [registerRoutes, loginRoutes, refreshRoutes, passwordResetRoutes, accountRoutes]
+const features = [
+  registerRoutes,
+  loginRoutes,
+  refreshRoutes,
+  passwordResetRoutes,
+  emailVerificationRoutes,
+  accountRoutes,
+  changePasswordRoutes,
+  changeEmailRoutes,
+  sessionRoutes,
+]
 
 /** Registers the account routes and decorates `app.accounts` and `request.account`. */
 const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
@@ -61,13 +76,19 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
   warnOfSmallPool(app)
   const ring = createRing(options.name, options.secret.reveal())
   const ports = await openPorts(app, options, ring)
-  app.addHook('onClose', ports.close)
 
   await app.register(
     async (scope) => {
-      const accounts = await createAccounts(scope, options, ring, ports)
+      isolate(scope, options)
+      const accounts = await createRealm(scope, options, ring, ports)
       for (const route of features.flatMap((routes) => routes(accounts))) mount(scope, accounts, route)
       app.decorate(options.name, accounts)
+      const stopHousekeeping = startHousekeeping(accounts)
+      app.addHook('onClose', async () => {
+        stopHousekeeping()
+        await accounts.revocation.close()
+        await ports.close()
+      })
     },
     { prefix: options.prefix },
   )
@@ -75,20 +96,32 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
 
 export default fp(plugin, { fastify: '^5.8.5', name: 'fastify-accounts' })
 
-async function createAccounts(
-  scope: FastifyInstance,
-  options: ResolvedOptions,
-  ring: Ring,
-  ports: Ports,
-): Promise<Accounts> {
-  isolate(scope, options)
-  const { log } = scope
-  const { clock } = options
-  const tokens = await createTokens(scope, ring, options, ports.storage.ids)
-  const passwords = createPasswords(options.passwords, hashQueue, log)
-  const { storage, cache, mailer } = ports
-  const guards = createGuards(storage, tokens, clock)
-  return Object.freeze({ options, storage, cache, mailer, ring, tokens, passwords, log, clock, ...guards })
+/** What `createAccounts` answers: `app.accounts` without an app. */
+export type StandaloneAccounts = Accounts & {
+  /** Finishes what was begun and closes what was opened. */
+  close(): Promise<void>
+}
+
+/**
+ * Makes accounts without a Fastify app of yours, for scripts and workers: the same options, and `redis` has to be given.
+ *
+ * @throws {TypeError} naming the option, what was given and the fix
+ */
+export async function createAccounts(
+  options: AccountsOptions,
+  { logger = { level: 'warn' } }: Pick<FastifyServerOptions, 'logger'> = {},
+): Promise<StandaloneAccounts> {
+  const { default: createApp } = await import('fastify')
+  const app = createApp({ logger })
+  await app.register(plugin, options)
+  await app.ready()
+  const accounts = (app as unknown as Record<string, Accounts>)[options.name ?? 'accounts'] as Accounts
+  return Object.freeze(Object.assign(Object.create(accounts), { close: () => app.close() }))
+}
+
+/** Types the options in a module of their own, one for app, worker and command line. */
+export function defineAccounts(options: AccountsOptions): AccountsOptions {
+  return options
 }
 
 const realms = new WeakMap<object, ResolvedOptions[]>()
@@ -111,8 +144,8 @@ function usersOf({ storage, db }: ResolvedOptions): unknown {
 }
 
 function decorateRequests(app: FastifyInstance): void {
-  if (app.hasRequestDecorator(accountKey)) return
-  app.decorateRequest(accountKey, undefined)
+  if (app.hasRequestDecorator(entranceKey)) return
+  app.decorateRequest(entranceKey, undefined)
   app.decorateRequest('account', { getter: requestAccount })
   app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
 }

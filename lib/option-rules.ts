@@ -34,6 +34,12 @@ export type AnyKysely = import('./adapters/kysely.ts').AnyKysely
 /** What ioredis connects with. */
 export type RedisOption = import('./adapters/redis.ts').RedisSource
 
+/** How the worker's mails leave. */
+export type MailTransport = import('./mail-transport.ts').MailTransport
+
+/** Mails of the host's own. */
+export type MailTemplates = import('./mail-templates.ts').MailTemplates
+
 /** Redis for the codes and for the mail queue. */
 export interface RedisPair {
   cache: RedisOption
@@ -117,6 +123,63 @@ const reservedFields = [
   'refresh',
   '__proto__',
 ]
+
+/** How long sessions live, in seconds. */
+export interface SessionLife {
+  idle: number
+  absolute: number
+}
+
+/** Checks a session's lives, those of the option or those that a function of the host answered. */
+export const sessionLife: Check<Readonly<SessionLife>> = (path, given) => {
+  const life = lives(path, given)
+  if (life.idle <= life.absolute) return life
+  throw wrongOption(`${path}.idle`, `must not be longer than ${path}.absolute (${life.absolute})`)
+}
+
+const lives = section<SessionLife>(
+  {
+    idle: integer(1, 315_360_000, 864_000),
+    absolute: integer(1, 315_360_000, 2_592_000),
+  },
+  'a function or an object',
+)
+
+/** A session's lives, or a function of the request that answers them. */
+export function sessionLives<Request>(): Check<(request: Request | null) => Readonly<SessionLife>> {
+  return (path, given) => {
+    if (typeof given === 'function') return (request) => sessionLife(path, given(request))
+    const life = sessionLife(path, given)
+    return () => life
+  }
+}
+
+/** What each role may do. */
+export const roles: Check<ReadonlyMap<string, readonly string[]> | undefined> = (path, given) => {
+  if (given === undefined) return undefined
+  const fix = 'must be an object such as { admin: ["orders:*"], support: ["orders:read"] }'
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) throw wrongOption(path, fix, shown(given))
+  const entries = Object.entries(given).map(([role, permissions]) => {
+    const valid = Array.isArray(permissions) && permissions.every(isPermission)
+    if (!/^[\w.:-]{1,64}$/.test(role) || !valid) throw wrongOption(`${path}.${role}`, fix, shown(permissions))
+    return [role, Object.freeze([...permissions])] as const
+  })
+  return new Map(entries)
+}
+
+function isPermission(given: unknown): given is string {
+  return typeof given === 'string' && /^(\*|[\w.-]+(:[\w.-]+)*(:\*)?)$/.test(given)
+}
+
+/** A list of names, or undefined. */
+export const names: Check<readonly string[] | undefined> = (path, given) => {
+  if (given === undefined) return undefined
+  if (Array.isArray(given) && given.every((name) => typeof name === 'string')) return Object.freeze([...given])
+  throw wrongOption(path, 'must be a list of names', shown(given))
+}
+
+/** What the mail worker alone uses; it checks it. */
+export const forWorker: Check<unknown> = (_path, given) => hidden(given)
 
 /** The cost of a hash, within OWASP's table and our own ceiling for stored hashes. */
 export const argon2: Check<Argon2Cost> = (path, given) => {

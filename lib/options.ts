@@ -1,13 +1,30 @@
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
 import type { Brand, Cache, Claims, Mailer, Storage, User } from './contracts.ts'
-import { boolean, fn, integer, oneOf, port, section, sectionOrOff, shown, text, wrongOption } from './option-checks.ts'
+import {
+  boolean,
+  type Check,
+  fn,
+  integer,
+  oneOf,
+  port,
+  section,
+  sectionOrOff,
+  shown,
+  text,
+  wrongOption,
+} from './option-checks.ts'
 import {
   type AnyKysely,
   type Argon2Cost,
   argon2,
   brand,
+  forWorker,
+  type Hidden,
   kysely,
+  type MailTemplates,
+  type MailTransport,
+  names,
   optionalText,
   profile,
   type RedisOption,
@@ -15,12 +32,31 @@ import {
   realmName,
   redis,
   resetUrl,
+  roles,
   route,
+  type SessionLife,
   secrets,
+  sessionLives,
 } from './option-rules.ts'
 
 /** The routes that can be renamed, switched off or decorated. */
-export const routeNames = ['register', 'login', 'refresh', 'emailRequest', 'checkOtp', 'resetPassword', 'user'] as const
+export const routeNames = [
+  'register',
+  'login',
+  'refresh',
+  'emailRequest',
+  'checkOtp',
+  'resetPassword',
+  'user',
+  'changePassword',
+  'changeEmail',
+  'confirmEmail',
+  'verifyEmail',
+  'resendVerification',
+  'logout',
+  'logoutAll',
+  'sessions',
+] as const
 export type RouteName = (typeof routeNames)[number]
 
 /** The options of the plugin. Durations are integers in seconds. */
@@ -61,12 +97,8 @@ export interface AccountsOptions {
     /** Claims of the host in access tokens, read from the user at log-in and at each refresh. */
     claims?: (user: User) => Claims | Promise<Claims>
   }
-  session?: {
-    /** A session unused for so long is over. @default 864000 */
-    idle?: number
-    /** The end of every session, never extended. @default 2592000 */
-    absolute?: number
-  }
+  /** How long sessions live, or a function of the request that starts one (null without a request). */
+  session?: Partial<SessionLife> | ((request: FastifyRequest | null) => Partial<SessionLife>)
   refresh?: {
     /** False: refresh answers `access` alone and the refresh token stays. @default true */
     rotate?: boolean
@@ -82,6 +114,16 @@ export interface AccountsOptions {
         username?: 'required' | 'optional' | false
         /** The host's own fields: validated, stored, answered and typed. @default Type.Object({}) */
         profile?: TObject
+        /**
+         * Registration mails a code and answers a token; nobody logs in before `verify_email` proved the mailbox, and an
+         * account that is not proved within 24 h expires. @default false
+         */
+        verifyEmail?: boolean
+        /**
+         * Registration never tells whether an address or a username is known: it always answers 202 with a token, and
+         * the rest goes by mail. Implies `verifyEmail`. @default false
+         */
+        concealExisting?: boolean
       }
   passwords?: {
     /** In code points; the floor is 8, 15 is NIST's single-factor profile. @default 8 */
@@ -102,12 +144,40 @@ export interface AccountsOptions {
         /** Guesses per token. @default 5 */
         tries?: number
       }
+  account?: {
+    /** What `PATCH /auth/user/` may change: `username` and profile fields. @default all of them */
+    fields?: readonly string[]
+    /**
+     * What `DELETE /auth/user/` does: removes the row, or disables the account and keeps it; `false` for no such route.
+     * @default 'row'
+     */
+    delete?: 'row' | 'deactivate' | false
+  }
+  /** What each role may do, for `require({ permission })`: `{ admin: ['orders:*'], support: ['orders:read'] }`. */
+  roles?: Readonly<Record<string, readonly string[]>>
   mail?: {
     /** How mails of a mailer inside the app look; the queue's worker has its own. */
     brand?: Partial<Brand>
+    /** For `fastify-accounts worker --config` alone, as `startMailWorker` takes it. */
+    transport?: MailTransport
+    /** For `fastify-accounts worker --config` alone. */
+    from?: string
+    /** For `fastify-accounts worker --config` alone. */
+    templates?: MailTemplates
   }
-  /** How an ended session stops its access tokens: `'storage'` reads the session row per request. @default 'storage' */
-  revocation?: 'storage'
+  /**
+   * How an ended session stops its access tokens: `'feed'` keeps the set of ended sessions in every process, `'storage'`
+   * reads the session row at each request, `'none'` lets them live to their end.
+   * @default 'feed'
+   */
+  revocation?: 'feed' | 'storage' | 'none'
+  /** Keeps security events in the database, for `users.history`. @default false */
+  eventLog?:
+    | false
+    | {
+        /** How long an event is kept. @default 7776000 */
+        keep?: number
+      }
   /** Names the network that a request comes from. @default request.ip */
   network?: (request: FastifyRequest) => string
   openapi?: {
@@ -120,17 +190,45 @@ export interface AccountsOptions {
 
 const storageVerbs = [
   'insertUser',
+  'importUsers',
   'findUserById',
   'findUserByEmail',
+  'findUserWithPassword',
+  'listUsers',
+  'updateUser',
+  'setRole',
   'replacePasswordHash',
-  'changePassword',
+  'changeCredentials',
+  'deleteUser',
   'insertSession',
   'sessionActive',
   'refreshSession',
+  'listSessions',
+  'endSession',
+  'endSessions',
+  'endAnySessions',
+  'endedSince',
+  'addMails',
+  'claimMails',
+  'settleMails',
+  'addEvent',
+  'listEvents',
+  'purge',
   'ping',
 ] as const satisfies (keyof Storage)[]
-const cacheVerbs = ['put', 'guess', 'lease', 'giveBack', 'burn', 'ping', 'close'] as const satisfies (keyof Cache)[]
-const mailerVerbs = ['send', 'ping', 'close'] as const satisfies (keyof Mailer)[]
+const cacheVerbs = [
+  'put',
+  'guess',
+  'lease',
+  'giveBack',
+  'burn',
+  'peek',
+  'publish',
+  'subscribe',
+  'ping',
+  'close',
+] as const satisfies (keyof Cache)[]
+const mailerVerbs = ['send', 'progress', 'ping', 'close'] as const satisfies (keyof Mailer)[]
 
 /** The options, checked and completed; frozen. */
 export type ResolvedOptions = ReturnType<typeof resolveOptions>
@@ -142,9 +240,6 @@ export type ResolvedOptions = ReturnType<typeof resolveOptions>
  */
 export function resolveOptions(given: AccountsOptions) {
   const options = resolveAll('', given)
-  if (options.session.idle > options.session.absolute) {
-    throw wrongOption('session.idle', `must not be longer than session.absolute (${options.session.absolute})`)
-  }
   if (options.storage && !['integer', 'uuid'].includes(options.storage.ids)) {
     throw wrongOption('storage.ids', "must be 'integer' or 'uuid'", shown(options.storage.ids))
   }
@@ -158,13 +253,52 @@ export function resolveOptions(given: AccountsOptions) {
   if (!options.storage && !options.db) {
     throw wrongOption('db', 'is required: pass your Kysely, or a storage adapter as "storage"')
   }
+  if (contradicts(given.registration)) {
+    throw wrongOption('registration.verifyEmail', 'must not be false with concealExisting, which needs it')
+  }
+  for (const [index, field] of (options.account.fields ?? []).entries()) {
+    if (!changeable(options.registration).includes(field)) {
+      throw wrongOption(
+        `account.fields[${index}]`,
+        'must be "username" or a field of registration.profile',
+        shown(field),
+      )
+    }
+  }
   if (options.cache && options.mailer && options.redis) {
     throw wrongOption('redis', 'must be left out when "cache" and "mailer" are given')
   }
   return options
 }
 
+function contradicts(registration: AccountsOptions['registration']): boolean {
+  if (!registration) return false
+  return registration.concealExisting === true && registration.verifyEmail === false
+}
+
+/** The fields that users may change by themselves. */
+export function changeableFields({ account, registration }: Pick<ResolvedOptions, 'account' | 'registration'>) {
+  return account.fields ?? changeable(registration)
+}
+
+function changeable(registration: ResolvedOptions['registration']): string[] {
+  if (!registration) return ['username']
+  return [...(registration.username === false ? [] : ['username']), ...Object.keys(registration.profile.properties)]
+}
+
+/** Whether an address must be proved before its owner may log in. */
+export function mustVerify({ registration }: Pick<ResolvedOptions, 'registration'>): boolean {
+  return registration && (registration.verifyEmail || registration.concealExisting)
+}
+
+/** Whether registration tells nobody what is known. */
+export function conceals({ registration }: Pick<ResolvedOptions, 'registration'>): boolean {
+  return registration ? registration.concealExisting : false
+}
+
 const printable = /^[\x21-\x7e]{1,255}$/
+
+const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) })
 
 const resolveAll = section({
   name: realmName,
@@ -177,6 +311,14 @@ const resolveAll = section({
     checkOtp: route,
     resetPassword: route,
     user: route,
+    changePassword: route,
+    changeEmail: route,
+    confirmEmail: route,
+    verifyEmail: route,
+    resendVerification: route,
+    logout: route,
+    logoutAll: route,
+    sessions: route,
   }),
   secret: secrets,
   db: kysely,
@@ -190,10 +332,7 @@ const resolveAll = section({
     accessTtl: integer(1, 86_400, 300),
     claims: fn('(user) => claims', undefined as ((user: User) => Claims | Promise<Claims>) | undefined),
   }),
-  session: section({
-    idle: integer(1, 315_360_000, 864_000),
-    absolute: integer(1, 315_360_000, 2_592_000),
-  }),
+  session: sessionLives<FastifyRequest>(),
   refresh: section({
     rotate: boolean(true),
     graceSeconds: integer(0, 3600, 30),
@@ -202,6 +341,8 @@ const resolveAll = section({
   registration: sectionOrOff({
     username: oneOf(['required', 'optional', false], 'required'),
     profile,
+    verifyEmail: boolean(false),
+    concealExisting: boolean(false),
   }),
   passwords: section({
     minLength: integer(8, 128, 8),
@@ -214,10 +355,19 @@ const resolveAll = section({
     ttl: integer(60, 86_400, 600),
     tries: integer(1, 10, 5),
   }),
+  account: section({
+    fields: names,
+    delete: oneOf(['row', 'deactivate', false], 'row'),
+  }),
+  roles,
   mail: section({
     brand,
+    transport: forWorker as Check<Hidden<MailTransport | undefined>>,
+    from: forWorker as Check<Hidden<string | undefined>>,
+    templates: forWorker as Check<Hidden<MailTemplates | undefined>>,
   }),
-  revocation: oneOf(['storage'], 'storage'),
+  revocation: oneOf(['feed', 'storage', 'none'], 'feed'),
+  eventLog: (path, given = false) => eventLog(path, given),
   network: fn('(request) => string', (request: FastifyRequest) => request.ip),
   openapi: section({ securityScheme: text(/^[\w.-]+$/, 'must be the name of a security scheme', 'bearerAuth') }),
   clock: fn('() => milliseconds', () => Date.now()),

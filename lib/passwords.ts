@@ -19,6 +19,8 @@ export interface Passwords {
    * hash or an ill-formed password, so that a refusal's time tells nothing.
    */
   verify(stored: string | null, password: string, place?: Place): Promise<boolean>
+  /** Whether a stored hash can be verified: argon2, well-formed and of a cost that we dare. */
+  usable(stored: string): boolean
   /** Whether a stored hash differs from what `hash` makes now. */
   outdated(stored: string): boolean
 }
@@ -65,6 +67,7 @@ export function createPasswords(
       const right = await queue.run(() => compare(honest ? stored : dummy, password), place)
       return honest && right
     },
+    usable: affordable,
     outdated: (stored) => !stored.startsWith(current),
   }
 }

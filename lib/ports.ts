@@ -3,7 +3,7 @@ import type { Cache, Mailer, Storage } from './contracts.ts'
 import { bounded } from './deadline.ts'
 import { wrongOption } from './option-checks.ts'
 import type { RedisOption, RedisPair } from './option-rules.ts'
-import type { ResolvedOptions } from './options.ts'
+import { mustVerify, type ResolvedOptions } from './options.ts'
 import type { Ring } from './secrets.ts'
 
 /** The outside world of one realm, every call bounded in time. */
@@ -24,7 +24,7 @@ export interface Ports {
 export async function openPorts(app: FastifyInstance, options: ResolvedOptions, ring: Ring): Promise<Ports> {
   const { log } = app
   const storage = bounded(options.storage ?? (await openStorage(options)), log)
-  if (!options.passwordReset) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
+  if (!mailing(app, options)) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
   const { name, clock } = options
   const closing = new AbortController()
   const onError = (error: Error) => {
@@ -39,6 +39,13 @@ export async function openPorts(app: FastifyInstance, options: ResolvedOptions, 
     await closeAll({ cache, mailer })
   }
   return { storage, cache: bounded(cache, log), mailer: bounded(mailer, log), close }
+}
+
+// Without a queue there are no codes, no notices and no feed: only for who has switched off all that needs one.
+function mailing(app: FastifyInstance, options: ResolvedOptions): boolean {
+  const { passwordReset, routes, revocation, cache, mailer, redis } = options
+  const needed = passwordReset || mustVerify(options) || routes.changeEmail !== false || revocation === 'feed'
+  return Boolean(needed || (cache && mailer) || redis || hostRedis(app))
 }
 
 async function closeAll({ cache, mailer }: { cache?: Cache; mailer?: Mailer }): Promise<void> {
@@ -62,10 +69,16 @@ async function openQueue(settings: Parameters<typeof import('./adapters/bullmq.t
 
 function redisOf(app: FastifyInstance, { redis }: ResolvedOptions): RedisPair {
   if (redis) return redis.reveal()
-  const { redis: host } = app as unknown as { redis?: RedisOption & { duplicate?: unknown } }
-  if (typeof host?.duplicate === 'function') return { cache: host, queue: host }
+  const host = hostRedis(app)
+  if (host) return { cache: host, queue: host }
   throw wrongOption(
     'redis',
-    'is missing: pass a URL or an ioredis client, register @fastify/redis before, or pass "cache" and "mailer"',
+    'is missing: pass a URL or an ioredis client, register @fastify/redis before, or pass "cache" and "mailer"; ' +
+      "nothing needs it with passwordReset: false, routes: { changeEmail: false } and revocation: 'storage'",
   )
+}
+
+function hostRedis(app: FastifyInstance): RedisOption | undefined {
+  const { redis } = app as unknown as { redis?: RedisOption & { duplicate?: unknown } }
+  return typeof redis?.duplicate === 'function' ? redis : undefined
 }

@@ -30,6 +30,17 @@ export const TokenPairBody = Type.Object({
 /** An answer that is one sentence. */
 export const MessageBody = Type.Object({ message: Type.String() })
 
+/** An answer with the token that belongs to the mailed code. */
+export const MessageAndToken = Type.Object({
+  ...MessageBody.properties,
+  token: Type.String({ description: 'Goes with the code that was mailed' }),
+})
+
+/** How many digits codes have. */
+export function codeDigits({ passwordReset }: Accounts['options']): number {
+  return passwordReset ? passwordReset.digits : 8
+}
+
 /** The digits of a code; spaces are ignored. */
 export function Otp(digits: number) {
   return Type.String({
@@ -43,9 +54,16 @@ export function Otp(digits: number) {
 /** A username: NFC, 1 to 64 code points, no control characters, no space at either end. */
 export const Username = Type.Refine(
   Type.String({ maxLength: 256, description: '1 to 64 characters', examples: ['ada'] }),
-  (text) => usernameShape.test(text.normalize('NFC')),
-  () => 'must have 1 to 64 characters, none of them a control character, and no space at either end',
+  (text) => usernameProblem(text) === null,
+  () => badUsername,
 )
+
+/** What is wrong with a username; null when nothing is. */
+export function usernameProblem(text: string): string | null {
+  return text.length <= 256 && usernameShape.test(text.normalize('NFC')) ? null : badUsername
+}
+
+const badUsername = 'must have 1 to 64 characters, none of them a control character, and no space at either end'
 
 const usernameShape = /^(?!\s)[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]{1,64}(?<!\s)$/u
 

@@ -1,23 +1,24 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
-import type { TObject, TSchema } from 'typebox'
+import type { TSchema } from 'typebox'
 import type { Accounts } from './accounts.ts'
 import { admit, approach, depart } from './admission.ts'
 import { fitDocument } from './documents.ts'
-import { AccountsError, type AccountsErrorCode, loggable } from './errors.ts'
+import { AccountsError, type AccountsErrorCode, isRefusal, loggable } from './errors.ts'
 import type { ResolvedOptions, RouteName } from './options.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
-import type { Client } from './sessions.ts'
 import { validatorCompiler } from './validation.ts'
 
 /** One route of a feature. */
 export interface Route {
   name: RouteName
-  method: 'GET' | 'POST'
+  method: 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE'
   /** The default path, with its trailing slash. */
   path: string
+  /** What follows the path, such as `:id/`. */
+  tail?: string
   summary: string
-  body?: TObject
-  /** Status and schema of the answer. */
+  body?: TSchema
+  /** Status and schema of the answer; 204 has none. */
   answer: [status: number, schema: TSchema]
   /** The refusals that a client may branch on, beside those of every route. */
   refusals: AccountsErrorCode[]
@@ -25,6 +26,8 @@ export interface Route {
   hashes?: boolean
   /** True for a route behind `authenticate`. */
   guarded?: boolean
+  /** True for a route that reads the access token by itself, when there is one. */
+  readsToken?: boolean
   handler(request: FastifyRequest): Promise<unknown>
 }
 
@@ -50,7 +53,8 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
   scope.setErrorHandler((error, _request, reply) => {
     const refusal = translate(error)
     // A host's error handler need not know `error.headers`, and without `reply.code` it must not turn this into a 200.
-    if (refusal instanceof AccountsError) reply.code(refusal.statusCode).headers(refusal.headers)
+    if (isRefusal(refusal)) reply.code(refusal.statusCode)
+    if (refusal instanceof AccountsError) reply.headers(refusal.headers)
     throw refusal
   })
   scope.addHook('onSend', async (_request, reply) => {
@@ -62,7 +66,8 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
 export function mount(scope: FastifyInstance, accounts: Accounts, route: Route): void {
   const decoration = accounts.options.routes[route.name]
   if (decoration === false) return
-  const { url = route.path, config, logLevel, onRequest = [] } = decoration
+  const { config, logLevel, onRequest = [] } = decoration
+  const url = (decoration.url ?? route.path).replace(/\/?$/, route.tail ? `/${route.tail}` : '$&')
   const definition = {
     method: route.method,
     bodyLimit,
@@ -79,23 +84,14 @@ export function mount(scope: FastifyInstance, accounts: Accounts, route: Route):
   if (twin && !ignoresTrailingSlash(scope)) scope.route({ ...definition, url: twin, schema: hidden(schema) })
 }
 
-/** Where a request comes from. */
-export function clientOf({ options }: Accounts, request: FastifyRequest): Client {
-  return {
-    // Behind a trusted proxy it is whatever text the proxy passes on.
-    ip: request.ip.replace(/^::ffff:(?=\d+\.)/i, '').slice(0, 64),
-    userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
-    network: String(options.network(request)).slice(0, 64),
-  }
-}
-
 function answering(route: Route) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     reply.code(route.answer[0])
     try {
-      return await route.handler(request)
+      const answer = await route.handler(request)
+      return answer === undefined ? reply.send() : answer
     } catch (cause) {
-      if (cause instanceof AccountsError) throw cause
+      if (isRefusal(cause)) throw cause
       // What is not a refusal is a fault: the client learns nothing of it, the log learns all.
       request.log.error({ err: loggable(cause) }, `fastify-accounts: "${route.name}" failed`)
       throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
@@ -111,10 +107,12 @@ function schemaOf(route: Route, { options }: Accounts) {
   if (route.hashes) common.push('ACCOUNTS_OVERLOADED')
   if (route.guarded) common.push('ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED')
   const [status, answer] = route.answer
+  const scheme = { [options.openapi.securityScheme]: [] }
   return {
     tags: [options.name],
     summary: route.summary,
-    security: route.guarded ? [{ [options.openapi.securityScheme]: [] }] : [],
+    // OpenAPI 3.1, Operation Object: the empty requirement makes security optional.
+    security: route.readsToken ? [scheme, {}] : route.guarded ? [scheme] : [],
     ...(route.body && { body: route.body }),
     response: { [status]: answer, ...errorAnswers([...common, ...route.refusals]) },
   }
@@ -145,6 +143,8 @@ function strictJson(defaultParser: unknown) {
   const parse = defaultParser as (request: FastifyRequest, body: string, done: ParserDone) => void
   const utf8 = new TextDecoder('utf-8', { fatal: true })
   return (request: FastifyRequest, body: Buffer, done: ParserDone) => {
+    // Some clients send the header always; a route that needs a body says so by its schema.
+    if (body.length === 0) return done(null)
     try {
       parse(request, utf8.decode(body), done)
     } catch (cause) {

@@ -1,20 +1,15 @@
 import { randomBytes } from 'node:crypto'
 import type { Accounts } from './accounts.ts'
-import type { Session, User } from './contracts.ts'
+import type { Client } from './client.ts'
+import type { RefreshOutcome, Session, User, UserId } from './contracts.ts'
 import { AccountsError } from './errors.ts'
+import { type EventDetails, emit } from './events.ts'
+import { mustVerify } from './options.ts'
 
 /** The token pair of a log-in or a refresh; no `refresh` with `refresh: { rotate: false }`. */
 export interface TokenPair {
   access: string
   refresh?: string
-}
-
-/** Where a request comes from, as sessions and mails show it. */
-export interface Client {
-  ip: string
-  userAgent: string
-  /** As the option `network` names it. */
-  network: string
 }
 
 /**
@@ -24,14 +19,19 @@ export interface Client {
 export async function startSession(accounts: Accounts, user: User, client: Client): Promise<TokenPair | null> {
   const session = newSession(accounts, user, client)
   if (!(await accounts.storage.insertSession(session))) return null
-  return {
-    access: await accounts.tokens.signAccess(session, user),
-    refresh: accounts.tokens.signRefresh(session, 0),
-  }
+  emit(accounts, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
+  return firstTokens(accounts, session, user)
 }
 
-function newSession({ options, clock }: Accounts, user: User, { ip, userAgent }: Client): Session {
+/** The first token pair of a session. */
+export async function firstTokens({ tokens }: Accounts, session: Session, user: User): Promise<TokenPair> {
+  return { access: await tokens.signAccess(session, user), refresh: tokens.signRefresh(session, 0) }
+}
+
+/** Makes a session for a user; the storage has to take it. */
+export function newSession({ options, clock }: Accounts, user: User, { ip, userAgent, request }: Client): Session {
   const now = clock()
+  const { idle, absolute } = options.session(request)
   return {
     id: randomBytes(16).toString('base64url'),
     userId: user.id,
@@ -39,8 +39,8 @@ function newSession({ options, clock }: Accounts, user: User, { ip, userAgent }:
     createdAt: now,
     authTime: now,
     lastUsedAt: now,
-    idleMs: options.session.idle * 1000,
-    expiresAt: now + options.session.absolute * 1000,
+    idleMs: idle * 1000,
+    expiresAt: now + absolute * 1000,
     ip,
     userAgent,
   }
@@ -52,8 +52,8 @@ function newSession({ options, clock }: Accounts, user: User, { ip, userAgent }:
  *
  * @throws {AccountsError} ACCOUNTS_REFRESH_REUSED when this very call ended the session, ACCOUNTS_TOKEN_INVALID
  */
-export async function continueSession(accounts: Accounts, refreshToken: string): Promise<TokenPair> {
-  const { tokens, storage, options, clock, log } = accounts
+export async function continueSession(accounts: Accounts, refreshToken: string, client: Client): Promise<TokenPair> {
+  const { tokens, storage, options, clock, revocation } = accounts
   const { sessionId, counter } = tokens.verifyRefresh(refreshToken)
   const { rotate, graceSeconds, lateReplays } = options.refresh
   const rule = { rotate, graceMs: graceSeconds * 1000, lateReplays }
@@ -61,13 +61,37 @@ export async function continueSession(accounts: Accounts, refreshToken: string):
   const outcome = await storage.refreshSession(sessionId, counter, rule, clock())
 
   if (outcome.result === 'reused') {
-    log.warn({ userId: outcome.session.userId }, 'fastify-accounts: a refresh token was reused; its session has ended')
+    revocation.announce([sessionId])
+    emit(accounts, 'refreshReuse', { client, userId: outcome.session.userId, sessionId, details: {} })
     throw new AccountsError('ACCOUNTS_REFRESH_REUSED')
   }
-  if (outcome.result === 'ahead') {
-    log.warn({ userId: outcome.session.userId }, 'fastify-accounts: a refresh token is ahead of its session')
+  const reason = refusal(accounts, outcome)
+  if (outcome.result !== 'accepted' || reason) {
+    const userId = outcome.result === 'dead' ? null : outcome.session.userId
+    emit(accounts, 'refreshFail', { client, userId, sessionId, details: { reason: reason ?? 'dead' } })
+    throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   }
-  if (outcome.result !== 'accepted') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  const access = await tokens.signAccess(outcome.session, outcome.user)
-  return rotate ? { access, refresh: tokens.signRefresh(outcome.session, outcome.counter + 1) } : { access }
+  const { session, user, replayed } = outcome
+  const access = await tokens.signAccess(session, user)
+  emit(accounts, replayed ? 'refreshReplay' : 'refresh', { client, userId: user.id, sessionId, details: {} })
+  return rotate ? { access, refresh: tokens.signRefresh(session, outcome.counter + 1) } : { access }
+}
+
+function refusal({ options }: Accounts, outcome: RefreshOutcome): EventDetails['refreshFail']['reason'] | null {
+  if (outcome.result === 'accepted') {
+    return mustVerify(options) && outcome.user.emailVerifiedAt === null ? 'unverified' : null
+  }
+  return outcome.result === 'reused' ? null : outcome.result
+}
+
+/** Ends all sessions of a user, also for the access tokens that are out. */
+export async function endSessions(
+  accounts: Accounts,
+  userId: UserId,
+  client: Client,
+  reason: EventDetails['sessionEnd']['reason'],
+): Promise<void> {
+  const ended = await accounts.storage.endSessions(userId, accounts.clock())
+  accounts.revocation.announce(ended)
+  emit(accounts, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
 }

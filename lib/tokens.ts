@@ -10,6 +10,8 @@ import type { Ring } from './secrets.ts'
 export interface AccessToken {
   readonly userId: UserId
   readonly sessionId: string
+  /** When the user last proved a credential, in seconds. */
+  readonly authTime: number
   /** What the option `tokens.claims` put in; empty without it. */
   readonly claims: Claims
 }
@@ -31,6 +33,12 @@ export interface Tokens {
    * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID
    */
   verifyRefresh(token: string): { sessionId: string; counter: number }
+  /**
+   * The session of a refresh token, be it past its end: enough to end that session.
+   *
+   * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID
+   */
+  sessionOf(refreshToken: string): string
 }
 
 type Kind = 'access' | 'refresh'
@@ -124,7 +132,7 @@ function verifiers(
   seconds: () => number,
   { tokens: { claims, accessTtl } }: ResolvedOptions,
   ids: Storage['ids'],
-): Pick<Tokens, 'verifyAccess' | 'verifyRefresh'> {
+): Pick<Tokens, 'verifyAccess' | 'verifyRefresh' | 'sessionOf'> {
   const remembered = createMemory<Payload>(rememberedTokens)
 
   function checkAccess(token: string): Payload {
@@ -147,6 +155,7 @@ function verifiers(
       checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_INVALID')
       return { sessionId: payload.sid as string, counter: payload.counter as number }
     },
+    sessionOf: (token) => check(kinds, issuer, 'refresh', token).sid as string,
   }
 }
 
@@ -184,10 +193,10 @@ function times(...claims: unknown[]): boolean {
 const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time']
 
 function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean): AccessToken {
-  const { sub, sid } = payload as { sub: string; sid: string }
+  const { sub, sid, auth_time: authTime } = payload as { sub: string; sid: string; auth_time: number }
   const extra = withClaims ? Object.entries(payload).filter(([name]) => !registered.includes(name)) : []
   const userId = (ids === 'integer' ? Number(sub) : sub) as UserId
-  return { userId, sessionId: sid, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
+  return { userId, sessionId: sid, authTime, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
 }
 
 interface Header {

@@ -1,9 +1,19 @@
-import Type from 'typebox'
-import type { Accounts } from '../accounts.ts'
+import Type, { type Static } from 'typebox'
+import type { Account, Accounts } from '../accounts.ts'
+import { placeOf } from '../admission.ts'
+import { type Client, clientOf } from '../client.ts'
 import type { User, UserId } from '../contracts.ts'
+import { addressOf, changeCredentials, deleteUser, provePassword } from '../credentials.ts'
 import { AccountsError } from '../errors.ts'
-import { shownUser, userFields } from '../schemas.ts'
+import { emit } from '../events.ts'
+import type { Place } from '../hash-queue.ts'
+import { invalid, nameOf, profileFields } from '../new-user.ts'
+import { changeableFields } from '../options.ts'
+import { noticeOf } from '../outbox.ts'
+import { Password, shownUser, Username, userFields } from '../schemas.ts'
 import type { Route } from '../scope.ts'
+
+const DeleteBody = Type.Object({ password: Password })
 
 /**
  * Reads one's own account.
@@ -16,21 +26,126 @@ export async function readAccount({ storage }: Accounts, id: UserId): Promise<Us
   return user
 }
 
-/** `GET /auth/user/`. */
+/**
+ * Changes the fields of one's own account that the option `account.fields` allows; every other member is ignored.
+ *
+ * @throws {AccountsError} ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION, ACCOUNTS_TOKEN_INVALID when the user is gone
+ */
+export async function updateAccount(
+  accounts: Accounts,
+  { id, sessionId }: Account,
+  given: Record<string, unknown>,
+  client: Client,
+): Promise<User> {
+  const fields = changeableFields(accounts.options).filter((name) => Object.hasOwn(given, name))
+  if (fields.length === 0) return readAccount(accounts, id)
+  const allowed = Object.fromEntries(fields.map((name) => [name, given[name]]))
+  const name = fields.includes('username') ? await newName(accounts, id, allowed.username as string) : {}
+  const profile = profileFields(accounts.options, allowed) as Record<string, unknown>
+
+  const outcome = await accounts.storage.updateUser({ id, ...name, profile })
+
+  if (outcome === null) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  if (outcome === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
+  if (outcome === 'invalid') throw invalid('', 'has a value that cannot be stored')
+  emit(accounts, 'accountUpdate', { client, userId: id, sessionId, details: { fields: fields.join(' ') } })
+  return outcome
+}
+
+async function newName(accounts: Accounts, id: UserId, username: string) {
+  // Whose address it would have to be matters to the few names that look like one.
+  const own = username.normalize('NFKC').includes('@') ? addressOf(await readAccount(accounts, id)) : ''
+  return nameOf(accounts.options, username, own)
+}
+
+/**
+ * Deletes one's own account, or disables it, as the option `account.delete` says. All sessions end.
+ *
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_ACCOUNT_IN_USE, ACCOUNTS_TOKEN_INVALID
+ */
+export async function deleteAccount(
+  accounts: Accounts,
+  account: Account,
+  { password }: Static<typeof DeleteBody>,
+  client: Client,
+  place?: Place,
+): Promise<void> {
+  const user = await provePassword(accounts, account, { password, client, place })
+  await accounts.hooks.before('beforeDelete', { user, client })
+  const mode = accounts.options.account.delete === 'deactivate' ? 'deactivate' : 'row'
+  const mails = [noticeOf(accounts, 'account_deleted', user, client)]
+  const outcome =
+    mode === 'row'
+      ? await deleteUser(accounts, user, mails)
+      : await changeCredentials(accounts, user, { set: { active: false }, sessions: 'end', mails })
+  // The account changed since the password was proved, and with it ended the session that asked.
+  if (outcome === 'stale') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  const { sessionId } = account
+  emit(accounts, 'accountDelete', { client, userId: user.id, sessionId, details: { mode, by: 'user' } })
+}
+
+/** `GET`, `PATCH`, `PUT` and `DELETE /auth/user/`. */
 export function accountRoutes(accounts: Accounts): Route[] {
+  const { account } = accounts.options
+  const reading: Route = {
+    ...start,
+    method: 'GET',
+    summary: 'Read your own account',
+    answer: [200, accountBody(accounts)],
+    refusals: [],
+    handler: async (request) => shown(accounts, await readAccount(accounts, request.account.id)),
+  }
   return [
-    {
-      name: 'user',
-      method: 'GET',
-      path: '/auth/user/',
-      summary: 'Read your own account',
-      answer: [200, Type.Object({ ...userFields(accounts), email_verified: Type.Boolean() })],
-      refusals: [],
-      guarded: true,
-      async handler(request) {
-        const user = await readAccount(accounts, request.account.id)
-        return { ...shownUser(accounts, user), email_verified: user.emailVerifiedAt !== null }
-      },
-    },
+    reading,
+    updateRoute(accounts, 'PATCH'),
+    updateRoute(accounts, 'PUT'),
+    ...(account.delete === false ? [] : [deleteRoute(accounts)]),
   ]
+}
+
+const start = { name: 'user', path: '/auth/user/', guarded: true } as const
+
+function accountBody(accounts: Accounts) {
+  return Type.Object({ ...userFields(accounts), email_verified: Type.Boolean() })
+}
+
+function shown(accounts: Accounts, user: User) {
+  return { ...shownUser(accounts, user), email_verified: user.emailVerifiedAt !== null }
+}
+
+function updateRoute(accounts: Accounts, method: 'PATCH' | 'PUT'): Route {
+  return {
+    ...start,
+    method,
+    summary: 'Change fields of your own account; what is left out stays',
+    body: Type.Partial(Type.Object(changeableSchemas(accounts))),
+    answer: [200, accountBody(accounts)],
+    refusals: ['ACCOUNTS_USERNAME_TAKEN'],
+    async handler(request) {
+      const given = request.body as Record<string, unknown>
+      return shown(accounts, await updateAccount(accounts, request.account, given, clientOf(accounts, request)))
+    },
+  }
+}
+
+function changeableSchemas({ options }: Accounts) {
+  const { registration } = options
+  const schemas = { username: Username, ...(registration ? registration.profile.properties : {}) }
+  return Object.fromEntries(Object.entries(schemas).filter(([name]) => changeableFields(options).includes(name)))
+}
+
+function deleteRoute(accounts: Accounts): Route {
+  return {
+    ...start,
+    method: 'DELETE',
+    summary: 'Delete your own account',
+    body: DeleteBody,
+    answer: [204, Type.Null()],
+    refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_ACCOUNT_IN_USE'],
+    hashes: true,
+    async handler(request) {
+      const body = request.body as Static<typeof DeleteBody>
+      await deleteAccount(accounts, request.account, body, clientOf(accounts, request), placeOf(request))
+    },
+  }
 }

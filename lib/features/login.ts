@@ -1,13 +1,18 @@
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
 import { placeOf } from '../admission.ts'
+import { type Client, clientOf } from '../client.ts'
+import { identifierOf } from '../codes.ts'
 import type { UserWithPassword } from '../contracts.ts'
+import { withoutPassword } from '../credentials.ts'
 import { canonicalEmail } from '../email-address.ts'
 import { AccountsError, loggable } from '../errors.ts'
+import { type EventDetails, emit } from '../events.ts'
 import type { Place } from '../hash-queue.ts'
+import { conceals, mustVerify } from '../options.ts'
 import { Password, TokenPairBody } from '../schemas.ts'
-import { clientOf, type Route } from '../scope.ts'
-import { type Client, startSession, type TokenPair } from '../sessions.ts'
+import type { Route } from '../scope.ts'
+import { startSession, type TokenPair } from '../sessions.ts'
 
 // Any text may be looked up: the address rule holds where an address is set.
 const LoginBody = Type.Object({
@@ -17,9 +22,9 @@ const LoginBody = Type.Object({
 
 /**
  * Exchanges an e-mail address and a password for a token pair. An unknown account, a wrong password and a disabled user
- * are refused alike, after the same work.
+ * are refused alike, after the same work; with `concealExisting` an unverified one too.
  *
- * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID
+ * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID, ACCOUNTS_EMAIL_UNVERIFIED
  */
 export async function login(
   accounts: Accounts,
@@ -28,17 +33,43 @@ export async function login(
   place?: Place,
 ): Promise<TokenPair> {
   // What is no address finds nobody, after the same statement.
-  const user = await accounts.storage.findUserByEmail(canonicalEmail(email) ?? email)
+  const address = canonicalEmail(email) ?? email
+  const user = await accounts.storage.findUserByEmail(address)
   // Without a hash to compare with, it costs one all the same.
   const right = await accounts.passwords.verify(user?.active ? user.passwordHash : null, password, place)
-  if (!user || !right) throw new AccountsError('ACCOUNTS_CREDENTIALS_INVALID')
+  const reason = failure(accounts, user, right)
+  if (!user || reason) throw refusal(accounts, address, user, reason ?? 'unknown', client)
+  await accounts.hooks.before('beforeLogin', { user: withoutPassword(user), client })
 
   const tokens = await startSession(accounts, user, client)
 
   // The password was changed while it was being verified: the storage refuses a session of older credentials.
-  if (!tokens) throw new AccountsError('ACCOUNTS_CREDENTIALS_INVALID')
+  if (!tokens) throw refusal(accounts, address, user, 'stale', client)
   await upgradeHash(accounts, user, password)
   return tokens
+}
+
+type Reason = EventDetails['loginFail']['reason']
+
+function failure({ options }: Accounts, user: UserWithPassword | null, right: boolean): Reason | null {
+  if (!user) return 'unknown'
+  if (!user.active) return 'disabled'
+  if (!right) return 'password'
+  return mustVerify(options) && user.emailVerifiedAt === null ? 'unverified' : null
+}
+
+function refusal(
+  accounts: Accounts,
+  address: string,
+  user: UserWithPassword | null,
+  reason: Reason,
+  client: Client,
+): AccountsError {
+  const identifier = identifierOf(accounts, address)
+  emit(accounts, 'loginFail', { client, userId: user?.id, identifier, details: { reason } })
+  // Only who knows the password learns of it.
+  const tells = reason === 'unverified' && !conceals(accounts.options)
+  return new AccountsError(tells ? 'ACCOUNTS_EMAIL_UNVERIFIED' : 'ACCOUNTS_CREDENTIALS_INVALID')
 }
 
 async function upgradeHash({ passwords, storage, log }: Accounts, user: UserWithPassword, password: string) {
@@ -61,10 +92,14 @@ export function loginRoutes(accounts: Accounts): Route[] {
       summary: 'Log in with e-mail address and password',
       body: LoginBody,
       answer: [200, TokenPairBody],
-      refusals: ['ACCOUNTS_CREDENTIALS_INVALID'],
+      refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(accounts)],
       hashes: true,
       handler: (request) =>
         login(accounts, request.body as Static<typeof LoginBody>, clientOf(accounts, request), placeOf(request)),
     },
   ]
+}
+
+function unverifiedRefusal({ options }: Accounts): Route['refusals'] {
+  return mustVerify(options) && !conceals(options) ? ['ACCOUNTS_EMAIL_UNVERIFIED'] : []
 }

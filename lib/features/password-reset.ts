@@ -2,13 +2,17 @@ import { randomBytes } from 'node:crypto'
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
 import { placeOf } from '../admission.ts'
-import { borrowGrant, burnCodes, checkCode, type Grant, type IssuedCode, issueCode } from '../codes.ts'
+import { type Client, clientOf } from '../client.ts'
+import { checkCode, type IssuedCode, newCode, putCode, withGrant } from '../codes.ts'
 import type { User } from '../contracts.ts'
+import { changeCredentials, checkPolicy } from '../credentials.ts'
 import { canonicalEmail } from '../email-address.ts'
-import { AccountsError, loggable } from '../errors.ts'
+import { AccountsError } from '../errors.ts'
+import { emit } from '../events.ts'
 import type { Place } from '../hash-queue.ts'
-import { CodeToken, Email, MessageBody, Otp, Password } from '../schemas.ts'
-import { clientOf, type Route } from '../scope.ts'
+import { firstLanguage, mailerOf, noticeOf } from '../outbox.ts'
+import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../schemas.ts'
+import type { Route } from '../scope.ts'
 
 const EmailRequestBody = Type.Object({ email: Email })
 const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
@@ -19,17 +23,20 @@ const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
  */
 export async function requestPasswordReset(
   accounts: Accounts,
-  { email, network, locale }: { email: string; network: string; locale: string | null },
+  { email }: { email: string },
+  client: Client,
 ): Promise<{ token: string }> {
   const address = canonicalEmail(email)
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
   const found = await accounts.storage.findUserByEmail(address)
   const user = found?.active ? found : null
   const { url, ...limits } = resetOptions(accounts)
-  const issued = await issueCode(accounts, { purpose: 'reset', address, user, link: url !== undefined, ...limits })
+  const issued = newCode(accounts, { purpose: 'reset', address, user, link: url !== undefined, ...limits })
 
-  await mailerOf(accounts).send(resetMail(accounts, { user, address, issued, network, locale }))
+  const expiresAt = await putCode(accounts, issued.draft)
+  await mailerOf(accounts).send(resetMail(accounts, { user, address, issued, expiresAt, client }))
 
+  emit(accounts, 'codeIssue', { client, userId: user?.id, identifier: issued.draft.tag, details: { purpose: 'reset' } })
   return { token: issued.token }
 }
 
@@ -37,11 +44,11 @@ interface ResetMail {
   user: User | null
   address: string
   issued: IssuedCode
-  network: string
-  locale: string | null
+  expiresAt: number
+  client: Client
 }
 
-function resetMail(accounts: Accounts, { user, address, issued, network, locale }: ResetMail) {
+function resetMail(accounts: Accounts, { user, address, issued, expiresAt, client }: ResetMail) {
   const now = accounts.clock()
   const { url } = resetOptions(accounts)
   return {
@@ -54,62 +61,39 @@ function resetMail(accounts: Accounts, { user, address, issued, network, locale 
     token: issued.linkToken,
     // In the fragment, which no server and no proxy sees.
     url: url && issued.linkToken ? `${url}#token=${issued.linkToken}` : null,
-    minutes: Math.round((issued.expiresAt - now) / 60_000),
+    minutes: Math.round((expiresAt - now) / 60_000),
     requestedAt: now,
-    network,
-    locale,
+    network: client.network,
+    locale: firstLanguage(client.request?.headers['accept-language']),
     brand: accounts.options.mail.brand,
-    expiresAt: issued.expiresAt,
+    expiresAt,
   }
 }
 
 /**
- * Sets a new password with a grant, ends all sessions and kills all codes of the account. Of parallel calls with one
- * token exactly one succeeds. A refused password, a full queue or an outage gives the grant back.
+ * Sets a new password with a grant, ends all sessions and kills all codes of the account; the mailbox is proved, too. Of
+ * parallel calls with one token exactly one succeeds. A refused password, a full queue or an outage gives the grant back.
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, ACCOUNTS_PASSWORD_REFUSED
  */
 export async function resetPassword(
   accounts: Accounts,
   { token, new_password: password }: Static<typeof ResetBody>,
+  client: Client,
   place?: Place,
 ): Promise<void> {
-  const grant = await borrowGrant(accounts, 'reset', token)
-  const done = await changeByGrant(accounts, grant, password, place).catch(async (error) => {
-    await giveBack(accounts, grant, error)
-    throw error
+  const userId = await withGrant(accounts, { purpose: 'reset', token }, async (subject) => {
+    const user = await accounts.storage.findUserById(subject.userId)
+    if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
+    checkPolicy(accounts, password)
+    await accounts.hooks.before('beforePasswordChange', { user, by: 'reset', client })
+    const passwordHash = await accounts.passwords.hash(password, place)
+    const set = { passwordHash, emailVerifiedAt: user.emailVerifiedAt ?? accounts.clock() }
+    const mails = [noticeOf(accounts, 'password_changed', user, client)]
+    const outcome = await changeCredentials(accounts, user, { set, sessions: 'end', mails })
+    return outcome === 'changed' ? user.id : null
   })
-  // The storage's fence decides: another reset or a change of credentials came first.
-  if (!done) throw new AccountsError('ACCOUNTS_CODE_INVALID')
-  await burnCodes(accounts, grant.subject.address).catch((error) => {
-    // The password is changed, and with it the credential version that every code of the account needs.
-    accounts.log.warn({ err: loggable(error) }, 'fastify-accounts: used codes were not removed')
-  })
-}
-
-async function changeByGrant(accounts: Accounts, grant: Grant, password: string, place?: Place): Promise<boolean> {
-  const { storage, passwords, clock } = accounts
-  const { userId, credentialVersion: fence } = grant.subject
-  const user = userId === null ? null : await storage.findUserById(userId)
-  if (!user?.active || fence === null || user.credentialVersion !== fence) return false
-  const reasons = passwords.refusals(password)
-  if (reasons.length > 0) throw new AccountsError('ACCOUNTS_PASSWORD_REFUSED', { reasons })
-  const passwordHash = await passwords.hash(password, place)
-  const credentialVersion = fence + 1
-  return storage.changePassword({ userId: user.id, fence, passwordHash, credentialVersion, now: clock() })
-}
-
-async function giveBack({ log }: Accounts, grant: Grant, error: unknown): Promise<void> {
-  const refused = error instanceof AccountsError && error.code === 'ACCOUNTS_PASSWORD_REFUSED'
-  await grant.giveBack(refused ? 'refused' : 'outage').catch((fault) => {
-    // The lease ends by itself.
-    log.warn({ err: loggable(fault) }, 'fastify-accounts: a grant was not given back')
-  })
-}
-
-function mailerOf({ mailer }: Accounts) {
-  if (!mailer) throw new TypeError('fastify-accounts: password reset needs a mailer')
-  return mailer
+  emit(accounts, 'passwordReset', { client, userId, details: {} })
 }
 
 function resetOptions({ options }: Accounts) {
@@ -131,13 +115,11 @@ function emailRequestRoute(accounts: Accounts): Route {
     path: '/auth/email_request/',
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
-    answer: [200, Type.Object({ ...MessageBody.properties, token: Type.String() })],
+    answer: [200, MessageAndToken],
     refusals: [],
     async handler(request) {
-      const { email } = request.body as Static<typeof EmailRequestBody>
-      const { network } = clientOf(accounts, request)
-      const locale = firstLanguage(request.headers['accept-language'])
-      const { token } = await requestPasswordReset(accounts, { email, network, locale })
+      const body = request.body as Static<typeof EmailRequestBody>
+      const { token } = await requestPasswordReset(accounts, body, clientOf(accounts, request))
       return { message: 'Password reset link sent to email.', token }
     },
   }
@@ -155,7 +137,7 @@ function checkOtpRoute(accounts: Accounts, digits: number): Route {
     refusals: ['ACCOUNTS_CODE_INVALID'],
     async handler(request) {
       const { token, otp } = request.body as Static<typeof CheckOtpBody>
-      await checkCode(accounts, 'reset', token, otp)
+      await checkCode(accounts, { purpose: 'reset', token, otp }, clientOf(accounts, request))
       return { message: 'OTP is valid.' }
     },
   }
@@ -172,12 +154,9 @@ function resetPasswordRoute(accounts: Accounts): Route {
     refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_PASSWORD_REFUSED'],
     hashes: true,
     async handler(request) {
-      await resetPassword(accounts, request.body as Static<typeof ResetBody>, placeOf(request))
+      const body = request.body as Static<typeof ResetBody>
+      await resetPassword(accounts, body, clientOf(accounts, request), placeOf(request))
       return { message: 'Password has been reset successfully.' }
     },
   }
-}
-
-function firstLanguage(header: string | undefined): string | null {
-  return /^ *([a-z]{2,3}(?:-[a-z0-9]{2,8}){0,2})(?=[ ,;]|$)/i.exec(header ?? '')?.[1] ?? null
 }

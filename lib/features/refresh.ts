@@ -1,5 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
+import { clientOf } from '../client.ts'
 import { TokenPairBody } from '../schemas.ts'
 import type { Route } from '../scope.ts'
 import { continueSession } from '../sessions.ts'
@@ -17,7 +18,10 @@ export function refreshRoutes(accounts: Accounts): Route[] {
       body: RefreshBody,
       answer: [200, TokenPairBody],
       refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_REFRESH_REUSED'],
-      handler: (request) => continueSession(accounts, (request.body as Static<typeof RefreshBody>).refresh),
+      handler(request) {
+        const { refresh } = request.body as Static<typeof RefreshBody>
+        return continueSession(accounts, refresh, clientOf(accounts, request))
+      },
     },
   ]
 }

@@ -1,76 +1,163 @@
-import { randomBytes } from 'node:crypto'
-import Type from 'typebox'
-import { Value } from 'typebox/value'
+import Type, { type TProperties } from 'typebox'
 import type { Accounts } from '../accounts.ts'
 import { placeOf } from '../admission.ts'
-import type { Profile, User } from '../contracts.ts'
-import { canonicalEmail } from '../email-address.ts'
-import { AccountsError } from '../errors.ts'
+import { type Client, clientOf } from '../client.ts'
+import { identifierOf } from '../codes.ts'
+import type { Insertion, NewUser, OutboxMail, User } from '../contracts.ts'
+import { addressOf, checkPolicy } from '../credentials.ts'
+import { emit } from '../events.ts'
 import type { Place } from '../hash-queue.ts'
-import { canonicalUsername, Email, Password, shownUser, Username, userFields } from '../schemas.ts'
+import { newUser, type Registration } from '../new-user.ts'
+import { mustVerify } from '../options.ts'
+import { type Draft, handOver, noticeOf, type Proof, proofOf, rowsOf } from '../outbox.ts'
+import { Email, MessageAndToken, Password, shownUser, Username, userFields } from '../schemas.ts'
 import type { Route } from '../scope.ts'
+import { mac } from '../secrets.ts'
+import { storedId, userOf } from '../users.ts'
 
-/** What a registration needs. */
-export interface Registration {
-  username?: string | null
-  email: string
-  password: string
-  /** Members that the option `registration.profile` does not name are ignored. */
-  profile: Record<string, unknown>
-}
+const unverifiedLifeMs = 86_400_000
+const dayMs = 86_400_000
 
 /**
- * Registers a user and answers it.
+ * Registers a user and answers it; with `verifyEmail` a code is mailed, and `token` goes with it.
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
  */
-export async function register(accounts: Accounts, registration: Registration, place?: Place): Promise<User> {
-  const reasons = accounts.passwords.refusals(registration.password)
-  if (reasons.length > 0) throw new AccountsError('ACCOUNTS_PASSWORD_REFUSED', { reasons })
-  const user = newUser(accounts, registration)
-  const passwordHash = await accounts.passwords.hash(registration.password, place)
-
-  const stored = await accounts.storage.insertUser({ ...user, passwordHash })
-
-  if (stored === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
-  if (stored === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
-  if (stored === 'invalid') throw refused('', 'has a value that cannot be stored')
-  const { usernameCanonical, emailCanonical, ...shown } = user
-  return { ...shown, id: stored.id, emailVerifiedAt: null, active: true }
+export async function register(
+  accounts: Accounts,
+  registration: Registration & { password: string },
+  client: Client,
+  place?: Place,
+): Promise<{ user: User; token?: string }> {
+  const user = await prepare(accounts, registration, client, place)
+  if (!mustVerify(accounts.options)) return { user: await store(accounts, user, client) }
+  const letters = letterWriter((insertion) =>
+    insertion.result === 'stored' ? proofLetters(accounts, verification(user, insertion.id), client) : noLetters,
+  )
+  const stored = await store(accounts, user, client, letters.write)
+  const { token, handed } = letters.written()
+  await handOver(accounts, handed)
+  return { user: stored, token }
 }
 
-function newUser({ options, clock }: Accounts, { username, email, profile }: Registration) {
-  const emailCanonical = canonicalEmail(email)
-  if (emailCanonical === null) throw refused('email', 'must be an e-mail address')
-  const name = registrationOf(options).username === false ? null : (username?.normalize('NFC') ?? null)
-  // A username that reads like somebody's address could be taken for that account.
-  if (name?.normalize('NFKC').includes('@') && canonicalEmail(name) !== emailCanonical)
-    throw refused('username', 'must not have an "@"')
+/**
+ * Registers a user and tells nothing: not whether the address or the username is known, not even by the work that it
+ * takes. The owner of the mailbox learns the rest from the mail; the answered token goes with the code in it.
+ *
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_VALIDATION
+ */
+export async function registerConcealed(
+  accounts: Accounts,
+  registration: Registration & { password: string },
+  client: Client,
+  place?: Place,
+): Promise<{ token: string }> {
+  const user = await prepare(accounts, registration, client, place)
+  const letters = letterWriter((insertion) => concealedLetters(accounts, user, insertion, client))
+  const outcome = await accounts.storage.insertUser(user, letters.write)
+  if (outcome === 'email_taken' || outcome === 'username_taken') {
+    const identifier = identifierOf(accounts, user.emailCanonical)
+    emit(accounts, 'registerFail', { client, identifier, details: { reason: outcome } })
+  } else {
+    emit(accounts, 'register', { client, userId: storedId(outcome), details: {} })
+  }
+  const { token, handed } = letters.written()
+  await handOver(accounts, handed)
+  return { token }
+}
+
+async function prepare(
+  accounts: Accounts,
+  { password, ...registration }: Registration & { password: string },
+  client: Client,
+  place?: Place,
+): Promise<NewUser> {
+  checkPolicy(accounts, password)
+  const user = newUser(accounts, registration)
+  const { username, email, profile } = user
+  await accounts.hooks.before('beforeRegister', { username, email, profile: { ...profile }, client })
+  const passwordHash = await accounts.passwords.hash(password, place)
+  const expiresAt = mustVerify(accounts.options) ? accounts.clock() + unverifiedLifeMs : null
+  return { ...user, passwordHash, expiresAt }
+}
+
+async function store(accounts: Accounts, user: NewUser, client: Client, write?: (_: Insertion) => OutboxMail[]) {
+  const id = storedId(await accounts.storage.insertUser(user, write))
+  emit(accounts, 'register', { client, userId: id, details: {} })
+  const { passwordHash, ...shown } = user
+  return userOf(shown, id)
+}
+
+function verification(user: NewUser, id: User['id']): Omit<Proof, 'purpose'> {
   return {
-    username: name,
-    usernameCanonical: name === null ? null : canonicalUsername(name),
-    email,
-    emailCanonical,
-    credentialVersion: randomBytes(5).readUIntBE(0, 5),
-    profile: profileFields(options, profile),
-    createdAt: clock(),
+    address: user.emailCanonical,
+    user: { id, credentialVersion: user.credentialVersion },
+    proof: { registration: 'stored' },
+    to: user.email,
+    shown: { username: user.username, email: user.email },
   }
 }
 
-function profileFields(options: Accounts['options'], given: Record<string, unknown>): Profile {
-  const { profile } = registrationOf(options)
-  const named = Object.keys(profile.properties).filter((name) => Object.hasOwn(given, name))
-  const picked = Object.fromEntries(named.map((name) => [name, given[name]]))
-  return Value.Clean(profile, structuredClone(picked)) as Profile
+// Who proves the mailbox of an account that nobody has proved yet gets it with the password of his own registration.
+function concealedProof(user: NewUser, insertion: Insertion): Omit<Proof, 'purpose'> | null {
+  if (insertion.result === 'stored') return verification(user, insertion.id)
+  if (insertion.result === 'username_taken') return null
+  const { user: existing } = insertion
+  if (existing.emailVerifiedAt !== null || !existing.active) return null
+  const { passwordHash, username, usernameCanonical, profile } = user
+  return {
+    ...verification(user, existing.id),
+    user: existing,
+    proof: { registration: { passwordHash, username, usernameCanonical, profile } },
+    to: existing.email,
+  }
 }
 
-function registrationOf({ registration }: Accounts['options']) {
-  if (!registration) throw new TypeError('fastify-accounts: "registration" is off')
-  return registration
+/** The mails of a registration: those that are stored with it, and those that the request hands over. */
+interface Letters {
+  token: string
+  stored: OutboxMail[]
+  handed: Draft[]
 }
 
-function refused(field: string, message: string): AccountsError {
-  return new AccountsError('ACCOUNTS_VALIDATION', { errors: [{ field, message }] })
+const noLetters: Letters = { token: '', stored: [], handed: [] }
+
+// The storage may ask more than once; what it asked for last is what it stored.
+function letterWriter(lettersFor: (insertion: Insertion) => Letters) {
+  const last = { letters: noLetters }
+  return {
+    written: () => last.letters,
+    write(insertion: Insertion): OutboxMail[] {
+      last.letters = lettersFor(insertion)
+      return last.letters.stored
+    },
+  }
+}
+
+function proofLetters(accounts: Accounts, proof: Omit<Proof, 'purpose'>, client: Client): Letters {
+  const { token, draft } = proofOf(accounts, { purpose: 'verify', ...proof }, client)
+  return { token, stored: rowsOf(accounts, [draft]), handed: [draft] }
+}
+
+// Whoever is refused gets as much of everything: one stored mail, one code, one mail handed over. What is stored in place
+// of the decoy leaves with the sweeper.
+function concealedLetters(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Letters {
+  const proof = concealedProof(user, insertion)
+  if (proof) return proofLetters(accounts, proof, client)
+  const shown = { username: null, email: user.email }
+  const decoy = proofLetters(accounts, { address: user.emailCanonical, user: null, to: null, shown }, client)
+  const notice = refusalNotice(accounts, user, insertion, client)
+  return notice ? { ...decoy, stored: rowsOf(accounts, [notice], 'sweeper') } : decoy
+}
+
+function refusalNotice(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Draft | null {
+  if (insertion.result === 'username_taken') return noticeOf(accounts, 'username_taken', user, client)
+  if (insertion.result !== 'email_taken' || !insertion.user.active) return null
+  const draft = noticeOf(accounts, 'account_exists', insertion.user, client)
+  // One a day: the outbox stores an id once.
+  const owner = mac(accounts.ring[0].key('account'), addressOf(insertion.user)).slice(0, 22)
+  const id = `exists-${owner}-${Math.floor(accounts.clock() / dayMs)}`
+  return { ...draft, message: { ...draft.message, id } }
 }
 
 /** `POST /api/register/`; none with `registration: false`. */
@@ -84,23 +171,44 @@ export function registerRoutes(accounts: Accounts): Route[] {
     email: Email,
     password: Password,
   })
-  return [
-    {
-      name: 'register',
-      method: 'POST',
-      path: '/api/register/',
-      summary: 'Register an account',
-      body,
-      answer: [201, Type.Object(userFields(accounts))],
-      refusals: ['ACCOUNTS_PASSWORD_REFUSED', 'ACCOUNTS_EMAIL_TAKEN', 'ACCOUNTS_USERNAME_TAKEN'],
-      hashes: true,
-      async handler(request) {
-        const { username, email, password, ...profile } = request.body as RegisterBody
-        const user = await register(accounts, { username, email, password, profile }, placeOf(request))
-        return shownUser(accounts, user)
-      },
+  const route = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
+  return [registration.concealExisting ? concealedRoute(accounts, route) : openRoute(accounts, route)]
+}
+
+type RouteStart = Pick<Route, 'name' | 'method' | 'path' | 'body' | 'hashes'>
+
+function openRoute(accounts: Accounts, route: RouteStart): Route {
+  const token: TProperties = mustVerify(accounts.options) ? { token: MessageAndToken.properties.token } : {}
+  return {
+    ...route,
+    summary: 'Register an account',
+    answer: [201, Type.Object({ ...userFields(accounts), ...token })],
+    refusals: ['ACCOUNTS_PASSWORD_REFUSED', 'ACCOUNTS_EMAIL_TAKEN', 'ACCOUNTS_USERNAME_TAKEN'],
+    async handler(request) {
+      const client = clientOf(accounts, request)
+      const { user, token } = await register(accounts, registrationIn(request.body), client, placeOf(request))
+      return { ...shownUser(accounts, user), ...(token === undefined ? {} : { token }) }
     },
-  ]
+  }
+}
+
+function concealedRoute(accounts: Accounts, route: RouteStart): Route {
+  return {
+    ...route,
+    summary: 'Register an account; the rest goes by e-mail',
+    answer: [202, MessageAndToken],
+    refusals: ['ACCOUNTS_PASSWORD_REFUSED'],
+    async handler(request) {
+      const client = clientOf(accounts, request)
+      const { token } = await registerConcealed(accounts, registrationIn(request.body), client, placeOf(request))
+      return { message: 'Check your e-mail to go on.', token }
+    },
+  }
 }
 
 type RegisterBody = { username?: string; email: string; password: string } & Record<string, unknown>
+
+function registrationIn(body: unknown): Registration & { password: string } {
+  const { username, email, password, ...profile } = body as RegisterBody
+  return { username, email, password, profile }
+}

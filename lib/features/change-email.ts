@@ -1,0 +1,118 @@
+import Type, { type Static } from 'typebox'
+import type { Account, Accounts } from '../accounts.ts'
+import { placeOf } from '../admission.ts'
+import { type Client, clientOf } from '../client.ts'
+import { checkCode, withGrant } from '../codes.ts'
+import { addressOf, changeCredentials, provePassword } from '../credentials.ts'
+import { canonicalEmail } from '../email-address.ts'
+import { AccountsError } from '../errors.ts'
+import { emit } from '../events.ts'
+import type { Place } from '../hash-queue.ts'
+import { handOver, noticeOf, proofOf, rowsOf } from '../outbox.ts'
+import { CodeToken, codeDigits, Email, MessageAndToken, MessageBody, Otp, Password } from '../schemas.ts'
+import type { Route } from '../scope.ts'
+
+const ChangeEmailBody = Type.Object({ email: Email, password: Password })
+
+/**
+ * Mails a code to the new address of a logged-in user and answers the token that goes with it; the address stays until
+ * `confirmEmail`. Works and answers alike when the new address is somebody else's, who is mailed nothing.
+ *
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG
+ */
+export async function changeEmail(
+  accounts: Accounts,
+  account: Account,
+  { email, password }: Static<typeof ChangeEmailBody>,
+  client: Client,
+  place?: Place,
+): Promise<{ token: string }> {
+  const wanted = canonicalEmail(email)
+  if (wanted === null) throw new AccountsError('ACCOUNTS_VALIDATION')
+  const user = await provePassword(accounts, account, { password, client, place })
+  await accounts.hooks.before('beforeEmailChange', { user, email, client })
+  const owner = await accounts.storage.findUserByEmail(wanted)
+  const free = owner === null || owner.id === user.id
+  const { token, draft } = proofOf(
+    accounts,
+    {
+      ...{ purpose: 'change', address: addressOf(user), user: free ? user : null, proof: { email } },
+      ...{ to: free ? email : null, shown: { username: user.username, email } },
+    },
+    client,
+  )
+
+  await accounts.storage.addMails(rowsOf(accounts, [draft]))
+  await handOver(accounts, [draft])
+
+  emit(accounts, 'codeIssue', { client, userId: user.id, details: { purpose: 'change' } })
+  return { token }
+}
+
+/**
+ * Changes the address to the one that the code was mailed to, exactly that one, and tells the old one. Every other
+ * session ends.
+ *
+ * @throws {AccountsError} ACCOUNTS_CODE_INVALID, ACCOUNTS_EMAIL_TAKEN when somebody was quicker to take the address
+ */
+export async function confirmEmail(
+  accounts: Accounts,
+  account: Account,
+  { token, otp }: { token: string; otp: string },
+  client: Client,
+): Promise<void> {
+  await checkCode(accounts, { purpose: 'change', token, otp }, client)
+  await withGrant(accounts, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
+    // Thrown, so that the grant is given back to whose it is.
+    if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+    const user = await accounts.storage.findUserById(userId)
+    const emailCanonical = email === undefined ? null : canonicalEmail(email)
+    if (!user?.active || user.credentialVersion !== credentialVersion || emailCanonical === null) return null
+    const set = { email, emailCanonical, emailVerifiedAt: accounts.clock() }
+    const mails = [noticeOf(accounts, 'email_changed', user, client)]
+    const outcome = await changeCredentials(accounts, user, { set, sessions: { keep: account.sessionId }, mails })
+    if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
+    return outcome === 'changed' ? user : null
+  })
+  emit(accounts, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
+}
+
+/** `POST /auth/change_email/` and `/auth/confirm_email/`. */
+export function changeEmailRoutes(accounts: Accounts): Route[] {
+  if (!accounts.cache || !accounts.mailer) return []
+  const ConfirmEmailBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(accounts.options)) })
+  return [
+    {
+      name: 'changeEmail',
+      method: 'POST',
+      path: '/auth/change_email/',
+      summary: 'Ask for another e-mail address; a code is mailed to it',
+      body: ChangeEmailBody,
+      answer: [200, MessageAndToken],
+      refusals: ['ACCOUNTS_PASSWORD_WRONG'],
+      guarded: true,
+      hashes: true,
+      async handler(request) {
+        const body = request.body as Static<typeof ChangeEmailBody>
+        const client = clientOf(accounts, request)
+        const { token } = await changeEmail(accounts, request.account, body, client, placeOf(request))
+        return { message: 'Confirmation code sent to the new email.', token }
+      },
+    },
+    {
+      name: 'confirmEmail',
+      method: 'POST',
+      path: '/auth/confirm_email/',
+      summary: 'Change your e-mail address with the code that was mailed to the new one',
+      body: ConfirmEmailBody,
+      answer: [200, MessageBody],
+      refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_EMAIL_TAKEN'],
+      guarded: true,
+      async handler(request) {
+        const body = request.body as Static<typeof ConfirmEmailBody>
+        await confirmEmail(accounts, request.account, body, clientOf(accounts, request))
+        return { message: 'E-mail address has been changed successfully.' }
+      },
+    },
+  ]
+}

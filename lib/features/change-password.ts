@@ -1,0 +1,66 @@
+import Type, { type Static } from 'typebox'
+import type { Account, Accounts } from '../accounts.ts'
+import { placeOf } from '../admission.ts'
+import { type Client, clientOf } from '../client.ts'
+import { changeCredentials, checkPolicy, nextVersion, provePassword } from '../credentials.ts'
+import { AccountsError } from '../errors.ts'
+import { emit } from '../events.ts'
+import type { Place } from '../hash-queue.ts'
+import { noticeOf } from '../outbox.ts'
+import { Password, TokenPairBody } from '../schemas.ts'
+import type { Route } from '../scope.ts'
+import { firstTokens, newSession, type TokenPair } from '../sessions.ts'
+
+const ChangePasswordBody = Type.Object({ current_password: Password, new_password: Password })
+
+/**
+ * Changes the password of a logged-in user and answers the token pair of a new session. Every older session ends with
+ * the change, the one that asked for it too, so that no older token works any more.
+ *
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_TOKEN_INVALID
+ */
+export async function changePassword(
+  accounts: Accounts,
+  account: Account,
+  { current_password: password, new_password: newPassword }: Static<typeof ChangePasswordBody>,
+  client: Client,
+  place?: Place,
+): Promise<TokenPair> {
+  checkPolicy(accounts, newPassword)
+  const user = await provePassword(accounts, account, { password, client, place })
+  await accounts.hooks.before('beforePasswordChange', { user, by: 'user', client })
+  const passwordHash = await accounts.passwords.hash(newPassword)
+  // RFC 6749 10.4 by analogy: who proves himself anew gets a session of a new id.
+  const start = { ...newSession(accounts, user, client), credentialVersion: nextVersion(user) }
+  const mails = [noticeOf(accounts, 'password_changed', user, client)]
+
+  const outcome = await changeCredentials(accounts, user, { set: { passwordHash }, sessions: 'end', start, mails })
+
+  // The password that was proved is not the password any more, and the session that asked has ended.
+  if (outcome !== 'changed') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  emit(accounts, 'passwordChange', { client, userId: user.id, sessionId: start.id, details: { by: 'user' } })
+  return firstTokens(accounts, start, user)
+}
+
+/** `POST /auth/change_password/`. */
+export function changePasswordRoutes(accounts: Accounts): Route[] {
+  return [
+    {
+      name: 'changePassword',
+      method: 'POST',
+      path: '/auth/change_password/',
+      summary: 'Change your password; every other session ends',
+      body: ChangePasswordBody,
+      answer: [200, Type.Object({ message: Type.String(), ...TokenPairBody.properties })],
+      refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_PASSWORD_REFUSED'],
+      guarded: true,
+      hashes: true,
+      async handler(request) {
+        const body = request.body as Static<typeof ChangePasswordBody>
+        const client = clientOf(accounts, request)
+        const tokens = await changePassword(accounts, request.account, body, client, placeOf(request))
+        return { message: 'Password has been changed successfully.', ...tokens }
+      },
+    },
+  ]
+}

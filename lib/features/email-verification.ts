@@ -1,0 +1,120 @@
+import Type, { type Static } from 'typebox'
+import type { Accounts } from '../accounts.ts'
+import { type Client, clientOf } from '../client.ts'
+import { checkCode, peekSubject, putCode, type Subject, withGrant } from '../codes.ts'
+import type { CredentialChange, User } from '../contracts.ts'
+import { changeCredentials } from '../credentials.ts'
+import { canonicalEmail } from '../email-address.ts'
+import { AccountsError } from '../errors.ts'
+import { emit } from '../events.ts'
+import { mustVerify } from '../options.ts'
+import { mailerOf, proofOf } from '../outbox.ts'
+import { CodeToken, codeDigits, Email, MessageAndToken, MessageBody, Otp } from '../schemas.ts'
+import type { Route } from '../scope.ts'
+
+const ResendBody = Type.Object({ email: Email, token: Type.Optional(CodeToken) })
+
+/**
+ * Proves a mailbox with the code that was mailed to it. With the token of a registration its password is kept; with any
+ * other the account is its owner's from now on: the password and the sessions of whoever registered it are gone.
+ *
+ * @throws {AccountsError} ACCOUNTS_CODE_INVALID
+ */
+export async function verifyEmail(
+  accounts: Accounts,
+  { token, otp }: { token: string; otp: string },
+  client: Client,
+): Promise<void> {
+  await checkCode(accounts, { purpose: 'verify', token, otp }, client)
+  const done = await withGrant(accounts, { purpose: 'verify', token }, async (subject) => {
+    const user = await accounts.storage.findUserById(subject.userId)
+    if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
+    const outcome = await changeCredentials(accounts, user, proved(subject, accounts.clock()))
+    return outcome === 'changed' ? { user, kept: subject.registration !== undefined } : null
+  })
+  const password = done.kept ? 'kept' : 'discarded'
+  emit(accounts, 'emailVerify', { client, userId: done.user.id, details: { password } })
+}
+
+// Whoever registered a stranger's address knows the stored password, and may have sessions.
+function proved({ registration }: Subject, now: number): Pick<CredentialChange, 'set' | 'sessions'> {
+  if (registration === 'stored') return { set: { emailVerifiedAt: now }, sessions: 'keep' }
+  const set = registration ?? { passwordHash: null }
+  return { set: { emailVerifiedAt: now, ...set }, sessions: 'end' }
+}
+
+/**
+ * Mails a new code to an address that is not proved yet. Works and answers alike for every address. With the token that
+ * a registration answered, the new token keeps its password too.
+ */
+export async function resendVerification(
+  accounts: Accounts,
+  { email, token }: { email: string; token?: string },
+  client: Client,
+): Promise<{ token: string }> {
+  const address = canonicalEmail(email)
+  if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
+  const found = await accounts.storage.findUserByEmail(address)
+  const user = found?.active && found.emailVerifiedAt === null ? found : null
+  const registration = token === undefined ? undefined : await registrationOf(accounts, token, user)
+  const { token: fresh, draft } = proofOf(
+    accounts,
+    {
+      ...{ purpose: 'verify', address, user, proof: registration && { registration } },
+      ...{ to: user?.email ?? null, shown: { username: user?.username ?? null, email: user?.email ?? address } },
+    },
+    client,
+  )
+
+  const expiresAt = draft.code ? await putCode(accounts, draft.code) : draft.expiresAt
+  await mailerOf(accounts).send({ ...draft.message, brand: accounts.options.mail.brand, expiresAt })
+
+  const identifier = draft.code?.tag
+  emit(accounts, 'codeIssue', { client, userId: user?.id, identifier, details: { purpose: 'verify' } })
+  return { token: fresh }
+}
+
+async function registrationOf(accounts: Accounts, token: string, user: User | null) {
+  const subject = await peekSubject(accounts, 'verify', token).catch((error) => {
+    // A token of another shape is one that no registration answered.
+    if (error instanceof AccountsError && error.code === 'ACCOUNTS_CODE_INVALID') return null
+    throw error
+  })
+  const same = user && subject?.userId === user.id && subject.credentialVersion === user.credentialVersion
+  return same ? subject.registration : undefined
+}
+
+/** `POST /auth/verify_email/` and `/auth/resend_verification/`; none without `verifyEmail`. */
+export function emailVerificationRoutes(accounts: Accounts): Route[] {
+  if (!mustVerify(accounts.options)) return []
+  const VerifyBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(accounts.options)) })
+  return [
+    {
+      name: 'verifyEmail',
+      method: 'POST',
+      path: '/auth/verify_email/',
+      summary: 'Prove an e-mail address with the code that was mailed to it',
+      body: VerifyBody,
+      answer: [200, MessageBody],
+      refusals: ['ACCOUNTS_CODE_INVALID'],
+      async handler(request) {
+        await verifyEmail(accounts, request.body as Static<typeof VerifyBody>, clientOf(accounts, request))
+        return { message: 'E-mail address has been verified.' }
+      },
+    },
+    {
+      name: 'resendVerification',
+      method: 'POST',
+      path: '/auth/resend_verification/',
+      summary: 'Ask for a new verification code by e-mail',
+      body: ResendBody,
+      answer: [200, MessageAndToken],
+      refusals: [],
+      async handler(request) {
+        const body = request.body as Static<typeof ResendBody>
+        const { token } = await resendVerification(accounts, body, clientOf(accounts, request))
+        return { message: 'Verification code sent to email.', token }
+      },
+    },
+  ]
+}

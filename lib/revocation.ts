@@ -1,0 +1,193 @@
+import { randomBytes } from 'node:crypto'
+import type { FastifyBaseLogger } from 'fastify'
+import type { Cache, Storage, UserId } from './contracts.ts'
+import { loggable } from './errors.ts'
+import type { ResolvedOptions } from './options.ts'
+
+/** Tells which sessions have ended, so that their access tokens stop before they expire. */
+export interface Revocation {
+  /** Whether the session of a verified access token goes on. No query while the feed is up. */
+  alive(sessionId: string, userId: UserId): boolean | Promise<boolean>
+  /** Takes note of sessions that have just ended here, and tells the other instances. */
+  announce(sessionIds: string[]): void
+  /** Stops listening, when what was announced has been told. */
+  close(): Promise<void>
+}
+
+/** What the feed works with. */
+export interface RevocationParts {
+  options: Pick<ResolvedOptions, 'revocation' | 'tokens'>
+  storage: Pick<Storage, 'sessionActive' | 'endedSince'>
+  cache: Pick<Cache, 'publish' | 'subscribe'> | undefined
+  log: FastifyBaseLogger
+  clock(): number
+}
+
+/** Makes the revocation that the option names. */
+export function createRevocation(parts: RevocationParts): Revocation {
+  const { options, storage, cache, clock } = parts
+  const untold = { announce() {}, async close() {} }
+  if (options.revocation === 'none') return { ...untold, alive: () => true }
+  if (options.revocation === 'storage' || !cache) {
+    return { ...untold, alive: (sessionId, userId) => storage.sessionActive(sessionId, userId, clock()) }
+  }
+  return createFeed({ ...parts, cache })
+}
+
+const beatMs = 1000
+/** Two missed heartbeats and a bit. */
+const silenceMs = 2500
+const pollMs = 10_000
+/** How much further back each poll reaches: clocks differ, and transactions take their time to commit. */
+const overlapMs = 60_000
+const readMs = 2000
+const mostReads = 10_000
+const mostUnsent = 10_000
+
+// The truth is the sessions table. Texts on the channel carry news fast; polls carry what a text did not. The own
+// heartbeat, sent on the publishing connection and heard on the subscribed one, proves that both work.
+function createFeed(parts: RevocationParts & { cache: Pick<Cache, 'publish' | 'subscribe'> }): Revocation {
+  const { cache, log, clock, options } = parts
+  const self = randomBytes(9).toString('base64url')
+  const ended = endedSessions(options.tokens.accessTtl * 1000 + overlapMs, clock)
+  const poll = poller(parts, ended)
+  const reads = rowReads(parts)
+  const state = {
+    started: false,
+    closed: false,
+    /** Nothing was missed since the last poll. */
+    synced: false,
+    /** Counts the times when something may have been missed. */
+    gaps: 0,
+    heardAt: Number.NEGATIVE_INFINITY,
+    unsent: [] as string[],
+    telling: Promise.resolve(),
+  }
+  const timers: NodeJS.Timeout[] = []
+  const silent = () => performance.now() - state.heardAt > silenceMs
+
+  async function sync(): Promise<void> {
+    const { gaps } = state
+    // What was missed while the poll ran, it need not have seen.
+    if ((await poll()) && gaps === state.gaps) state.synced = !silent()
+  }
+  function miss(): void {
+    state.synced = false
+    state.gaps++
+  }
+  function hear(text: string): void {
+    const news = newsOf(text)
+    for (const id of news?.ended ?? []) ended.add(id)
+    if (news?.from !== self) return
+    if (silent()) miss()
+    state.heardAt = performance.now()
+    if (!state.synced) void sync()
+  }
+  function tell(): void {
+    state.telling = send()
+  }
+  async function send(): Promise<void> {
+    const news = state.unsent
+    state.unsent = []
+    try {
+      await cache.publish(JSON.stringify({ from: self, ended: news }))
+    } catch {
+      // The next heartbeat takes them along; what it cannot carry, the polls of the others find.
+      state.unsent = [...news, ...state.unsent].slice(-mostUnsent)
+    }
+  }
+  function start(): void {
+    state.started = true
+    const restart = () => {
+      miss()
+      void sync()
+    }
+    cache.subscribe(hear, restart).catch((error) => {
+      log.error({ err: loggable(error) }, 'fastify-accounts: the feed of ended sessions cannot be heard')
+    })
+    timers.push(setInterval(tell, beatMs).unref(), setInterval(() => void sync(), pollMs).unref())
+    tell()
+  }
+
+  return {
+    alive(sessionId, userId) {
+      if (!state.started && !state.closed) start()
+      if (ended.has(sessionId)) return false
+      return (state.synced && !silent()) || reads(sessionId, userId)
+    },
+    announce(sessionIds) {
+      if (sessionIds.length === 0) return
+      for (const id of sessionIds) ended.add(id)
+      state.unsent.push(...sessionIds)
+      tell()
+    },
+    async close() {
+      state.closed = true
+      for (const timer of timers) clearInterval(timer)
+      await state.telling
+    },
+  }
+}
+
+/** The sessions that ended a short while ago; those whose access tokens have all expired are forgotten. */
+function endedSessions(keepMs: number, clock: () => number) {
+  const ends = new Map<string, number>()
+  return {
+    has: (id: string) => ends.has(id),
+    // Kept from when it was heard of, which is never before the end.
+    add(id: string): void {
+      if (!ends.has(id)) ends.set(id, clock())
+    },
+    prune(): void {
+      for (const [id, heardAt] of ends) {
+        if (heardAt + keepMs > clock()) return
+        ends.delete(id)
+      }
+    },
+  }
+}
+
+/** Reads what ended since the last look; answers whether it could. */
+function poller({ storage, clock, options }: RevocationParts, ended: ReturnType<typeof endedSessions>) {
+  const accessMs = options.tokens.accessTtl * 1000
+  const state = { polledAt: null as number | null }
+  return async (): Promise<boolean> => {
+    const now = clock()
+    const since = Math.min(state.polledAt ?? now - accessMs, now) - overlapMs
+    try {
+      for (const { id } of await storage.endedSince(since, since - accessMs)) ended.add(id)
+    } catch {
+      return false
+    }
+    state.polledAt = now
+    ended.prune()
+    return true
+  }
+}
+
+/** Reads session rows while the feed is down, each at most every two seconds. */
+function rowReads({ storage, clock }: RevocationParts) {
+  const reads = new Map<string, { alive: Promise<boolean>; until: number }>()
+  return (sessionId: string, userId: UserId): Promise<boolean> => {
+    const known = reads.get(sessionId)
+    if (known && performance.now() < known.until) return known.alive
+    const alive = storage.sessionActive(sessionId, userId, clock())
+    reads.delete(sessionId)
+    reads.set(sessionId, { alive, until: performance.now() + readMs })
+    if (reads.size > mostReads) reads.delete(reads.keys().next().value as string)
+    // A fault is told to those who wait, and not remembered.
+    alive.catch(() => reads.delete(sessionId))
+    return alive
+  }
+}
+
+/** Reads a text of the channel; null for one that is not ours. */
+function newsOf(text: string): { from: string; ended: string[] } | null {
+  try {
+    const { from, ended } = JSON.parse(text)
+    const whole = typeof from === 'string' && Array.isArray(ended) && ended.every((id) => typeof id === 'string')
+    return whole ? { from, ended } : null
+  } catch {
+    return null
+  }
+}

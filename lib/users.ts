@@ -1,0 +1,207 @@
+import type { Accounts } from './accounts.ts'
+import { noClient } from './client.ts'
+import type { AccountEvent, NewUser, User, UserId } from './contracts.ts'
+import { changeCredentials, checkPolicy, deleteUser } from './credentials.ts'
+import { canonicalEmail } from './email-address.ts'
+import { AccountsError } from './errors.ts'
+import { emit } from './events.ts'
+import { invalid, newUser, type Registration } from './new-user.ts'
+import { noticeOf } from './outbox.ts'
+import { endSessions } from './sessions.ts'
+
+/** What `users.create` takes. */
+export interface UserToCreate extends Registration {
+  /** Left out, nobody can log in before a password reset. */
+  password?: string
+  role?: string | null
+  /** Whether the address is known to be the user's. @default false */
+  verified?: boolean
+}
+
+/** What `users.import` takes. */
+export interface UserToImport extends Omit<UserToCreate, 'password'> {
+  /** An argon2 hash as a PHC string; left out, nobody can log in before a password reset. */
+  passwordHash?: string | null
+  /** Milliseconds. @default now */
+  createdAt?: number
+}
+
+/** Why a user was not imported. */
+export type ImportRefusal = 'email_taken' | 'username_taken' | 'invalid' | 'hash_unusable'
+
+/** What became of an imported user. */
+export type Imported = { id: UserId } | { refused: ImportRefusal; message?: string }
+
+/** Use cases of administrators and scripts. Ids that do not exist are `ACCOUNTS_NOT_FOUND`. */
+export interface Users {
+  /**
+   * Creates a user; mails nothing.
+   *
+   * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_VALIDATION
+   */
+  create(user: UserToCreate): Promise<User>
+  /** Finds a user by id or by any spelling of the address. */
+  find(by: { id: UserId } | { email: string }): Promise<User | null>
+  /** Lists users by ascending id. @param page at most 1,000 at a time, 100 unless given */
+  list(page?: { after?: UserId; limit?: number }): Promise<User[]>
+  /** Imports users with their hashes, in batches, and answers what became of each, in the same order. */
+  import(users: readonly UserToImport[]): Promise<Imported[]>
+  /** Sets a password, ends all sessions and mails a notice. */
+  setPassword(id: UserId, password: string): Promise<void>
+  /** Sets the role that guards read; null for none. */
+  setRole(id: UserId, role: string | null): Promise<void>
+  /** Ends all sessions and refuses log-ins until `enable`. */
+  disable(id: UserId): Promise<void>
+  enable(id: UserId): Promise<void>
+  endSessions(id: UserId): Promise<void>
+  /**
+   * Deletes the row, ends all sessions and mails a notice.
+   *
+   * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE when other rows refer to it
+   */
+  delete(id: UserId): Promise<void>
+  /** A user's security events, the newest first, as the option `eventLog` kept them. */
+  history(id: UserId, page?: { before?: number; limit?: number }): Promise<AccountEvent[]>
+}
+
+const client = noClient
+const importBatch = 500
+const mostTries = 5
+
+/** Builds the use cases over the users of a realm. */
+export function createUsers(accounts: Accounts): Users {
+  const { storage } = accounts
+  return {
+    create: (user) => create(accounts, user),
+    find: (by) => ('id' in by ? storage.findUserById(by.id) : findByEmail(accounts, by.email)),
+    list: ({ after, limit = 100 } = {}) => storage.listUsers({ after, limit: Math.min(limit, 1000) }),
+    import: (users) => importAll(accounts, users),
+    async setPassword(id, password) {
+      checkPolicy(accounts, password)
+      const passwordHash = await accounts.passwords.hash(password)
+      await change(accounts, id, (user) =>
+        changeCredentials(accounts, user, {
+          set: { passwordHash },
+          sessions: 'end',
+          mails: [noticeOf(accounts, 'password_changed', user, client)],
+        }),
+      )
+      emit(accounts, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
+    },
+    async setRole(id, role) {
+      checkRole(accounts, role)
+      if (!(await storage.setRole(id, role))) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+      emit(accounts, 'roleChange', { client, userId: id, details: { role } })
+    },
+    disable: (id) => setActive(accounts, id, false),
+    enable: (id) => setActive(accounts, id, true),
+    async endSessions(id) {
+      await existing(accounts, id)
+      await endSessions(accounts, id, client, 'admin')
+    },
+    async delete(id) {
+      await change(accounts, id, (user) =>
+        deleteUser(accounts, user, [noticeOf(accounts, 'account_deleted', user, client)]),
+      )
+      emit(accounts, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
+    },
+    history: (id, { before, limit = 100 } = {}) => storage.listEvents(id, { before, limit: Math.min(limit, 1000) }),
+  }
+}
+
+async function create(accounts: Accounts, { password, role = null, verified = false, ...given }: UserToCreate) {
+  checkRole(accounts, role)
+  if (password !== undefined) checkPolicy(accounts, password)
+  const user = { ...newUser(accounts, given), role, emailVerifiedAt: verified ? accounts.clock() : null }
+  const passwordHash = password === undefined ? null : await accounts.passwords.hash(password)
+  const stored = await accounts.storage.insertUser({ ...user, passwordHash })
+  const id = storedId(stored)
+  emit(accounts, 'register', { client, userId: id, details: {} })
+  return userOf(user, id)
+}
+
+/**
+ * The id of a stored user.
+ *
+ * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
+ */
+export function storedId(stored: Awaited<ReturnType<Accounts['storage']['insertUser']>>): UserId {
+  if (stored === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
+  if (stored === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
+  if (stored === 'invalid') throw invalid('', 'has a value that cannot be stored')
+  return stored.id
+}
+
+/** A new user as it is once it has its id. */
+export function userOf(user: Omit<NewUser, 'passwordHash'>, id: UserId): User {
+  const { usernameCanonical, emailCanonical, expiresAt, ...shown } = user
+  return { ...shown, id, active: true }
+}
+
+async function findByEmail({ storage }: Accounts, email: string): Promise<User | null> {
+  const found = await storage.findUserByEmail(canonicalEmail(email) ?? email)
+  if (!found) return null
+  const { passwordHash, ...user } = found
+  return user
+}
+
+async function importAll(accounts: Accounts, users: readonly UserToImport[]): Promise<Imported[]> {
+  const outcomes: Imported[] = []
+  for (let start = 0; start < users.length; start += importBatch) {
+    outcomes.push(...(await importSome(accounts, users.slice(start, start + importBatch))))
+  }
+  return outcomes
+}
+
+async function importSome(accounts: Accounts, users: readonly UserToImport[]): Promise<Imported[]> {
+  const prepared = users.map((user) => prepare(accounts, user))
+  const fit = prepared.filter((user): user is NewUser => !('refused' in user))
+  const stored = fit.length > 0 ? await accounts.storage.importUsers(fit) : []
+  const outcomes = stored.values()
+  return prepared.map((user) => {
+    if ('refused' in user) return user
+    const outcome = outcomes.next().value as (typeof stored)[number]
+    return typeof outcome === 'string' ? { refused: outcome } : outcome
+  })
+}
+
+function prepare(accounts: Accounts, given: UserToImport): NewUser | Extract<Imported, { refused: unknown }> {
+  const { passwordHash = null, role = null, verified = false, createdAt = accounts.clock(), ...registration } = given
+  if (passwordHash !== null && !accounts.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
+  try {
+    checkRole(accounts, role)
+    const user = newUser(accounts, registration)
+    return { ...user, passwordHash, role, createdAt, emailVerifiedAt: verified ? createdAt : null }
+  } catch (error) {
+    // One user that cannot be stored must not lose the others.
+    const [problem] = error instanceof AccountsError ? (error.errors ?? []) : []
+    return { refused: 'invalid', message: problem ? `${problem.field} ${problem.message}` : (error as Error).message }
+  }
+}
+
+function checkRole({ options: { roles } }: Accounts, role: string | null): void {
+  if (role === null || (typeof role === 'string' && (roles?.has(role) ?? /^[\w.:-]{1,64}$/.test(role)))) return
+  const known = roles ? `one of the option "roles" (${[...roles.keys()].join(', ')})` : 'a short name'
+  throw invalid('role', `must be ${known}`)
+}
+
+async function setActive(accounts: Accounts, id: UserId, active: boolean): Promise<void> {
+  const user = await existing(accounts, id)
+  if (user.active === active) return
+  await change(accounts, id, (found) => changeCredentials(accounts, found, { set: { active }, sessions: 'end' }))
+  emit(accounts, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
+}
+
+async function existing({ storage }: Accounts, id: UserId): Promise<User> {
+  const user = await storage.findUserById(id)
+  if (!user) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  return user
+}
+
+// Who decides for the user need not be told that the user was quicker: what was read is read again.
+async function change(accounts: Accounts, id: UserId, act: (user: User) => Promise<string>): Promise<void> {
+  for (let tries = 0; tries < mostTries; tries++) {
+    if ((await act(await existing(accounts, id))) !== 'stale') return
+  }
+  throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('the account changed again and again') })
+}
