@@ -21,6 +21,8 @@ declare global {
   const staffDb: Kysely<any>
   const accounts: typeof plugin
   const apiKey: onRequestHookHandler
+  function ownerOf(orderId: string): Promise<number | string>
+  function orderOf(orderId: string): Promise<string>
   function ordersOf(id: number | string): Promise<string[]>
   function newsFor(id: number | string): Promise<string[]>
   function newsForVisitors(): Promise<string[]>
