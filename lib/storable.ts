@@ -17,7 +17,10 @@ export function storable(value: unknown): boolean {
 
 /** Whether every text and number of the user, its profile included, can be stored and comes back the same. */
 export function storableUser(user: NewUser): boolean {
-  return [user.credentialVersion, user.createdAt].every(Number.isSafeInteger) && storable(user)
+  const { credentialVersion, createdAt, emailVerifiedAt, expiresAt } = user
+  return (
+    [credentialVersion, createdAt, emailVerifiedAt ?? 0, expiresAt ?? 0].every(Number.isSafeInteger) && storable(user)
+  )
 }
 
 const uuid = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/

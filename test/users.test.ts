@@ -1,0 +1,297 @@
+import Fastify from 'fastify'
+import t, { type Test } from 'tap'
+import { kyselyStorage } from '../lib/adapters/kysely.ts'
+import { memoryStorage } from '../lib/adapters/memory.ts'
+import type { User } from '../lib/contracts.ts'
+import plugin, { type AccountsOptions, createAccounts } from '../lib/index.ts'
+import { sweepOutbox } from '../lib/outbox.ts'
+import { testOptions } from '../lib/testing.ts'
+import { type Answer, memoryApp, openDatabase, realApp, secret } from './app.ts'
+import { noPostgres, redisUrl, uniqueName } from './helper.ts'
+import { accountsOf, sessionFor } from './members.ts'
+
+const ada = { username: 'ada', email: 'Ada@Example.org', password: 'correct horse battery' }
+
+function told({ status, body }: Answer) {
+  return [status, body.code]
+}
+
+async function open(t: Test, options: Partial<AccountsOptions> = {}) {
+  const host = await memoryApp(t, options)
+  const accounts = accountsOf(host.app)
+  const login = (password = ada.password, email = ada.email) => host.post('/api/login/', { email, password })
+  return { ...host, accounts, users: accounts.users, login }
+}
+
+t.test('a created user is found and logs in', async (t) => {
+  const { users, login, mailer } = await open(t)
+
+  const user = await users.create({ ...ada, role: 'admin', verified: true })
+
+  t.match(user, { id: Number, username: 'ada', email: ada.email, role: 'admin', active: true, emailVerifiedAt: Number })
+  t.notOk('passwordHash' in user)
+  t.same(await users.find({ id: user.id }), user)
+  t.same(await users.find({ email: 'ADA@example.ORG' }), user)
+  t.equal(await users.find({ email: 'nobody@example.org' }), null)
+  t.equal((await login()).status, 200)
+  t.same(mailer.sent, [])
+})
+
+t.test('a user without a password cannot log in before a reset', async (t) => {
+  const { users, login } = await open(t)
+  const { password, ...rest } = ada
+  await users.create(rest)
+
+  t.same(told(await login()), [401, 'ACCOUNTS_CREDENTIALS_INVALID'])
+  t.same(told(await login('')), [401, 'ACCOUNTS_CREDENTIALS_INVALID'])
+})
+
+t.test('a user that cannot be created is refused as a registration is', async (t) => {
+  const { users } = await open(t, { roles: { admin: [] } })
+  await users.create(ada)
+
+  await t.rejects(users.create({ ...ada, username: 'b' }), { code: 'ACCOUNTS_EMAIL_TAKEN' })
+  await t.rejects(users.create({ ...ada, email: 'b@example.org' }), { code: 'ACCOUNTS_USERNAME_TAKEN' })
+  await t.rejects(users.create({ email: 'c@example.org', password: 'short' }), {
+    code: 'ACCOUNTS_PASSWORD_REFUSED',
+    reasons: ['too_short'],
+  })
+  const invalid = (field: string) => ({ code: 'ACCOUNTS_VALIDATION', errors: [{ field }] })
+  await t.rejects(users.create({ email: 'c@localhost' }), invalid('email'))
+  await t.rejects(users.create({ email: 'c@example.org', username: 'a\tb' }), invalid('username'))
+  await t.rejects(users.create({ email: 'c@example.org', username: ' c' }), invalid('username'))
+  await t.rejects(users.create({ email: 'c@example.org', username: 'd@example.org' }), invalid('username'))
+  await t.rejects(users.create({ email: 'c@example.org', role: 'root' }), invalid('role'))
+  t.equal((await users.list()).length, 1)
+})
+
+t.test('users are listed by id, page by page', async (t) => {
+  const { users } = await open(t)
+  for (let n = 0; n < 5; n++) await users.create({ email: `user${n}@example.org` })
+
+  const first = await users.list({ limit: 2 })
+  const rest = await users.list({ after: first.at(-1)?.id })
+
+  t.same(
+    [...first, ...rest].map(({ email }) => email),
+    [0, 1, 2, 3, 4].map((n) => `user${n}@example.org`),
+  )
+  t.same(await users.list({ after: rest.at(-1)?.id }), [])
+})
+
+t.test('a password set by an administrator ends all sessions and is told by mail', async (t) => {
+  const { users, login, get, mailer } = await open(t)
+  const { id } = await users.create(ada)
+  const { access } = (await login()).body
+
+  await users.setPassword(id, 'another horse battery')
+
+  t.same(told(await get('/auth/user/', access)), [401, 'ACCOUNTS_TOKEN_INVALID'])
+  t.equal((await login()).status, 401)
+  t.equal((await login('another horse battery')).status, 200)
+  t.same(
+    mailer.sent.map(({ kind, to }) => [kind, to]),
+    [['password_changed', ada.email]],
+  )
+  await t.rejects(users.setPassword(id, 'short'), { code: 'ACCOUNTS_PASSWORD_REFUSED' })
+})
+
+t.test('a disabled user is out at once, and in again when enabled', async (t) => {
+  const { users, login, get, post } = await open(t)
+  const { id } = await users.create(ada)
+  const { access, refresh } = (await login()).body
+
+  await users.disable(id)
+  await users.disable(id)
+
+  t.same(told(await get('/auth/user/', access)), [401, 'ACCOUNTS_TOKEN_INVALID'])
+  t.same(told(await post('/auth/refresh/', { refresh })), [401, 'ACCOUNTS_TOKEN_INVALID'])
+  t.same((await login()).body, (await login('a wrong password')).body, 'like a wrong password')
+  await users.enable(id)
+  await users.enable(id)
+  t.same(told(await post('/auth/refresh/', { refresh })), [401, 'ACCOUNTS_TOKEN_INVALID'])
+  t.equal((await login()).status, 200)
+})
+
+t.test('an administrator ends the sessions of a user, and of nobody else', async (t) => {
+  const { users, accounts, get } = await open(t)
+  const [one, two] = [await users.create(ada), await users.create({ email: 'bob@example.org' })]
+  const [first, second] = [await sessionFor(accounts, one), await sessionFor(accounts, two)]
+
+  await users.endSessions(one.id)
+
+  t.equal((await get('/auth/user/', first.access)).status, 401)
+  t.equal((await get('/auth/user/', second.access)).status, 200)
+})
+
+t.test('a deleted user is gone, is told by mail, and the address is free', async (t) => {
+  const { users, accounts, get, mailer } = await open(t)
+  const user = await users.create(ada)
+  const { access } = await sessionFor(accounts, user)
+
+  await users.delete(user.id)
+
+  t.equal(await users.find({ id: user.id }), null)
+  t.equal((await get('/auth/user/', access)).status, 401)
+  t.equal(mailer.sent.at(-1)?.kind, 'account_deleted')
+  t.ok(await users.create(ada))
+})
+
+t.test('ids that do not exist are not found', async (t) => {
+  const { users, accounts } = await open(t)
+  const nobody = { code: 'ACCOUNTS_NOT_FOUND' }
+
+  for (const id of [99, -1, 1.5, 'x', '\0'] as never[]) {
+    t.equal(await users.find({ id }), null)
+    await t.rejects(users.setPassword(id, 'another horse battery'), nobody)
+    await t.rejects(users.setRole(id, 'admin'), nobody)
+    await t.rejects(users.disable(id), nobody)
+    await t.rejects(users.enable(id), nobody)
+    await t.rejects(users.endSessions(id), nobody)
+    await t.rejects(users.delete(id), nobody)
+    await t.rejects(accounts.startSession(id), nobody)
+    t.same(await users.history(id), [])
+  }
+})
+
+t.test('an import tells what became of each user', async (t) => {
+  const { users, accounts, login } = await open(t)
+  await users.create({ username: 'taken', email: 'taken@example.org' })
+  const passwordHash = await accounts.passwords.hash(ada.password)
+
+  const outcomes = await users.import([
+    { ...ada, passwordHash, role: 'admin', verified: true, createdAt: 1000 },
+    { email: 'taken@example.org' },
+    { email: 'b@example.org', username: 'TAKEN' },
+    { email: 'not an address' },
+    { email: 'c@example.org', passwordHash: '$argon2id$v=19$m=4194304,t=2,p=1$c29tZXNhbHRzYWx0$aGFzaGhhc2hoYXNo' },
+    { email: 'd@example.org', passwordHash: 'md5$1' },
+    { email: 'ADA@example.org' },
+    { email: 'e@example.org', profile: { unknown: 1 } },
+  ])
+
+  t.same(
+    outcomes.map((outcome) => ('refused' in outcome ? outcome.refused : 'id')),
+    ['id', 'email_taken', 'username_taken', 'invalid', 'hash_unusable', 'hash_unusable', 'email_taken', 'id'],
+  )
+  t.match(outcomes[3], { message: /email/ })
+  t.equal((await login()).status, 200)
+  const [first] = outcomes as [{ id: number }]
+  t.match(await users.find(first), { role: 'admin', createdAt: 1000, emailVerifiedAt: 1000 })
+})
+
+t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { skip: noPostgres }, async (t) => {
+  const host = await realApp(t)
+  const accounts = accountsOf(host.app, host.name)
+  const user = await accounts.users.create({ email: 'raced@example.org' })
+  for (let round = 0; round < 30; round++) {
+    const before = await sessionFor(accounts, (await accounts.users.find({ id: user.id })) as User)
+    const racing = Array.from({ length: 5 }, () => accounts.startSession(user.id).catch(() => null))
+    const refreshing = Array.from({ length: 5 }, () => host.post('/auth/refresh/', { refresh: before.refresh }))
+
+    const [, started, refreshed] = await Promise.all([
+      accounts.users.disable(user.id),
+      Promise.all(racing),
+      Promise.all(refreshing),
+    ])
+
+    const tokens = [before.access, ...started.map((pair) => pair?.access), ...refreshed.map(({ body }) => body.access)]
+    for (const access of tokens.filter((token) => token !== undefined)) {
+      t.equal((await host.get('/auth/user/', access)).status, 401)
+    }
+    await accounts.users.enable(user.id)
+  }
+})
+
+t.test('ten thousand users are imported well within the minute', { skip: noPostgres }, async (t) => {
+  const { app, name } = await realApp(t)
+  const { users, passwords } = accountsOf(app, name)
+  const passwordHash = await passwords.hash(ada.password)
+  const many = Array.from({ length: 10_000 }, (_, n) => ({
+    ...{ username: `user${n}`, email: `user${n}@example.org`, passwordHash },
+  }))
+  const started = performance.now()
+
+  const outcomes = await users.import(many)
+
+  t.ok(outcomes.every((outcome) => 'id' in outcome))
+  const perMinute = 60_000 / ((performance.now() - started) / 10_000)
+  t.comment(`${Math.round(perMinute)} users a minute`)
+  t.ok(perMinute > 100_000)
+})
+
+t.test('within a transaction of the host everything comes and goes with it', { skip: noPostgres }, async (t) => {
+  const { db } = await openDatabase(t)
+  await db.schema.createTable('orders').addColumn('user_id', 'bigint').execute()
+  const options = testOptions()
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const { storage, ...parts } = options
+  await app.register(plugin, { ...parts, db })
+  const accounts = accountsOf(app)
+  const { id } = await accounts.users.create({ ...ada })
+  const { access } = await accounts.startSession(id)
+  const act = (fails: boolean) =>
+    db.transaction().execute(async (trx) => {
+      const { users, startSession } = accounts.using(kyselyStorage(trx))
+      const user = await users.create({ email: 'grace@example.org' })
+      await startSession(user.id)
+      await trx.insertInto('orders').values({ user_id: user.id }).execute()
+      await users.setPassword(id, 'another horse battery')
+      if (fails) throw new Error('the host thinks better of it')
+    })
+
+  await t.rejects(act(true), { message: 'the host thinks better of it' })
+  await sweepOutbox(accounts)
+  t.equal(await accounts.users.find({ email: 'grace@example.org' }), null)
+  t.match(await accounts.verifyToken(access), { id })
+  t.same(options.mailer.sent, [])
+
+  await act(false)
+  t.same(options.mailer.sent, [], 'nothing leaves before the commit is known')
+  await sweepOutbox(accounts)
+  t.ok(await accounts.users.find({ email: 'grace@example.org' }))
+  t.same(
+    options.mailer.sent.map(({ kind, to }) => [kind, to]),
+    [['password_changed', ada.email]],
+  )
+  t.equal(await accounts.storage.endSession('x', null, 0), null)
+  const rows = await db.selectFrom('accounts_sessions').select('ended_at').where('user_id', '=', id).execute()
+  t.ok(rows.every((row: { ended_at: unknown }) => row.ended_at !== null))
+})
+
+t.test('accounts do without an app of the host', { skip: noPostgres }, async (t) => {
+  const { db } = await openDatabase(t)
+  const settings = { name: uniqueName(), secret, db, redis: redisUrl() }
+  const accounts = await createAccounts(settings)
+  t.teardown(() => accounts.close())
+
+  const { id } = await accounts.users.create(ada)
+  const { access, refresh } = await accounts.startSession(id)
+
+  t.ok(refresh)
+  t.match(await accounts.verifyToken(access), { id, sessionId: String })
+  t.match(await accounts.health(), { status: 'ok', storage: { ok: true }, cache: { ok: true }, mailer: { ok: true } })
+  await accounts.users.disable(id)
+  await t.rejects(accounts.verifyToken(access), { code: 'ACCOUNTS_TOKEN_INVALID' })
+})
+
+t.test('what accounts without an app lack is told', async (t) => {
+  await t.rejects(createAccounts({ secret, storage: memoryStorage() }), { name: 'TypeError', message: /"redis"/ })
+  await t.rejects(createAccounts({ secret } as AccountsOptions), { name: 'TypeError', message: /"db"/ })
+})
+
+t.test('health tells of each dependency, and never throws', async (t) => {
+  const options = testOptions()
+  const down = async () => {
+    throw new Error('connection refused')
+  }
+  const { accounts } = await open(t, { ...options, cache: { ...options.cache, ping: down } })
+
+  const health = await accounts.health()
+
+  t.same(health.status, 'degraded')
+  t.same(health.cache, { ok: false, offsetMs: null })
+  t.match(health.storage, { ok: true, offsetMs: Number })
+  t.match(health.mailer, { ok: true })
+})
