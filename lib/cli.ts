@@ -34,7 +34,7 @@ function readArguments() {
       options: { ...flagTypes, help: { type: 'boolean', short: 'h' }, version: { type: 'boolean', short: 'v' } },
     })
   } catch (error) {
-    const [problem] = (error as Error).message.split(/\.? To specify|\n/)
+    const [problem] = (error as Error).message.split(/\.(?: To specify|\n)/)
     throw usageError(`${problem}; see fastify-accounts --help`)
   }
 }

@@ -53,7 +53,9 @@ function withUseCases(members: Members): Accounts {
 }
 
 function joining(members: Members, storage: Storage): Accounts {
-  return withUseCases({ ...members, storage: bounded(storage, members.log), joined: true })
+  // Nobody may hear of an end that is still to be rolled back: the polls find it once it has committed.
+  const revocation = { ...members.revocation, announce() {} }
+  return withUseCases({ ...members, storage: bounded(storage, members.log), revocation, joined: true })
 }
 
 async function startFor(accounts: Accounts, userId: UserId, request?: FastifyRequest): Promise<TokenPair> {

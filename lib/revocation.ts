@@ -42,7 +42,9 @@ const pollMs = 10_000
 const overlapMs = 60_000
 const readMs = 2000
 const mostReads = 10_000
-const mostUnsent = 10_000
+/** How many sessions one text tells of, and how many a fault keeps for the next. */
+const mostTold = 10_000
+const longestText = 2 ** 20
 
 // The truth is the sessions table. Texts on the channel carry news fast; polls carry what a text did not. The own
 // heartbeat, sent on the publishing connection and heard on the subscribed one, proves that both work.
@@ -80,21 +82,23 @@ function createFeed(parts: RevocationParts & { cache: Pick<Cache, 'publish' | 's
     for (const id of news?.ended ?? []) ended.add(id)
     if (news?.from !== self) return
     if (silent()) miss()
-    state.heardAt = performance.now()
-    if (!state.synced) void sync()
+    // When it was sent: a link on which everything comes, but late, is as silent as one that is cut.
+    state.heardAt = Math.min(news.at, performance.now())
+    if (!state.synced && !silent()) void sync()
   }
   function tell(): void {
     state.telling = send()
   }
   async function send(): Promise<void> {
-    const news = state.unsent
-    state.unsent = []
+    const news = state.unsent.splice(0, mostTold)
+    const rest = state.unsent.length > 0 ? send() : undefined
     try {
-      await cache.publish(JSON.stringify({ from: self, ended: news }))
+      await cache.publish(JSON.stringify({ from: self, at: performance.now(), ended: news }))
     } catch {
       // The next heartbeat takes them along; what it cannot carry, the polls of the others find.
-      state.unsent = [...news, ...state.unsent].slice(-mostUnsent)
+      state.unsent = [...news, ...state.unsent].slice(-mostTold)
     }
+    await rest
   }
   function start(): void {
     state.started = true
@@ -118,7 +122,7 @@ function createFeed(parts: RevocationParts & { cache: Pick<Cache, 'publish' | 's
     announce(sessionIds) {
       if (sessionIds.length === 0) return
       for (const id of sessionIds) ended.add(id)
-      state.unsent.push(...sessionIds)
+      state.unsent = state.unsent.concat(sessionIds)
       tell()
     },
     async close() {
@@ -182,11 +186,12 @@ function rowReads({ storage, clock }: RevocationParts) {
 }
 
 /** Reads a text of the channel; null for one that is not ours. */
-function newsOf(text: string): { from: string; ended: string[] } | null {
+function newsOf(text: string): { from: string; at: number; ended: string[] } | null {
+  if (text.length > longestText) return null
   try {
-    const { from, ended } = JSON.parse(text)
-    const whole = typeof from === 'string' && Array.isArray(ended) && ended.every((id) => typeof id === 'string')
-    return whole ? { from, ended } : null
+    const { from, at, ended } = JSON.parse(text)
+    const whole = typeof at === 'number' && Array.isArray(ended) && ended.every((id) => typeof id === 'string')
+    return whole ? { from, at, ended } : null
   } catch {
     return null
   }

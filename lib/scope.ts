@@ -18,6 +18,8 @@ export interface Route {
   tail?: string
   summary: string
   body?: TSchema
+  /** True for a route whose body may be left out. */
+  bodyOptional?: boolean
   /** Status and schema of the answer; 204 has none. */
   answer: [status: number, schema: TSchema]
   /** The refusals that a client may branch on, beside those of every route. */
@@ -75,6 +77,7 @@ export function mount(scope: FastifyInstance, accounts: Accounts, route: Route):
     config: { swaggerTransform: false as const, ...config },
     logLevel,
     onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
+    preValidation: route.bodyOptional ? fillBody : [],
     preHandler: route.hashes ? approach : [],
     handler: answering(route),
   }
@@ -82,6 +85,10 @@ export function mount(scope: FastifyInstance, accounts: Accounts, route: Route):
   scope.route({ ...definition, url, schema })
   const twin = url.endsWith('/') ? url.slice(0, -1) : `${url}/`
   if (twin && !ignoresTrailingSlash(scope)) scope.route({ ...definition, url: twin, schema: hidden(schema) })
+}
+
+async function fillBody(request: FastifyRequest): Promise<void> {
+  request.body ??= {}
 }
 
 function answering(route: Route) {

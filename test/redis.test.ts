@@ -594,7 +594,12 @@ t.test('close ends a link that is waiting to be replaced', async (t) => {
 
 async function runContract(t: Test, redis: RedisSource, wrap = (cache: Cache) => cache): Promise<void> {
   for (const { name, run } of cacheContract) {
-    await t.test(name, (t) => run(wrap(open(t, redis, { name: uniqueName() }))))
+    await t.test(name, async (t) => {
+      const cache = wrap(open(t, redis, { name: uniqueName() }))
+      // On a busy machine the first connection may take longer than a verb waits for it.
+      await until(() => cache.ping())
+      await run(cache)
+    })
   }
 }
 

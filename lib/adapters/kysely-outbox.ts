@@ -34,17 +34,25 @@ export function outboxVerbs(db: Kysely<AccountsTables>): OutboxVerbs {
     async settleMails(ids) {
       const possible = ids.filter(storable).map(bound)
       if (possible.length === 0) return
-      await db.updateTable('accounts_outbox').set({ settled: true, sealed: '' }).where('id', 'in', possible).execute()
+      const settled = db.selectFrom('accounts_outbox').select('id').where('id', 'in', possible)
+      await db
+        .updateTable('accounts_outbox')
+        .set({ settled: true, sealed: '' })
+        .where(isOneOf(settled.orderBy('id').forUpdate()))
+        .execute()
     },
   }
 }
 
-/** Stores mails; an id that was stored before stays as it is. */
+/**
+ * Stores mails; an id that was stored before stays as it is. In order of their ids, or two callers with the same mails
+ * could wait for each other.
+ */
 export async function storeMails(db: Kysely<AccountsTables>, mails: OutboxMail[]): Promise<void> {
   if (mails.length === 0) return
   await db
     .insertInto('accounts_outbox')
-    .values(mails.map(rowOf))
+    .values(mails.map(rowOf).toSorted(byId))
     .onConflict((conflict) => conflict.doNothing())
     .execute()
 }
@@ -57,6 +65,10 @@ function rowOf(mail: OutboxMail) {
     due_at: mail.dueAt,
     expires_at: mail.expiresAt,
   })
+}
+
+function byId(one: { id: string }, other: { id: string }): number {
+  return one.id < other.id ? -1 : 1
 }
 
 const mailColumns = ['id', 'sealed', 'created_at as createdAt', 'due_at as dueAt', 'expires_at as expiresAt'] as const

@@ -1,4 +1,4 @@
-import type { Cache, CodeMac, CodeRef } from '../contracts.ts'
+import type { Cache, CodeMac, CodeRef, NewCode } from '../contracts.ts'
 import { createListeners } from './listeners.ts'
 import { refuseProduction } from './single-process.ts'
 
@@ -35,21 +35,14 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
     '"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.',
   )
   const records = new Map<string, CodeRecord>()
-  const listeners = createListeners((error) => process.emitWarning(`A listener of memoryCache threw: ${error}`))
-  const alive = (ref: CodeRef, now: number) => {
-    const record = records.get(keyOf(ref))
-    return record?.live && now < record.endsAt ? { record, live: record.live } : undefined
-  }
+  const alive = (ref: CodeRef, now: number) => liveOne(records.get(keyOf(ref)), now)
 
   return {
-    async put({ purpose, tag, account, records: codes, tries, expiresAt, grantMs }, now) {
+    async put(code, now) {
       sweep(records, now)
-      for (const { tokenHash, mac, subject } of codes) {
-        const key = keyOf({ purpose, tag, tokenHash })
-        if (records.has(key)) continue
-        const live = { mac: { ...mac } }
-        const counts = { tries, used: 0, refusals: 0 }
-        records.set(key, { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, subject, live })
+      for (const stored of code.records) {
+        const key = keyOf({ ...code, tokenHash: stored.tokenHash })
+        if (!records.has(key)) records.set(key, newRecord(code, stored))
       }
     },
     async guess(ref, macs, now) {
@@ -80,6 +73,16 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
       const record = records.get(keyOf(ref))
       return record && now < record.endsAt ? record.subject : null
     },
+    async ping() {
+      return Date.now()
+    },
+    ...memoryChannel(),
+  }
+}
+
+function memoryChannel(): Pick<Cache, 'publish' | 'subscribe' | 'close'> {
+  const listeners = createListeners((error) => process.emitWarning(`A listener of memoryCache threw: ${error}`))
+  return {
     async publish(text) {
       queueMicrotask(() => listeners.hear(text))
     },
@@ -87,13 +90,16 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
       // Later too: what was published before is not for this listener.
       queueMicrotask(() => listeners.add(listener, restarted)?.begin())
     },
-    async ping() {
-      return Date.now()
-    },
     async close() {
       listeners.close()
     },
   }
+}
+
+function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number]): CodeRecord {
+  const { tag, account, tries, grantMs, expiresAt } = code
+  const counts = { tries, used: 0, refusals: 0 }
+  return { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, subject, live: { mac: { ...mac } } }
 }
 
 function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'exhausted' {
@@ -115,6 +121,10 @@ function keyOf({ purpose, tag, tokenHash }: CodeRef): string {
 
 function sweep(records: Map<string, CodeRecord>, now: number): void {
   for (const [key, { endsAt }] of records) if (endsAt <= now) records.delete(key)
+}
+
+function liveOne(record: CodeRecord | undefined, now: number) {
+  return record?.live && now < record.endsAt ? { record, live: record.live } : undefined
 }
 
 function leased({ lease }: NonNullable<CodeRecord['live']>, now: number): boolean {

@@ -34,10 +34,9 @@ function lifeVerbs(state: MemoryState) {
       const user = session && users.get(session.userId)
       if (!session || !user || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
       if (session.endedAt !== null || over(session, now) || !sameCredentials(user, session)) return { result: 'dead' }
-      const step = judge(session, token, rule, now)
-      const result = takeStep(session, step, token, now)
+      const replayed = token === session.counter
+      const result = takeStep(session, token, rule, now)
       if (result !== 'accepted') return { result, session: shownSession(session) }
-      const replayed = step !== 'advance'
       return { result, counter: token, replayed, session: shownSession(session), user: shownUser(user) }
     },
 
@@ -60,6 +59,19 @@ function sameCredentials(user: StoredUser | undefined, session: Session): boolea
 
 type Step = 'advance' | 'replay' | 'late replay' | 'stale' | 'reused' | 'ahead'
 
+function takeStep(session: StoredSession, token: number, rule: RefreshRule, now: number) {
+  const step = judge(session, token, rule, now)
+  if (step === 'stale' || step === 'ahead') return step
+  if (step === 'reused') {
+    session.endedAt = now
+    return step
+  }
+  if (step === 'advance') Object.assign(session, { counter: token, advancedAt: now })
+  if (step === 'late replay') Object.assign(session, { lateReplays: session.lateReplays + 1, lastLateAt: now })
+  session.lastUsedAt = now
+  return 'accepted'
+}
+
 // The rule of `Storage.refreshSession`.
 function judge(session: StoredSession, token: number, rule: RefreshRule, now: number): Step {
   const { counter, advancedAt, lateReplays, lastLateAt } = session
@@ -70,18 +82,6 @@ function judge(session: StoredSession, token: number, rule: RefreshRule, now: nu
   const exempt = !rule.rotate || (token === 0 && rule.lateReplays > 0)
   if (!late || exempt) return 'replay'
   return lateReplays < rule.lateReplays ? 'late replay' : 'reused'
-}
-
-function takeStep(session: StoredSession, step: Step, token: number, now: number) {
-  if (step === 'stale' || step === 'ahead') return step
-  if (step === 'reused') {
-    session.endedAt = now
-    return step
-  }
-  if (step === 'advance') Object.assign(session, { counter: token, advancedAt: now })
-  if (step === 'late replay') Object.assign(session, { lateReplays: session.lateReplays + 1, lastLateAt: now })
-  session.lastUsedAt = now
-  return 'accepted'
 }
 
 function endVerbs(state: MemoryState) {

@@ -1,4 +1,4 @@
-import type { Redis } from 'ioredis'
+import type { Cluster, Redis } from 'ioredis'
 import type { Cache, CodeRef } from '../contracts.ts'
 import { redisChannel } from './redis-channel.ts'
 import { connected, openBeside, openRedis, type RedisSource, withoutArguments } from './redis-connection.ts'
@@ -26,18 +26,8 @@ export interface RedisCacheOptions {
  */
 export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOptions): Cache {
   const client = openRedis(redis, {}, onError)
-  for (const [verb, lua] of Object.entries(scripts)) client.defineCommand(command(verb), { lua })
-
-  async function run(verb: keyof typeof scripts, keys: string[], ...args: (string | number)[]): Promise<unknown> {
-    await connected(client)
-    const script = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[command(verb)]!
-    return clean(script.call(client, keys.length, ...keys, ...args))
-  }
-
-  const slot = (tag: string) => `${keyPart(name)}:{${keyPart(tag)}}`
-  const record = ({ tag, purpose, tokenHash }: CodeRef) => `${slot(tag)}:${keyPart(purpose)}:${keyPart(tokenHash)}`
-  const index = (tag: string, account: string) => `${slot(tag)}:index:${keyPart(account)}`
-
+  const run = scriptRunner(client)
+  const { record, index } = keysOf(name)
   // Channels, unlike keys, are common to all databases of a server.
   const database = client.isCluster ? 0 : (client as Redis).options.db
   const channelName = `${keyPart(name)}:revocations:${database}`
@@ -84,6 +74,15 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
   }
 }
 
+function scriptRunner(client: Redis | Cluster) {
+  for (const [verb, lua] of Object.entries(scripts)) client.defineCommand(command(verb), { lua })
+  return async (verb: keyof typeof scripts, keys: string[], ...args: (string | number)[]): Promise<unknown> => {
+    await connected(client)
+    const script = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[command(verb)]!
+    return clean(script.call(client, keys.length, ...keys, ...args))
+  }
+}
+
 function clean<T>(answer: Promise<T>): Promise<T> {
   return answer.catch((error) => {
     throw withoutArguments(error)
@@ -92,6 +91,14 @@ function clean<T>(answer: Promise<T>): Promise<T> {
 
 function command(verb: string): string {
   return `accounts:${verb}`
+}
+
+function keysOf(name: string) {
+  const slot = (tag: string) => `${keyPart(name)}:{${keyPart(tag)}}`
+  return {
+    record: ({ tag, purpose, tokenHash }: CodeRef) => `${slot(tag)}:${keyPart(purpose)}:${keyPart(tokenHash)}`,
+    index: (tag: string, account: string) => `${slot(tag)}:index:${keyPart(account)}`,
+  }
 }
 
 // Whatever a client sends as a tag stays inside its own part of the key, and inside the braces that choose the slot.

@@ -31,9 +31,7 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
   const { log = jsonLog, clock = Date.now } = options
   const timing = { ...defaultTiming, ...options.timing }
   const post = openPost(options)
-  /** Deliveries and the ids of their messages. */
-  const pending = new Map<Promise<void>, string>()
-  const done = new Set<string>()
+  const { pending, track, progress } = deliveries()
   const closing = new AbortController()
   // Every mail that waits for its next attempt listens.
   setMaxListeners(0, closing.signal)
@@ -60,28 +58,13 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
     log.error({ event: 'mail.failed', id, kind, reason }, 'Mail given up')
   }
 
-  function settle(delivery: Promise<void>, id: string): void {
-    pending.delete(delivery)
-    // As the newest again, when it was sent twice.
-    done.delete(id)
-    done.add(id)
-    if (done.size > mostDone) done.delete(done.values().next().value as string)
-  }
-
   return {
     async send(message) {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
       const delivery = new Promise<void>((resolve) => setImmediate(resolve)).then(() => deliver({ ...message }))
-      pending.set(delivery, message.id)
-      delivery.finally(() => settle(delivery, message.id))
+      track(delivery, message.id)
     },
-    async progress(ids) {
-      const underway = new Set(pending.values())
-      return ids.map((id) => {
-        if (done.has(id)) return 'done'
-        return underway.has(id) ? 'pending' : 'unknown'
-      })
-    },
+    progress,
     async ping() {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
     },
@@ -90,6 +73,34 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
       await within(timing.drainMs, Promise.all(pending.keys()))
       if (pending.size > 0) log.error({ event: 'mail.lost', count: pending.size }, 'Mails given up at shutdown')
       post.close()
+    },
+  }
+}
+
+/** Keeps track of what is on its way, and of the last that were sent or given up. */
+function deliveries() {
+  /** Deliveries and the ids of their messages. */
+  const pending = new Map<Promise<void>, string>()
+  const done = new Set<string>()
+  function settle(delivery: Promise<void>, id: string): void {
+    pending.delete(delivery)
+    // As the newest again, when it was sent twice.
+    done.delete(id)
+    done.add(id)
+    if (done.size > mostDone) done.delete(done.values().next().value as string)
+  }
+  return {
+    pending: pending as ReadonlyMap<Promise<void>, string>,
+    track(delivery: Promise<void>, id: string): void {
+      pending.set(delivery, id)
+      delivery.finally(() => settle(delivery, id))
+    },
+    async progress(ids: string[]): ReturnType<Mailer['progress']> {
+      const underway = new Set(pending.values())
+      return ids.map((id) => {
+        if (done.has(id)) return 'done'
+        return underway.has(id) ? 'pending' : 'unknown'
+      })
     },
   }
 }

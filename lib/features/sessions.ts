@@ -16,7 +16,7 @@ const SessionBody = Type.Object({
   current: Type.Boolean({ description: 'Whether it is the one of this request' }),
 })
 
-const LogoutBody = Type.Union([Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) }), Type.Null()])
+const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) })
 
 /** Lists the sessions of a logged-in user that go on, the last used first. */
 export async function listSessions({ storage, clock }: Accounts, account: Account) {
@@ -87,11 +87,12 @@ function logoutRoute(accounts: Accounts): Route {
     path: '/auth/logout/',
     summary: 'End the session of the access token, or of the refresh token in the body',
     body: LogoutBody,
+    bodyOptional: true,
     answer: [204, Type.Null()],
     refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
     readsToken: true,
     async handler(request) {
-      const { refresh } = (request.body as Static<typeof LogoutBody> | undefined) ?? {}
+      const { refresh } = request.body as Static<typeof LogoutBody>
       const { authorization } = request.headers
       await logout(accounts, { authorization, refresh }, clientOf(accounts, request))
     },

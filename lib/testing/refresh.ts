@@ -50,17 +50,19 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     name: 'a token that comes back is told from a fresh one, free, counted or exempt',
     async run(subject) {
       const { id } = await storedSession(subject)
-      const replayed = async (token: number, now: number) => {
-        const outcome = await subject.refreshSession(id, token, rule, now)
+      const replayed = async (token: number, now: number, by = rule) => {
+        const outcome = await subject.refreshSession(id, token, by, now)
         return outcome.result === 'accepted' && outcome.replayed
       }
 
+      assert.equal(await replayed(0, start, fixed), false)
       assert.equal(await replayed(0, start + 1), false)
       assert.equal(await replayed(0, start + 2), true)
       assert.equal(await replayed(0, start + hour), true)
       assert.equal(await replayed(1, start + hour), false)
       assert.equal(await replayed(1, start + hour + 1), true)
       assert.equal(await replayed(1, start + 2 * hour), true)
+      assert.equal(await replayed(1, start + 2 * hour, fixed), true)
       assert.equal(await replayed(2, start + 2 * hour), false)
     },
   },
