@@ -1,0 +1,37 @@
+import { Redis } from 'ioredis'
+import type { Teardown } from './app.ts'
+import { until } from './helper.ts'
+
+/**
+ * Sees the commands that reach a Redis of the test's own, each as its name and the sizes of its arguments. What a feed
+ * sends every second is left out.
+ */
+export async function traceRedis(t: Teardown, url: string) {
+  const redis = new Redis(url)
+  const monitor = await redis.monitor()
+  const lines: string[] = []
+  const markers = { count: 0 }
+  monitor.on('monitor', (_time: string, args: string[], source: string) => {
+    const name = args[0]!.toLowerCase()
+    // Bytes of every argument, as MONITOR escapes them: sealed values are padded, so even these are equal.
+    const sizes = args.slice(1).map((arg) => arg.replaceAll(/\\x[0-9a-f]{2}|\\./g, '.').length)
+    if (source !== 'lua' && !['publish', 'ping'].includes(name)) lines.push([name, ...sizes].join(' '))
+  })
+  async function mark(): Promise<void> {
+    markers.count++
+    await redis.echo('x'.repeat(markers.count))
+    await until(() => lines.at(-1) === `echo ${markers.count}`)
+  }
+  t.teardown(() => {
+    redis.disconnect()
+    monitor.disconnect()
+  })
+  /** The commands that came while `act` ran. */
+  return async function commands<T>(act: () => Promise<T>) {
+    await mark()
+    const start = lines.length
+    const result = await act()
+    await mark()
+    return { result, seen: lines.slice(start, -1) }
+  }
+}
