@@ -6,6 +6,7 @@ import {
   idsOf,
   passwordChange,
   rule,
+  sampleMail,
   sampleSession,
   sampleUser,
   start,
@@ -221,4 +222,17 @@ t.test('a stricter default isolation lets no session outlive a password change',
 
   t.strictSame(await waiting.done, { ended: [session.id] })
   t.equal(await storage.sessionActive(session.id, user.id, start), false)
+})
+
+t.test('a claim of mails keeps to its limit whatever plan the database makes', { skip }, async (t) => {
+  const { db: owner, url } = await openFresh(t)
+  await migrateToLatest(owner)
+  // What is left is a nested loop, which runs a subquery once for each row.
+  const off = ['hashagg', 'hashjoin', 'mergejoin', 'material', 'sort'].map((name) => `-c enable_${name}=off`)
+  const { db, close } = openPostgres(url, { options: off.join(' ') })
+  t.teardown(close)
+  const storage = kyselyStorage(db)
+  await storage.addMails(Array.from({ length: 50 }, () => sampleMail()))
+
+  t.equal((await storage.claimMails(start, start + 1, 3)).length, 3)
 })

@@ -3,7 +3,8 @@ import type { CredentialChange, Storage } from '../contracts.ts'
 import { possibleId, storable } from '../storable.ts'
 import { storeMails } from './kysely-outbox.ts'
 import { bound, boundAll, isOneOf } from './kysely-rows.ts'
-import { endSessionsOf, liveSessions, sessionRow } from './kysely-sessions.ts'
+import { endSessionsOf, liveSessions } from './kysely-session-ends.ts'
+import { sessionRow } from './kysely-sessions.ts'
 import type { AccountsTables } from './kysely-tables.ts'
 import { inTransaction, violatesReference, violatesUnique } from './kysely-transactions.ts'
 
@@ -11,8 +12,8 @@ type CredentialVerbs = Pick<Storage, 'changeCredentials' | 'deleteUser'>
 
 /**
  * The verbs that change users and their sessions; each is one transaction. Several statements, not one with CTEs: the
- * second one's snapshot sees a session whose insert held the user's row before. Users before sessions, as everywhere, or
- * two callers could wait for each other.
+ * second one's snapshot sees a session whose insert held the user's row before. Users before sessions, as everywhere,
+ * or two callers could wait for each other.
  */
 export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): CredentialVerbs {
   return {

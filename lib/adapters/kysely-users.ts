@@ -1,23 +1,15 @@
-import { type Kysely, sql } from 'kysely'
+import type { Kysely } from 'kysely'
 import type { Storage } from '../contracts.ts'
 import { possibleId, storable } from '../storable.ts'
-import { bound, boundAll, userColumns, userOf } from './kysely-rows.ts'
+import { bound, userColumns, userOf } from './kysely-rows.ts'
 import type { AccountsTables } from './kysely-tables.ts'
-import { refusesValue, survivably, violatesUnique } from './kysely-transactions.ts'
 
 type UserVerbs = Pick<
   Storage,
-  | 'findUserById'
-  | 'findUserByEmail'
-  | 'findUserWithPassword'
-  | 'listUsers'
-  | 'updateUser'
-  | 'setRole'
-  | 'replacePasswordHash'
+  'findUserById' | 'findUserByEmail' | 'findUserWithPassword' | 'listUsers' | 'replacePasswordHash'
 >
-type UserUpdate = Parameters<Storage['updateUser']>[0]
 
-/** The verbs about stored users that touch no session; each is one statement. */
+/** The verbs that find users, and keep their password hashes up to date; each is one statement. */
 export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): UserVerbs {
   const users = db.selectFrom('accounts_users').select(userColumns)
   const usersWithPassword = users.select('password_hash as passwordHash')
@@ -47,30 +39,6 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): User
       return rows.map((row) => userOf(row, ids))
     },
 
-    async updateUser(change) {
-      if (!possibleId(ids, change.id)) return null
-      if (!storable(change)) return 'invalid'
-      try {
-        const row = await survivably(db, (joined) => update(joined, change))
-        return row ? userOf(row, ids) : null
-      } catch (error) {
-        if (refusesValue(error)) return 'invalid'
-        if (!violatesUnique(error)) throw error
-        return (await usernameTaken(db, change)) ? 'username_taken' : 'invalid'
-      }
-    },
-
-    async setRole(id, role) {
-      if (!possibleId(ids, id) || !storable(role)) return false
-      const row = await db
-        .updateTable('accounts_users')
-        .set({ role: bound(role) })
-        .where('id', '=', id)
-        .returning('id')
-        .executeTakeFirst()
-      return row !== undefined
-    },
-
     async replacePasswordHash(id, oldHash, newHash) {
       if (!possibleId(ids, id)) return false
       const row = await db
@@ -83,27 +51,4 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): User
       return row !== undefined
     },
   }
-}
-
-function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, profile }: UserUpdate) {
-  return db
-    .updateTable('accounts_users')
-    .set(boundAll({ username, username_canonical: usernameCanonical }))
-    .set({ profile: sql`profile || ${JSON.stringify(profile)}::text::jsonb` })
-    .where('id', '=', id)
-    .where('active', '=', true)
-    .returning(userColumns)
-    .executeTakeFirst()
-}
-
-// A host may have unique indexes of its own: the look tells which one it was.
-async function usernameTaken(db: Kysely<AccountsTables>, { id, usernameCanonical }: UserUpdate): Promise<boolean> {
-  if (usernameCanonical === undefined) return false
-  const row = await db
-    .selectFrom('accounts_users')
-    .select('id')
-    .where('username_canonical', '=', usernameCanonical)
-    .where('id', '!=', id)
-    .executeTakeFirst()
-  return row !== undefined
 }

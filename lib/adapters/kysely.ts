@@ -7,8 +7,10 @@ import { outboxVerbs } from './kysely-outbox.ts'
 import { purgeVerb } from './kysely-purge.ts'
 import { refreshVerb } from './kysely-refresh.ts'
 import { databaseTime } from './kysely-rows.ts'
+import { sessionEndVerbs } from './kysely-session-ends.ts'
 import { sessionVerbs } from './kysely-sessions.ts'
 import type { AccountsTables, AnyKysely, IdOptions } from './kysely-tables.ts'
+import { userChangeVerbs } from './kysely-user-changes.ts'
 import { userVerbs } from './kysely-users.ts'
 
 export { migrateToLatest } from './kysely-migration-runner.ts'
@@ -19,8 +21,8 @@ export type { AnyKysely, IdOptions } from './kysely-tables.ts'
 /**
  * Stores accounts in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.
  *
- * A transaction as `db` joins it: everything rolls back with the host, and what a verb refuses aborts nothing. There the
- * isolation must be READ COMMITTED, the default of PostgreSQL, or a racing session can outlive a password change.
+ * A transaction as `db` joins it: everything rolls back with the host, and what a verb refuses aborts nothing. There
+ * the isolation must be READ COMMITTED, the default of PostgreSQL, or a racing session can outlive a password change.
  */
 export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Storage {
   if (ids !== 'integer' && ids !== 'uuid') throw new TypeError(`"ids" is ${ids}: pass 'integer' or 'uuid'.`)
@@ -29,8 +31,10 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
     ids,
     ...newUserVerbs(tables, ids),
     ...userVerbs(tables, ids),
+    ...userChangeVerbs(tables, ids),
     ...credentialVerbs(tables, ids),
     ...sessionVerbs(tables, ids),
+    ...sessionEndVerbs(tables, ids),
     ...refreshVerb(tables, ids),
     ...outboxVerbs(tables),
     ...eventVerbs(tables, ids),
