@@ -30,8 +30,8 @@ export interface Accounts extends Guards, UseCases {
   /** The time in milliseconds. */
   clock(): number
   /**
-   * Adds a hook. `before…` hooks are awaited and may refuse by throwing an error with a `statusCode`; `after…` hooks are
-   * told of security events and never change an answer.
+   * Adds a hook. `before…` hooks are awaited and may refuse by throwing an error with a `statusCode`; `after…` hooks
+   * are told of security events and never change an answer.
    */
   readonly addHook: Hooks['add']
   /**

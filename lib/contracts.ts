@@ -230,9 +230,9 @@ export interface Storage {
   replacePasswordHash(id: UserId, oldHash: string, newHash: string): Promise<boolean>
   /**
    * Changes credentials: what `set` names, the new credential version, the sessions and the mails, in one step, and
-   * answers the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is no
-   * longer `fence`, or the user is disabled and `set.active` is not true: exactly one of N callers with the same fence
-   * succeeds. `email_taken`, and nothing changed, when another account has the address.
+   * answers the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is
+   * no longer `fence`, or the user is disabled and `set.active` is not true: exactly one of N callers with the same
+   * fence succeeds. `email_taken`, and nothing changed, when another account has the address.
    */
   changeCredentials(change: CredentialChange): Promise<{ ended: string[] } | 'stale' | 'email_taken'>
   /**
@@ -288,8 +288,8 @@ export interface Storage {
   /** Stores mails that belong to no other change. */
   addMails(mails: OutboxMail[]): Promise<void>
   /**
-   * Hands out at most `limit` mails that are due, neither settled nor past their end, and sets their `dueAt` to `until`:
-   * of N callers exactly one gets a mail.
+   * Hands out at most `limit` mails that are due, neither settled nor past their end, and sets their `dueAt` to
+   * `until`: of N callers exactly one gets a mail.
    */
   claimMails(now: number, until: number, limit: number): Promise<OutboxMail[]>
   /** Marks mails as done: they are never handed out again, and what was sealed is forgotten. */
@@ -300,8 +300,9 @@ export interface Storage {
   listEvents(userId: UserId, page: { before?: number; limit: number }): Promise<AccountEvent[]>
   /**
    * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past
-   * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified; one who has
-   * or had a session loses the expiry instead. Answers how many rows it removed or changed.
+   * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified; one who
+   * has or had a session, or whom other rows refer to, loses the expiry instead. Answers how many rows it removed or
+   * changed.
    */
   purge(limits: { now: number; eventsBefore: number; limit: number }): Promise<number>
   /** Answers the store's own time in milliseconds, when it answers at all; for health checks of the host. */

@@ -63,6 +63,8 @@ export async function deleteUser(accounts: Accounts, user: User, mails: Draft[])
 
 async function settle(accounts: Accounts, user: User, ended: string[], mails: Draft[]): Promise<void> {
   accounts.revocation.announce(ended)
+  // Within a host's transaction the codes outlive a roll-back; after a commit the fence has killed them.
+  if (accounts.joined) return
   await Promise.all([burnCodes(accounts, addressOf(user)), handOver(accounts, mails)])
 }
 

@@ -39,7 +39,10 @@ export interface EventDetails {
 export type EventName = keyof EventDetails
 
 /** An event of one name. */
-export type EventOf<Name extends EventName> = AccountEvent & { name: Name; details: EventDetails[Name] }
+export type EventOf<Name extends EventName> = Omit<AccountEvent, 'name' | 'details'> & {
+  name: Name
+  details: EventDetails[Name]
+}
 
 /** What hooks are called with: `before…` may refuse, `after…` are told. */
 export type HookContexts = {

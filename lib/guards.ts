@@ -30,7 +30,9 @@ export interface Requirements {
   verified?: true
   /** The user proved a credential within so many seconds; `true` for five minutes. */
   recent?: true | number
-  /** The thing asked for is the user's own: answers the id of its owner. What is foreign is answered like what is not. */
+  /**
+   * The thing asked for is the user's own: answers the id of its owner. What is foreign is answered like what is not.
+   */
   // biome-ignore lint/suspicious/noExplicitAny: every route has parameters of its own
   owner?: (request: FastifyRequest & { params: any }) => unknown
 }
@@ -224,7 +226,8 @@ function protect(scope: FastifyInstance): void {
     if ((route.config as { accounts?: unknown } | undefined)?.accounts === false || guarded(route)) return
     throw new TypeError(
       `fastify-accounts: ${[route.method].flat().join(',')} ${route.url} is in a protected scope and has no guard; ` +
-        'give it { onRequest: app.accounts.authenticate }, or { config: { accounts: false } } if it is meant to be open',
+        'give it { onRequest: app.accounts.authenticate }, ' +
+        'or { config: { accounts: false } } if it is meant to be open',
     )
   })
 }

@@ -54,6 +54,10 @@ declare module 'fastify' {
     /** The same after `authenticate({ optional: true })`; null without a token. */
     readonly accountOrNull: Account | null
   }
+  interface FastifyContextConfig {
+    /** False: the route of a scope under `protect` is meant to be open. */
+    accounts?: false
+  }
 }
 
 const features = [
@@ -103,7 +107,8 @@ export type StandaloneAccounts = Accounts & {
 }
 
 /**
- * Makes accounts without a Fastify app of yours, for scripts and workers: the same options, and `redis` has to be given.
+ * Makes accounts without a Fastify app of yours, for scripts and workers: the same options, and `redis` has to be
+ * given.
  *
  * @throws {TypeError} naming the option, what was given and the fix
  */

@@ -69,7 +69,8 @@ export function port<T>(methods: readonly string[], makers: string): Check<T | u
 export function section<T>(checks: { [K in keyof T]: Check<T[K]> }, shape = 'an object'): Check<Readonly<T>> {
   const names = Object.keys(checks) as (keyof T & string)[]
   return (path, given = {}) => {
-    if (typeof given !== 'object' || given === null || Array.isArray(given)) {
+    // A promise has no keys of its own, and would stand for all the defaults.
+    if (typeof given !== 'object' || given === null || Array.isArray(given) || given instanceof Promise) {
       throw wrongOption(path, `must be ${shape} with ${names.join(', ')}`, shown(given))
     }
     const at = (name: string) => (path ? `${path}.${name}` : name)

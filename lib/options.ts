@@ -7,13 +7,13 @@ import {
   fn,
   integer,
   oneOf,
-  port,
   section,
   sectionOrOff,
   shown,
   text,
   wrongOption,
 } from './option-checks.ts'
+import { cache, mailer, storage } from './option-ports.ts'
 import {
   type AnyKysely,
   type Argon2Cost,
@@ -115,8 +115,8 @@ export interface AccountsOptions {
         /** The host's own fields: validated, stored, answered and typed. @default Type.Object({}) */
         profile?: TObject
         /**
-         * Registration mails a code and answers a token; nobody logs in before `verify_email` proved the mailbox, and an
-         * account that is not proved within 24 h expires. @default false
+         * Registration mails a code and answers a token; nobody logs in before `verify_email` proved the mailbox, and
+         * an account that is not proved within 24 h expires. @default false
          */
         verifyEmail?: boolean
         /**
@@ -166,8 +166,8 @@ export interface AccountsOptions {
     templates?: MailTemplates
   }
   /**
-   * How an ended session stops its access tokens: `'feed'` keeps the set of ended sessions in every process, `'storage'`
-   * reads the session row at each request, `'none'` lets them live to their end.
+   * How an ended session stops its access tokens: `'feed'` keeps the set of ended sessions in every process,
+   * `'storage'` reads the session row at each request, `'none'` lets them live to their end.
    * @default 'feed'
    */
   revocation?: 'feed' | 'storage' | 'none'
@@ -187,48 +187,6 @@ export interface AccountsOptions {
   /** The time in milliseconds. @default Date.now */
   clock?: () => number
 }
-
-const storageVerbs = [
-  'insertUser',
-  'importUsers',
-  'findUserById',
-  'findUserByEmail',
-  'findUserWithPassword',
-  'listUsers',
-  'updateUser',
-  'setRole',
-  'replacePasswordHash',
-  'changeCredentials',
-  'deleteUser',
-  'insertSession',
-  'sessionActive',
-  'refreshSession',
-  'listSessions',
-  'endSession',
-  'endSessions',
-  'endAnySessions',
-  'endedSince',
-  'addMails',
-  'claimMails',
-  'settleMails',
-  'addEvent',
-  'listEvents',
-  'purge',
-  'ping',
-] as const satisfies (keyof Storage)[]
-const cacheVerbs = [
-  'put',
-  'guess',
-  'lease',
-  'giveBack',
-  'burn',
-  'peek',
-  'publish',
-  'subscribe',
-  'ping',
-  'close',
-] as const satisfies (keyof Cache)[]
-const mailerVerbs = ['send', 'progress', 'ping', 'close'] as const satisfies (keyof Mailer)[]
 
 /** The options, checked and completed; frozen. */
 export type ResolvedOptions = ReturnType<typeof resolveOptions>
@@ -322,10 +280,10 @@ const resolveAll = section({
   }),
   secret: secrets,
   db: kysely,
-  storage: port<Storage>(storageVerbs, 'a storage adapter such as kyselyStorage(db)'),
+  storage,
   redis,
-  cache: port<Cache>(cacheVerbs, 'a cache adapter such as redisCache({ redis })'),
-  mailer: port<Mailer>(mailerVerbs, 'a mailer such as smtpMailer({ transport, from })'),
+  cache,
+  mailer,
   tokens: section({
     issuer: optionalText(printable, 'must be printable ASCII'),
     audience: optionalText(printable, 'must be printable ASCII'),

@@ -1,6 +1,6 @@
 import type { Accounts } from './accounts.ts'
 import { noClient } from './client.ts'
-import type { AccountEvent, NewUser, User, UserId } from './contracts.ts'
+import type { AccountEvent, NewUser, Profile, User, UserId } from './contracts.ts'
 import { changeCredentials, checkPolicy, deleteUser } from './credentials.ts'
 import { canonicalEmail } from './email-address.ts'
 import { AccountsError } from './errors.ts'
@@ -10,7 +10,9 @@ import { noticeOf } from './outbox.ts'
 import { endSessions } from './sessions.ts'
 
 /** What `users.create` takes. */
-export interface UserToCreate extends Registration {
+export interface UserToCreate extends Omit<Registration, 'profile'> {
+  /** Members that the option `registration.profile` does not name are ignored. */
+  profile?: Profile
   /** Left out, nobody can log in before a password reset. */
   password?: string
   role?: string | null
@@ -37,7 +39,8 @@ export interface Users {
   /**
    * Creates a user; mails nothing.
    *
-   * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_VALIDATION
+   * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_PASSWORD_REFUSED,
+   * ACCOUNTS_VALIDATION
    */
   create(user: UserToCreate): Promise<User>
   /** Finds a user by id or by any spelling of the address. */

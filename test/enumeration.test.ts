@@ -1,16 +1,24 @@
+// Before the first import of argon2.
+import './counted-argon2.ts'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { memoryCache, memoryStorage } from '../lib/adapters/memory.ts'
 import { smtpMailer } from '../lib/adapters/smtp.ts'
+import type { AccountsOptions } from '../lib/index.ts'
+import { createUser } from '../lib/testing.ts'
 import { openDatabase, settableClock } from './app.ts'
+import { calls } from './counted-argon2.ts'
 import { noPostgres, noRedis, startRedis, uniqueName, until } from './helper.ts'
 import { catchMails } from './mail-catch.ts'
 import { instance, newPassword, wrong } from './reset-flow.ts'
 
 const url = 'https://app.example.com/reset'
+const typed = 'a password of my own'
+const passwords = { argon2: { memoryCost: 7168, timeCost: 5 } }
 const unknown = () => `${uniqueName()}@example.com`
 
 t.test('known, unknown and disabled addresses', { skip: noPostgres || noRedis }, async (t) => {
@@ -53,6 +61,108 @@ t.test('known, unknown and disabled addresses', { skip: noPostgres || noRedis },
 
     await until(() => sent.some(({ to }) => to === last.email))
     t.strictSame(sent.map(({ to }) => to).sort(), [known.email, known.email, last.email].sort())
+  })
+})
+
+t.test('registration that conceals what exists', { skip: noPostgres || noRedis }, async (t) => {
+  const options = { passwords, registration: { concealExisting: true } }
+  const { acts, statements, commands } = await watched(t, 'queue', options)
+  const { app, accounts, post, login } = acts
+  const { users } = accounts
+  const create = (given: object = {}) => createUser(app, { name: accounts.options.name, ...given })
+  const person = (change: object = {}) => ({ username: uniqueName(), email: unknown(), password: typed, ...change })
+  const register = (change: object) => post('/api/register/', person(change))
+  /** What a registration may meet: the members that it has in common with it. */
+  const meetings = {
+    nothing: async () => ({}),
+    verified: async () => ({ email: (await create({ verified: true })).email }),
+    unverified: async () => {
+      const known = person()
+      await register(known)
+      return { email: known.email }
+    },
+    username: async () => ({ username: (await create()).username }),
+    both: async () => {
+      const { email, username } = await create({ verified: true })
+      return { email, username }
+    },
+    disabled: async () => {
+      const { id, email } = await create()
+      await users.disable(id)
+      return { email }
+    },
+  }
+
+  /** The work of an act. */
+  async function work(act: () => Promise<unknown>) {
+    const [sql, hashes] = [statements.length, calls.length]
+    const { seen } = await commands(act)
+    return { sql: statements.slice(sql), hashes: calls.length - hashes, commands: seen }
+  }
+  type Work = Awaited<ReturnType<typeof work>>
+  // The first requests load the scripts, and count the waiting jobs, which is done at most once a second.
+  const { token } = (await register({})).body
+  await post('/auth/resend_verification/', { email: unknown(), token })
+
+  await t.test('[R-ENUM-5] it works alike: hashes, statements, commands and jobs, to the byte', async (t) => {
+    const works: [string, Work][] = []
+    for (const [what, meet] of Object.entries(meetings)) {
+      const met = await meet()
+      works.push([what, await work(() => register(met))])
+    }
+
+    const [, first] = works[0]!
+    t.equal(first.hashes, 1)
+    t.strictSame(
+      first.sql.slice(1, -1).map((text) => text.split(' ')[0]),
+      ['insert', 'select', 'insert'],
+      'in one transaction',
+    )
+    t.ok(first.commands.some((line) => line.startsWith('evalsha')))
+    for (const [what, done] of works) t.strictSame(done, first, what)
+  })
+
+  await t.test('[R-ENUM-5] who loses a race works as much as who wins it', async (t) => {
+    const one = await work(() => register({}))
+    const email = unknown()
+
+    const two = await work(() => Promise.all([register({ email }), register({ email })]))
+
+    const twice = (things: string[]) => [...things, ...things].sort()
+    t.equal(two.hashes, 2)
+    t.strictSame(two.sql.sort(), twice(one.sql))
+    t.strictSame(two.commands.sort(), twice(one.commands))
+  })
+
+  await t.test('[R-ENUM-7] a resend works alike for every address, with and without a token', async (t) => {
+    const works: [string, Work, Work][] = []
+    for (const [what, meet] of Object.entries(meetings)) {
+      const { email, ...rest } = person(await meet())
+      const { token } = (await register({ email, ...rest })).body
+      const resend = (token?: string) => work(() => post('/auth/resend_verification/', { email, token }))
+      works.push([what, await resend(), await resend(token)])
+    }
+
+    const [, bare, own] = works[0]!
+    t.equal(bare.sql.length, 1)
+    t.equal(own.commands.length, bare.commands.length + 1, 'one look at the token')
+    for (const [what, one, other] of works) t.strictSame([one, other], [bare, own], what)
+  })
+
+  await t.test('[R-ENUM-9] log-in works alike when only the proof is missing', async (t) => {
+    const known = person()
+    await register(known)
+    const { email } = await create({ verified: true, password: typed })
+
+    const works = [
+      await work(() => login(known.email, typed)),
+      await work(() => login(known.email, newPassword)),
+      await work(() => login(email, newPassword)),
+      await work(() => login(unknown(), typed)),
+    ]
+
+    t.strictSame([works[0]?.hashes, works[0]?.sql.length, works[0]?.commands], [1, 1, []])
+    for (const done of works) t.strictSame(done, works[0])
   })
 })
 
@@ -178,13 +288,15 @@ function without<T extends { payload: string }>(answer: T, token: string): T {
 }
 
 /** An app on a Redis of its own whose commands are seen, and a clock that stands. */
-async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue') {
+async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue', options: Partial<AccountsOptions> = {}) {
   const { db, statements } = await openDatabase(t)
   const server = await startRedis()
   t.teardown(() => server.stop())
   const name = uniqueName()
   const clock = settableClock()
-  const parts = { name, db, redis: server.url, clock, passwordReset: { url } }
+  // Mails that no request hands over would leave in the midst of another request.
+  const storage = { ...kyselyStorage(db), claimMails: async () => [] }
+  const parts = { name, storage, redis: server.url, clock, passwordReset: { url }, ...options }
   const queued = mailer === 'queue' ? { mailer: undefined } : {}
   const host = await instance(t, { ...parts, ...queued })
   const redis = new Redis(server.url)
@@ -193,7 +305,9 @@ async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue') {
   monitor.on('monitor', (_time: string, args: string[], source: string) => {
     // Bytes of every argument, as MONITOR escapes them: sealed values are padded, so even these are equal.
     const sizes = args.slice(1).map((arg) => arg.replaceAll(/\\x[0-9a-f]{2}|\\./g, '.').length)
-    if (source !== 'lua') lines.push([args[0]!.toLowerCase(), ...sizes].join(' '))
+    // The heartbeat of the revocation feed comes when it likes.
+    if (source !== 'lua' && args[0]!.toLowerCase() !== 'publish')
+      lines.push([args[0]!.toLowerCase(), ...sizes].join(' '))
   })
   const markers = { count: 0 }
   /** The commands of our connections while `act` ran. */

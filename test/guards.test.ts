@@ -334,7 +334,7 @@ t.test('what a host wraps around a guard is not taken for one', async (t) => {
     scope.get('/wrapped', { onRequest: wrapped as never }, async () => 'ok')
   })
 
-  await t.rejects(app.ready(), { message: /GET \/wrapped/ })
+  await t.rejects(async () => app.ready(), { message: /GET \/wrapped/ })
 })
 
 t.test('a token is verified without a request as a guard does it', async (t) => {

@@ -1,17 +1,28 @@
 import type { AddressInfo } from 'node:net'
 import { connect } from 'node:net'
 import t from 'tap'
+import { memoryStorage } from '../lib/adapters/memory.ts'
+import type { AccountsOptions } from '../lib/index.ts'
+import { createUser, loginAs } from '../lib/testing.ts'
+import type { Teardown } from './app.ts'
 import { hostApp } from './host-app.ts'
+import { allRoutes, bodied, inventory, opener, spellings, type WireRoute } from './inventory.ts'
 
 const json = { 'content-type': 'application/json' }
-const posts = [
-  '/api/register/',
-  '/api/login/',
-  '/auth/refresh/',
-  '/auth/email_request/',
-  '/auth/check_otp/',
-  '/auth/reset_password/',
-]
+
+/** A host with every route, and a client that sends a text as JSON, logged in where a route asks for it. */
+async function wholeHost(t: Teardown) {
+  const host = await hostApp(t, { options: allRoutes })
+  const headersFor = await opener(host.app)
+  const sendText = (route: WireRoute, payload: string | undefined, type = 'application/json') =>
+    host.send({
+      method: route.method,
+      url: route.path,
+      headers: { ...headersFor(route), ...(payload !== undefined && { 'content-type': type }) },
+      payload,
+    })
+  return { ...host, headersFor, sendText }
+}
 
 t.test('[R-WEB-3] nothing but JSON is read, however the content type is spelt', async (t) => {
   const { send } = await hostApp(t, {})
@@ -58,10 +69,21 @@ t.test('[R-WEB-3] nothing but JSON is read, however the content type is spelt', 
   }
 })
 
-t.test('[R-WEB-4] keys that reach into prototypes are 400 and pollute nothing', async (t) => {
-  const { send, post } = await hostApp(t, {})
+t.test('[R-WEB-3] every route with a body refuses what is not JSON', async (t) => {
+  const { sendText } = await wholeHost(t)
 
-  for (const url of posts) {
+  for (const route of bodied) {
+    for (const type of ['text/plain', 'application/x-www-form-urlencoded', 'multipart/form-data; boundary=x']) {
+      const answer = await sendText(route, JSON.stringify(route.body), type)
+      t.match(answer, { status: 415, body: { code: 'ACCOUNTS_MEDIA_TYPE_UNSUPPORTED' } }, `${route.path} ${type}`)
+    }
+  }
+})
+
+t.test('[R-WEB-4] keys that reach into prototypes are 400 and pollute nothing', async (t) => {
+  const { post, sendText } = await wholeHost(t)
+
+  for (const route of bodied) {
     for (const payload of [
       '{"__proto__":{"polluted":1}}',
       '{"email":"ada@example.org","password":"x","__proto__":{"polluted":1}}',
@@ -69,8 +91,8 @@ t.test('[R-WEB-4] keys that reach into prototypes are 400 and pollute nothing', 
       '{"deep":[{"__proto__":{"polluted":1}}]}',
       '{"constructor":{"prototype":{"polluted":1}}}',
     ]) {
-      const answer = await send({ method: 'POST', url, headers: json, payload })
-      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, `${url} ${payload}`)
+      const answer = await sendText(route, payload)
+      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, `${route.path} ${payload}`)
     }
   }
   t.equal(({} as { polluted?: number }).polluted, undefined)
@@ -100,10 +122,11 @@ t.test('[R-WEB-11] of a key that comes twice the last one counts, once and for a
 })
 
 t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply are 400', async (t) => {
-  const { send } = await hostApp(t, {})
+  const { sendText } = await wholeHost(t)
   const nested = (levels: number) => '['.repeat(levels) + ']'.repeat(levels)
+  // One route may be called without a body; it then asks for an access token.
+  const missing = ['', 'null', undefined]
   const bodies = [
-    '',
     ' ',
     '{',
     '}',
@@ -111,7 +134,6 @@ t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply 
     '{"email":"a@b.co",}',
     "{'email':'a@b.co'}",
     '[]',
-    'null',
     'true',
     '0',
     '"text"',
@@ -124,22 +146,25 @@ t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply 
     `{"email":${nested(7000)},"password":"x","token":"x","refresh":"x"}`,
   ]
 
-  for (const url of posts) {
+  for (const route of bodied) {
     for (const payload of bodies) {
-      const answer = await send({ method: 'POST', url, headers: json, payload })
-      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, `${url} ${payload.slice(0, 20)}`)
+      const answer = await sendText(route, payload)
+      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, `${route.path} ${payload.slice(0, 20)}`)
     }
-    t.equal((await send({ method: 'POST', url, headers: {} })).status, 400, 'no body at all')
+    const refusal = route.partial === 'body' ? [401, 'ACCOUNTS_TOKEN_INVALID'] : [400, 'ACCOUNTS_VALIDATION']
+    for (const payload of missing) {
+      const { status, body } = await sendText(route, payload)
+      t.strictSame([status, body.code], refusal, `${route.path} ${payload}`)
+    }
   }
 })
 
 t.test('[R-WEB-5] a body over 16 KiB is 413, also at 10 MB and over a socket', async (t) => {
-  const { app, send } = await hostApp(t, {})
+  const { app, send, sendText } = await wholeHost(t)
   const body = (size: number) => `{"email":"a@b.co","password":"${'x'.repeat(size - 32)}"}`
 
-  for (const url of posts) {
-    const answer = await send({ method: 'POST', url, headers: json, payload: body(16_385) })
-    t.match(answer, {
+  for (const route of inventory.filter(({ method }) => method !== 'GET')) {
+    t.match(await sendText(route, body(16_385)), {
       status: 413,
       body: { code: 'ACCOUNTS_BODY_TOO_LARGE' },
       headers: { 'cache-control': 'no-store' },
@@ -173,38 +198,69 @@ function rawStatus(port: number, size: number, announced: boolean): Promise<stri
   })
 }
 
-t.test(
-  '[R-WEB-9] [R-REG-7] the routes are the documented ones: state changes by POST alone, never by a link',
-  async (t) => {
-    const { app } = await hostApp(t, {})
-    const methods = app.supportedMethods
-    const mounted = [...posts, '/auth/user/'].flatMap((path) =>
-      [path, path.slice(0, -1)].flatMap((url) =>
-        methods.filter((method) => app.hasRoute({ method: method as 'GET', url })).map((method) => `${method} ${url}`),
-      ),
-    )
-    const lines = app.printRoutes({ commonPrefix: false }).split('\n')
+/** The endpoints of an app: what it routes, and what `inventory` says that it routes. */
+async function endpoints(t: Teardown, options: Partial<AccountsOptions>, expected: WireRoute[]) {
+  const { app } = await hostApp(t, { options })
+  const paths = [...new Set(inventory.flatMap(({ path }) => spellings(path)))]
+  const mounted = paths.flatMap((url) =>
+    app.supportedMethods
+      .filter((method) => app.hasRoute({ method: method as 'GET', url }))
+      .map((method) => `${method} ${url}`),
+  )
+  const named = expected.flatMap(({ method, path }) =>
+    (method === 'GET' ? ['GET', 'HEAD'] : [method]).flatMap((verb) => spellings(path).map((url) => `${verb} ${url}`)),
+  )
+  // The tree has a line for each address, whoever added it.
+  const lines = app.printRoutes({ commonPrefix: false }).split('\n')
+  return { mounted: mounted.sort(), named: named.sort(), addresses: lines.filter((line) => line.includes('(')).length }
+}
 
-    t.strictSame(
-      mounted.sort(),
-      [
-        ...posts.flatMap((path) => [`POST ${path}`, `POST ${path.slice(0, -1)}`]),
-        ...['GET', 'HEAD'].flatMap((method) => [`${method} /auth/user/`, `${method} /auth/user`]),
-      ].sort(),
-    )
-    t.equal(lines.filter((line) => line.includes('(')).length, 14, lines.join('\n'))
-  },
-)
+t.test('[R-WEB-9] [R-REG-7] the routes are the documented ones, and no GET is one that changes anything', async (t) => {
+  const verification = (route: WireRoute) => ['verifyEmail', 'resendVerification'].includes(route.name)
+  const basic = inventory.filter((route) => !verification(route))
+
+  const all = await endpoints(t, allRoutes, inventory)
+  const byDefault = await endpoints(t, {}, basic)
+
+  for (const { mounted, named, addresses } of [all, byDefault]) {
+    t.strictSame(mounted, named)
+    t.equal(addresses, new Set(named.map((line) => line.split(' ')[1])).size)
+  }
+  t.strictSame(
+    inventory.filter(({ method }) => method === 'GET').map(({ path }) => path),
+    ['/auth/user/', '/auth/sessions/'],
+  )
+})
+
+t.test('[R-WEB-9] reading by GET and HEAD changes nothing that is stored', async (t) => {
+  const storage = memoryStorage()
+  const { app, mailer } = await hostApp(t, { options: { ...allRoutes, storage } })
+  const user = await createUser(app, { verified: true })
+  const headers = await loginAs(app, user)
+  const state = async () => [await storage.findUserById(user.id), await storage.listSessions(user.id, Date.now())]
+  const before = await state()
+
+  for (const { path } of inventory.filter(({ method }) => method === 'GET')) {
+    for (const method of ['GET', 'HEAD'] as const) {
+      t.equal((await app.inject({ method, url: path, headers })).statusCode, 200)
+    }
+  }
+
+  t.strictSame(await state(), before)
+  t.strictSame(mailer.sent, [])
+})
 
 t.test('[R-TOK-9] [R-WEB-10] every answer, refusals too, is no-store, nosniff and JSON', async (t) => {
   const { send, post, app } = await hostApp(t, {})
   await post('/api/register/', { username: 'ada', email: 'ada@example.org', password: 'correct horse' })
   const { body: tokens } = await post('/api/login/', { email: 'ada@example.org', password: 'correct horse' })
   const authorization = `Bearer ${tokens.access}`
+  const whole = await wholeHost(t)
   const answers = [
-    ...(await Promise.all(posts.map((url) => post(url, {})))),
-    ...(await Promise.all(posts.map((url) => send({ method: 'POST', url, headers: json, payload: '{' })))),
-    ...(await Promise.all(posts.map((url) => send({ method: 'POST', url, payload: 'a=b' })))),
+    ...(await Promise.all(bodied.map((route) => whole.sendText(route, '{"refresh":5,"username":5}')))),
+    ...(await Promise.all(bodied.map((route) => whole.sendText(route, '{')))),
+    ...(await Promise.all(bodied.map((route) => whole.sendText(route, 'a=b', 'text/plain')))),
+    ...(await Promise.all(inventory.map(({ method, path: url }) => whole.send({ method, url })))),
     await post('/api/register/', { username: 'b', email: 'b@b.co', password: 'correct horse' }),
     await post('/api/register/', { username: 'b', email: 'b@b.co', password: 'correct horse' }),
     await post('/api/login/', { email: 'b@b.co', password: 'wrong horse' }),
@@ -231,8 +287,47 @@ t.test('[R-TOK-9] [R-WEB-10] every answer, refusals too, is no-store, nosniff an
       String(status),
     )
   }
+  t.strictSame(
+    answers.filter(({ status }) => ![200, 201, 400, 401, 409, 415].includes(status)).map(({ status }) => status),
+    [],
+  )
   const head = await app.inject({ method: 'HEAD', url: '/auth/user/', headers: { authorization } })
   t.match(head, { statusCode: 200, body: '', headers: { 'cache-control': 'no-store' } })
+})
+
+t.test('[R-TOK-9] [R-WEB-10] what a logged-in user is answered is no-store, also where it is empty', async (t) => {
+  const { app, mailer } = await hostApp(t, { options: allRoutes })
+  const password = 'correct horse'
+  const user = await createUser(app, { verified: true, password })
+  const act = async (method: 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE', url: string, payload?: object) =>
+    app.inject({ method, url, payload, headers: await loginAs(app, user) })
+  const asked = await act('POST', '/auth/change_email/', { email: 'new@example.org', password })
+  const { token } = asked.json()
+  const otp = mailer.sent.at(-1)?.code
+  const answers = [
+    await act('GET', '/auth/sessions/'),
+    await act('PATCH', '/auth/user/', { username: 'grace' }),
+    await act('PUT', '/auth/user/', {}),
+    await act('POST', '/auth/confirm_email/', { token, otp }),
+    await act('POST', '/auth/change_password/', { current_password: password, new_password: 'another horse' }),
+    await act('DELETE', '/auth/sessions/unknown/'),
+    await act('POST', '/auth/logout/'),
+    await act('POST', '/auth/logout', { refresh: 'x' }),
+    await act('POST', '/auth/logout_all'),
+    await act('DELETE', '/auth/user/', { password }),
+    await act('DELETE', '/auth/user/', { password: 'another horse' }),
+  ]
+
+  t.strictSame(
+    answers.map(({ statusCode }) => statusCode),
+    [200, 200, 200, 200, 200, 404, 204, 401, 204, 403, 204],
+  )
+  for (const { statusCode, headers, body } of answers) {
+    t.match(headers, { 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' }, String(statusCode))
+    const type = statusCode === 204 ? undefined : 'application/json; charset=utf-8'
+    t.equal(headers['content-type'], type)
+    t.equal(body === '', statusCode === 204)
+  }
 })
 
 t.test('[R-TOK-9] a token in the address, a cookie or the body opens nothing', async (t) => {

@@ -1,29 +1,46 @@
 import { Writable } from 'node:stream'
+import type { FastifyRequest } from 'fastify'
 import t from 'tap'
+import { routeNames } from '../lib/options.ts'
+import { createUser, loginAs } from '../lib/testing.ts'
 import { hostApp, liveThrough } from './host-app.ts'
+import { allRoutes, inventory, spellings, type WireRoute } from './inventory.ts'
+
+type Host = Awaited<ReturnType<typeof hostApp>>
 
 const good = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
 
-t.test('every route answers with and without its trailing slash, without a redirect', async (t) => {
-  const { send, app } = await hostApp(t, {})
-  const posts = ['/api/register', '/api/login', '/auth/refresh', '/auth/email_request', '/auth/check_otp']
+/** What a route answers to a stranger, whom it asks for a token or for a body: no route of ours is not found. */
+async function stranger(host: Host, { method }: WireRoute, url: string) {
+  const { status, body } = await host.send({ method, url, ...(method !== 'GET' && { payload: {} }) })
+  return `${status} ${body?.code ?? ''}`
+}
 
-  for (const url of [...posts, '/auth/reset_password']) {
-    for (const path of [url, `${url}/`]) {
-      const { status, body } = await send({ method: 'POST', url: path, payload: {} })
-      t.match([status, body.code], [400, 'ACCOUNTS_VALIDATION'], path)
+function strangersAnswer({ guarded, partial }: WireRoute): string {
+  return guarded || partial === 'body' ? '401 ACCOUNTS_TOKEN_INVALID' : '400 ACCOUNTS_VALIDATION'
+}
+
+t.test('every route answers with and without its trailing slash, without a redirect', async (t) => {
+  const host = await hostApp(t, { options: allRoutes })
+
+  for (const route of inventory) {
+    for (const url of spellings(route.path)) {
+      t.equal(await stranger(host, route, url), strangersAnswer(route), `${route.method} ${url}`)
     }
   }
-  for (const url of ['/auth/user', '/auth/user/']) t.equal((await app.inject(url)).statusCode, 401)
 })
 
 for (const server of [{ ignoreTrailingSlash: true }, { routerOptions: { ignoreTrailingSlash: true } }]) {
   t.test(`a host with ${JSON.stringify(server)} boots, and both spellings answer`, async (t) => {
     const host = await hostApp(t, { server })
+    const whole = await hostApp(t, { server, options: allRoutes })
 
     await liveThrough(t, host)
-    t.equal((await host.post('/api/login', {})).status, 400)
-    t.equal((await host.post('/api/login/', {})).status, 400)
+    for (const route of inventory) {
+      for (const url of spellings(route.path)) {
+        t.equal(await stranger(whole, route, url), strangersAnswer(route), `${route.method} ${url}`)
+      }
+    }
   })
 }
 
@@ -31,8 +48,16 @@ for (const prefix of ['/v1', '/v1/', '/deep/er']) {
   t.test(`the prefix ${prefix} goes before every route`, async (t) => {
     const host = await hostApp(t, { options: { prefix } })
 
-    await liveThrough(t, host, { prefix: prefix.replace(/\/$/, '') })
+    const before = prefix.replace(/\/$/, '')
+    await liveThrough(t, host, { prefix: before })
     t.equal((await host.post('/api/login/', {})).status, 404)
+    const whole = await hostApp(t, { options: { ...allRoutes, prefix } })
+    for (const route of inventory) {
+      for (const url of spellings(route.path)) {
+        t.equal(await stranger(whole, route, before + url), strangersAnswer(route), `${route.method} ${url}`)
+        t.match(await stranger(whole, route, url), /^404/)
+      }
+    }
   })
 }
 
@@ -57,11 +82,64 @@ t.test('routes are renamed and switched off', async (t) => {
   t.equal((await host.get('/v1/auth/user/', login.body.access)).status, 404)
 })
 
-t.test('every route can be switched off', async (t) => {
-  const names = ['register', 'login', 'refresh', 'emailRequest', 'checkOtp', 'resetPassword', 'user'] as const
-  const { app } = await hostApp(t, { options: { routes: Object.fromEntries(names.map((name) => [name, false])) } })
+t.test('every route is renamed by its name, and no other with it', async (t) => {
+  const renamed = (route: WireRoute) => `/v2/${route.name}/${route.path.includes(':id') ? ':id/' : ''}`
 
+  for (const name of routeNames) {
+    const host = await hostApp(t, { options: { ...allRoutes, routes: { [name]: `/v2/${name}` } } })
+    for (const route of inventory) {
+      const [now, then] = route.name === name ? [renamed(route), route.path] : [route.path, renamed(route)]
+      for (const url of spellings(now)) t.equal(await stranger(host, route, url), strangersAnswer(route), url)
+      for (const url of spellings(then)) t.match(await stranger(host, route, url), /^404/, url)
+    }
+    await host.app.close()
+  }
+})
+
+t.test('a renamed list of sessions ends them below its new path', async (t) => {
+  const { app } = await hostApp(t, { options: { routes: { sessions: { url: '/devices' } } } })
+  const user = await createUser(app)
+  const [headers, other] = [await loginAs(app, user), await loginAs(app, user)]
+  const ids = async (): Promise<string[]> =>
+    (await app.inject({ url: '/devices', headers })).json().map(({ id }: { id: string }) => id)
+  const [first] = (await app.inject({ url: '/devices/', headers: other }))
+    .json()
+    .filter(({ current }: { current: boolean }) => current)
+
+  t.equal((await ids()).length, 2)
+  t.equal((await app.inject({ method: 'DELETE', url: `/devices/${first.id}`, headers })).statusCode, 204)
+  t.notOk((await ids()).includes(first.id))
+})
+
+t.test('every route can be switched off, alone and with all others', async (t) => {
+  const { app } = await hostApp(t, {
+    options: { ...allRoutes, routes: Object.fromEntries(routeNames.map((name) => [name, false])) },
+  })
   t.match(app.printRoutes(), /empty tree/)
+
+  for (const name of routeNames) {
+    const host = await hostApp(t, { options: { ...allRoutes, routes: { [name]: false } } })
+    for (const route of inventory) {
+      const expected = route.name === name ? /^404/ : strangersAnswer(route)
+      for (const url of spellings(route.path)) t.match(await stranger(host, route, url), expected, url)
+    }
+    await host.app.close()
+  }
+})
+
+t.test('account.delete: false takes the route away that deletes', async (t) => {
+  const host = await hostApp(t, { options: { account: { delete: false } } })
+
+  t.equal((await host.send({ method: 'DELETE', url: '/auth/user/' })).status, 404)
+  t.equal((await host.send({ method: 'PATCH', url: '/auth/user/' })).status, 401)
+})
+
+t.test('without verifyEmail there are no routes that verify', async (t) => {
+  const host = await hostApp(t, {})
+
+  for (const url of ['/auth/verify_email/', '/auth/resend_verification/']) {
+    for (const path of spellings(url)) t.equal((await host.post(path, {})).status, 404)
+  }
 })
 
 t.test('registration: false and passwordReset: false take their routes away', async (t) => {
@@ -105,6 +183,32 @@ t.test('a route takes config and hooks of the host, and its hooks run before our
   t.strictSame(calls.splice(0), ['host Bearer x', 'second'])
   t.equal((await host.send({ url: '/auth/user', headers: { 'x-stop': '1' } })).status, 418)
   t.strictSame(calls, ['host undefined'])
+})
+
+t.test('every route takes config and hooks of the host, for each of its methods and spellings', async (t) => {
+  const configured: string[] = []
+  const called: string[] = []
+  const decorate = (name: string) => ({
+    config: { mark: name } as object,
+    onRequest: async (request: FastifyRequest) => {
+      called.push(`${name} ${request.method} ${request.routeOptions.url}`)
+    },
+  })
+  const host = await hostApp(t, {
+    before: (app) =>
+      app.addHook('onRoute', ({ url, method, config }) => {
+        if (method !== 'HEAD') configured.push(`${(config as { mark?: string }).mark} ${method} ${url}`)
+      }),
+    options: { ...allRoutes, routes: Object.fromEntries(routeNames.map((name) => [name, decorate(name)])) },
+  })
+  const expected = inventory.flatMap(({ name, method, path }) =>
+    spellings(path).map((url) => `${name} ${method} ${url}`),
+  )
+
+  for (const route of inventory) for (const url of spellings(route.path)) await stranger(host, route, url)
+
+  t.strictSame(configured.sort(), expected.toSorted())
+  t.strictSame(called.sort(), expected.toSorted(), 'before the guard, which refuses')
 })
 
 t.test('a route takes a log level of its own', async (t) => {

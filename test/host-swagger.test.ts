@@ -6,6 +6,7 @@ import Type from 'typebox'
 import { z } from 'zod'
 import type { AccountsOptions } from '../lib/index.ts'
 import { hostApp, liveThrough } from './host-app.ts'
+import { allRoutes, bodied, inventory, type WireRoute } from './inventory.ts'
 
 const bearer = { type: 'http', scheme: 'bearer' } as const
 const openapi = {
@@ -19,13 +20,14 @@ interface Operation {
   summary: string
   security: object[]
   requestBody?: { required: boolean; content: { 'application/json': { schema: Schema } } }
-  responses: Record<string, { description: string; content: { 'application/json': { schema: Schema } } }>
+  responses: Record<string, { description: string; content?: { 'application/json': { schema: Schema } } }>
 }
 
 interface Schema {
   type: string
   properties: Record<string, Schema>
   required: string[]
+  items?: Schema
   maxLength?: number
   pattern?: string
   format?: string
@@ -50,43 +52,50 @@ function bodyOf({ requestBody }: Operation): Schema {
 }
 
 function answerOf({ responses }: Operation, status: number): Schema {
-  return responses[status]?.content['application/json'].schema as Schema
+  return responses[status]?.content?.['application/json'].schema as Schema
 }
 
-const guarded = ['GET /auth/user/']
-const table: [route: string, body: string[], status: number, answer: string[], refusals: string[]][] = [
-  ['POST /api/register/', ['email', 'password', 'username'], 201, ['email', 'id', 'username'], ['400', '409']],
-  ['POST /api/login/', ['email', 'password'], 200, ['access', 'refresh'], ['400', '401']],
-  ['POST /auth/refresh/', ['refresh'], 200, ['access', 'refresh'], ['400', '401']],
-  ['POST /auth/email_request/', ['email'], 200, ['message', 'token'], ['400']],
-  ['POST /auth/check_otp/', ['otp', 'token'], 200, ['message'], ['400']],
-  ['POST /auth/reset_password/', ['new_password', 'token'], 200, ['message'], ['400']],
-  ['GET /auth/user/', [], 200, ['email', 'email_verified', 'id', 'username'], ['401']],
-]
+/** A route of the inventory as the document names it. */
+const named = ({ method, path }: WireRoute) => `${method} ${path.replace(':id', '{id}')}`
 
-t.test('swagger of the host, registered before us, documents the seven routes and no twin', async (t) => {
-  const { all } = await documented(t)
+t.test('swagger of the host, registered before us, documents every route and no twin', async (t) => {
+  const { all } = await documented(t, allRoutes)
 
-  t.strictSame(all.map(({ route }) => route).sort(), table.map(([route]) => route).sort())
+  t.strictSame(all.map(({ route }) => route).sort(), inventory.map(named).sort())
 })
 
 t.test('every route is documented with tag, summary, body, answer, refusals and security', async (t) => {
-  const { find } = await documented(t)
+  const { find } = await documented(t, allRoutes)
 
-  for (const [route, body, status, answer, refusals] of table) {
-    const operation = find(route)
-    t.strictSame(operation.tags, ['accounts'], route)
+  for (const route of inventory) {
+    const operation = find(named(route))
+    t.strictSame(operation.tags, ['accounts'], route.path)
     t.match(operation.summary, /^[A-Z].{10,}/)
-    t.strictSame(operation.security, guarded.includes(route) ? [{ bearerAuth: [] }] : [])
-    t.strictSame(Object.keys(answerOf(operation, status).properties).sort(), answer)
-    const common = body.length ? ['413', '415', '503'] : ['503']
-    t.strictSame(Object.keys(operation.responses).sort(), [String(status), ...refusals, ...common].sort(), route)
-    if (body.length) {
-      t.strictSame(bodyOf(operation).required.toSorted(), body)
-      t.equal(operation.requestBody?.required, true)
-    }
+    t.strictSame(operation.security, securityOf(route), route.path)
+    t.strictSame(answerMembers(operation, route.status), route.answer, route.path)
+    const common = route.body ? [413, 415, 503] : [503]
+    const statuses = [route.status, ...route.refusals, ...common].map(String).sort()
+    t.strictSame(Object.keys(operation.responses).sort(), statuses, named(route))
+    if (route.body) t.strictSame(Object.keys(bodyOf(operation).properties).sort(), Object.keys(route.body).sort())
+    t.strictSame(bodyOf(operation)?.required?.toSorted() ?? [], requiredOf(route), route.path)
   }
 })
+
+function securityOf({ guarded, name }: WireRoute): object[] {
+  // Its token may be of either kind.
+  if (name === 'logout') return [{ bearerAuth: [] }, {}]
+  return guarded ? [{ bearerAuth: [] }] : []
+}
+
+function answerMembers(operation: Operation, status: number): string[] {
+  const answer = answerOf(operation, status) as Schema | undefined
+  return Object.keys((answer?.items ?? answer)?.properties ?? {}).sort()
+}
+
+function requiredOf({ name, body = {}, partial }: WireRoute): string[] {
+  if (name === 'resendVerification') return ['email']
+  return partial ? [] : Object.keys(body).sort()
+}
 
 t.test('each documented refusal names its codes and the members of an error', async (t) => {
   const { find } = await documented(t)
@@ -116,6 +125,10 @@ t.test('options show in the documents: profile, username, digits, realm, securit
   t.equal(bodyOf(register).properties.company?.maxLength, 80)
   t.strictSame(Object.keys(answerOf(register, 201).properties).sort(), ['company', 'email', 'id', 'size'])
   t.strictSame(find('GET /v1/auth/user/').security, [{ jwt: [] }])
+  t.strictSame(find('DELETE /v1/auth/sessions/{id}/').security, [{ jwt: [] }])
+  t.strictSame(Object.keys(bodyOf(find('PATCH /v1/auth/user/')).properties).sort(), ['company', 'size'])
+  t.strictSame(answerMembers(find('PUT /v1/auth/user/'), 200), ['company', 'email', 'email_verified', 'id', 'size'])
+  t.match(bodyOf(find('POST /v1/auth/confirm_email/')).properties.otp?.pattern, /\{10\}/)
   t.match(bodyOf(find('POST /v1/auth/check_otp/')).properties.otp?.pattern, /\{10\}/)
   t.strictSame(
     all.map(({ route }) => route).filter((route) => /login|sign-in|refresh/.test(route)),
@@ -123,15 +136,31 @@ t.test('options show in the documents: profile, username, digits, realm, securit
   )
 })
 
+t.test('options of the account life show in the documents', async (t) => {
+  const concealed = await documented(t, { registration: { concealExisting: true } })
+  const closed = await documented(t, { account: { fields: [], delete: false } })
+  const byDefault = await documented(t)
+
+  const { responses } = concealed.find('POST /api/register/')
+  t.strictSame(Object.keys(responses).sort(), ['202', '400', '413', '415', '503'], 'it never tells of a conflict')
+  t.notOk(concealed.find('POST /api/login/').responses[403], 'nor of an unverified account')
+  t.strictSame(bodyOf(closed.find('PATCH /auth/user/')).properties, {})
+  t.equal(closed.find('DELETE /auth/user/'), undefined)
+  t.notOk(byDefault.find('POST /api/login/').responses[403])
+  t.strictSame(answerMembers(byDefault.find('POST /api/register/'), 201), ['email', 'id', 'username'])
+})
+
 t.test('passwords are documented as passwords', async (t) => {
   const { find } = await documented(t)
 
-  for (const [route, field] of [
-    ['POST /api/register/', 'password'],
-    ['POST /api/login/', 'password'],
-    ['POST /auth/reset_password/', 'new_password'],
-  ] as const) {
-    t.match(bodyOf(find(route)).properties[field], { type: 'string', format: 'password' })
+  const fields = bodied.flatMap((route) => {
+    const names = Object.keys(route.body).filter((name) => name.endsWith('password'))
+    return names.map((name) => [named(route), name] as const)
+  })
+
+  t.ok(fields.length >= 7)
+  for (const [route, field] of fields) {
+    t.match(bodyOf(find(route)).properties[field], { type: 'string', format: 'password' }, route)
   }
 })
 
@@ -151,11 +180,15 @@ t.test('documents of a host that declares no security scheme are written, withou
   for (const components of [undefined, {}, { securitySchemes: { key: { type: 'apiKey', name: 'k', in: 'header' } } }]) {
     const host = await hostApp(t, {
       before: (app) => app.register(swagger, { openapi: { components } as object }),
+      options: allRoutes,
     })
 
     const all = await operations(host.app)
-    t.equal(all.length, table.length)
-    t.strictSame(all.find(({ route }) => guarded.includes(route))?.security, undefined)
+    t.equal(all.length, inventory.length)
+    t.strictSame(
+      all.filter(({ security }) => security?.length),
+      [],
+    )
   }
 })
 
@@ -164,7 +197,8 @@ t.test("zod's transform, which cannot read our schemas, leaves our routes docume
 
   await liveThrough(t, host)
   const routes = (await operations(host.app)).map(({ route }) => route)
-  t.strictSame(routes.sort(), [...table.map(([route]) => route), 'GET /zod'].sort())
+  const mounted = inventory.filter(({ name }) => !['verifyEmail', 'resendVerification'].includes(name))
+  t.strictSame(routes.sort(), [...mounted.map(named), 'GET /zod'].sort())
 })
 
 async function zodHost(app: FastifyInstance, transform: typeof jsonSchemaTransform): Promise<void> {

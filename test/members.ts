@@ -1,4 +1,5 @@
 import type { FastifyInstance } from 'fastify'
+import { noClient } from '../lib/client.ts'
 import type { User } from '../lib/contracts.ts'
 import type { Accounts } from '../lib/index.ts'
 import { startSession } from '../lib/sessions.ts'
@@ -11,7 +12,7 @@ export function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {
 
 /** A token pair of a fresh session, without a log-in and its hash. */
 export async function sessionFor(accounts: Accounts, user: User) {
-  const client = { ip: '127.0.0.1', userAgent: 'test', network: '127.0.0.1' }
+  const client = { ...noClient, ip: '127.0.0.1', userAgent: 'test', network: '127.0.0.1' }
   const pair = await startSession(accounts, user, client)
   if (!pair) throw new Error('A new session was refused.')
   const { sid } = claimsOf(pair.access)

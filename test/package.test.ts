@@ -54,6 +54,36 @@ t.test('every export and the binary are in the package', async (t) => {
   )
 })
 
+/** What a host can import, by name. A new one is a minor release, a lost one is a major release. */
+const named: Record<string, string[]> = {
+  '.': ['AccountsError', 'createAccounts', 'default', 'defineAccounts'],
+  './kysely': ['kyselyStorage', 'migrateToLatest', 'migrationSql', 'migrations', 'migrationsFor'],
+  './redis': ['openRedis', 'redisCache'],
+  './bullmq': ['mostWaiting', 'queueMailer'],
+  './memory': ['memoryCache', 'memoryMailer', 'memoryStorage'],
+  './smtp': ['mostDone', 'mostPending', 'smtpMailer'],
+  './worker': ['startMailWorker'],
+  './testing': [
+    'cacheContract',
+    'createUser',
+    'loginAs',
+    'mailbox',
+    'mailerContract',
+    'storageContract',
+    'testOptions',
+  ],
+}
+
+t.test('every subpath exports what is documented, and nothing else', async (t) => {
+  const paths = Object.keys(manifest.exports).filter((path) => path !== './package.json')
+
+  t.strictSame(paths.sort(), Object.keys(named).sort())
+  for (const path of paths) {
+    const exported = await import(`${root}/${manifest.exports[path]}`)
+    t.strictSame(Object.keys(exported).sort(), named[path]?.toSorted(), path)
+  }
+})
+
 t.test('[R-SUP-1] no installed package is below its floor', async (t) => {
   const floors = { 'fast-jwt': '6.3.6', fastify: '5.8.5', nodemailer: '9.0.5', kysely: '0.28.17' }
   const installed: typeof lock = readJson('node_modules/.package-lock.json')

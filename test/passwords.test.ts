@@ -8,7 +8,7 @@ import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
-import type { Storage, UserWithPassword } from '../lib/contracts.ts'
+import type { CredentialChange, Storage, UserWithPassword } from '../lib/contracts.ts'
 import { createHashQueue } from '../lib/hash-queue.ts'
 import type { AccountsOptions } from '../lib/index.ts'
 import accounts from '../lib/index.ts'
@@ -385,13 +385,16 @@ for (const [store, open] of Object.entries(stores)) {
         async replacePasswordHash(id, oldHash, newHash) {
           const { credentialVersion: fence } = (await storage.findUserById(id)) ?? { credentialVersion: 0 }
           const credentialVersion = fence + 1
-          await storage.changePassword({ userId: id, fence, passwordHash: fresh, credentialVersion, now: Date.now() })
+          await storage.changeCredentials({
+            ...{ userId: id, fence, credentialVersion, now: Date.now() },
+            ...{ set: { passwordHash: fresh }, sessions: 'end', start: null, mails: [] },
+          })
           const done = await storage.replacePasswordHash(id, oldHash, newHash)
           replaced.push(done)
           return done
         },
       }
-      const { post, get } = await memoryApp(t, { storage: raced })
+      const { post, get } = await memoryApp(t, { storage: raced, revocation: 'storage' })
 
       const late = await post('/api/login/', ada)
 
@@ -412,12 +415,15 @@ for (const [store, open] of Object.entries(stores)) {
         const user = (await storage.findUserByEmail(email)) as UserWithPassword
         const fresh = await rules().hash('another horse battery')
         const { id: userId, credentialVersion: fence } = user
-        const change = { userId, fence, passwordHash: fresh, credentialVersion: fence + 1, now: Date.now() }
+        const change: CredentialChange = {
+          ...{ userId, fence, credentialVersion: fence + 1, now: Date.now() },
+          ...{ set: { passwordHash: fresh }, sessions: 'end', start: null, mails: [] },
+        }
         const after = (ms: number) => new Promise((resolve) => setTimeout(resolve, ms))
 
         await Promise.all([
           ...Array.from({ length: 4 }, () => post('/api/login/', { ...ada, email })),
-          after(round * 25).then(() => storage.changePassword(change)),
+          after(round * 25).then(() => storage.changeCredentials(change)),
         ])
 
         t.equal((await storage.findUserByEmail(email))?.passwordHash, fresh)

@@ -14,7 +14,7 @@ interface Requests {
 
 interface Sent {
   to: string
-  code: string
+  code: string | null
   token: string | null
 }
 
@@ -24,7 +24,7 @@ export function resetActs({ post, get }: Requests, sent: readonly Sent[]) {
   async function ask(email: string) {
     const { status, body } = await post('/auth/email_request/', { email })
     if (status !== 200) throw new Error(`email_request answered ${status}`)
-    const mail = sent.findLast(({ to }) => to.toLowerCase() === email.toLowerCase())
+    const mail = sent.findLast(({ to, code }) => code !== null && to.toLowerCase() === email.toLowerCase())
     return { token: body.token as string, code: mail?.code ?? '', linkToken: mail?.token ?? null }
   }
   return {

@@ -1,6 +1,8 @@
 import t, { type Test } from 'tap'
+import type { AccountsOptions } from '../lib/index.ts'
 import { type Answer, memoryApp, realApp } from './app.ts'
 import { noPostgres } from './helper.ts'
+import { allRoutes } from './inventory.ts'
 
 type App = Awaited<ReturnType<typeof memoryApp>>
 
@@ -54,6 +56,94 @@ function refusal(t: Test, { status, body, headers }: Answer, expected: number, c
   t.match(body, { statusCode: expected, code, error: String, message: String })
   t.equal(headers['cache-control'], 'no-store')
   t.equal(headers['www-authenticate'], expected === 401 ? 'Bearer' : undefined)
+}
+
+t.test('the routes of the account life answer as the contract says on the memory parts', (t) => life(t, memoryApp))
+t.test(
+  'the routes of the account life answer as the contract says on PostgreSQL and Redis',
+  { skip: noPostgres },
+  (t) => life(t, realApp),
+)
+
+const iso = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/
+
+async function life(t: Test, start: (t: Test, options: Partial<AccountsOptions>) => Promise<App>): Promise<void> {
+  const { send, post, get, mailer } = await start(t, allRoutes)
+  const code = () => mailer.sent.findLast((mail) => mail.code)?.code
+  const withToken = (access: string) => ({ authorization: `Bearer ${access}` })
+  const act = (access: string, method: 'PATCH' | 'PUT' | 'DELETE' | 'POST', url: string, payload?: object) =>
+    send({ method, url, payload, headers: withToken(access) })
+
+  const registered = await post('/api/register/', ada)
+  t.equal(registered.status, 201)
+  t.same(Object.keys(registered.body), ['id', 'username', 'email', 'token'])
+  refusal(t, await post('/api/login/', ada), 403, 'ACCOUNTS_EMAIL_UNVERIFIED')
+
+  const { token } = registered.body
+  const resent = await post('/auth/resend_verification/', { email: ada.email, token })
+  t.same([resent.status, Object.keys(resent.body)], [200, ['message', 'token']])
+  const verified = await post('/auth/verify_email/', { token: resent.body.token, otp: code() })
+  t.same([verified.status, Object.keys(verified.body)], [200, ['message']])
+  const first = (await post('/api/login/', ada)).body
+
+  for (const method of ['PATCH', 'PUT'] as const) {
+    const { status, body } = await act(first.access, method, '/auth/user/', { username: `ada-${method}` })
+    t.same([status, Object.keys(body)], [200, ['id', 'username', 'email', 'email_verified']])
+    t.match(body, { id: registered.body.id, username: `ada-${method}`, email: ada.email, email_verified: true })
+  }
+
+  const wrong = 'ACCOUNTS_PASSWORD_WRONG'
+  const passwords = { current_password: ada.password, new_password: 'another horse' }
+  refusal(
+    t,
+    await act(first.access, 'POST', '/auth/change_password/', { ...passwords, current_password: 'x' }),
+    403,
+    wrong,
+  )
+  const changed = await act(first.access, 'POST', '/auth/change_password/', passwords)
+  t.same([changed.status, Object.keys(changed.body)], [200, ['message', 'access', 'refresh']])
+  refusal(t, await get('/auth/user/', first.access), 401, 'ACCOUNTS_TOKEN_INVALID')
+
+  const { access, refresh } = changed.body
+  const wish = { email: 'Grace@Example.org', password: 'another horse' }
+  const asked = await act(access, 'POST', '/auth/change_email/', wish)
+  t.same([asked.status, Object.keys(asked.body)], [200, ['message', 'token']])
+  const proof = { token: asked.body.token, otp: code() }
+  const confirmed = await act(access, 'POST', '/auth/confirm_email/', proof)
+  t.same([confirmed.status, Object.keys(confirmed.body)], [200, ['message']])
+  t.match((await get('/auth/user/', access)).body, { email: 'Grace@Example.org', email_verified: true })
+
+  const other = (await post('/api/login/', wish)).body
+  const { status, body: sessions } = await get('/auth/sessions/', access)
+  t.equal(status, 200)
+  t.equal(sessions.length, 2)
+  t.same(Object.keys(sessions[0]), ['id', 'created_at', 'last_used_at', 'ip', 'user_agent', 'current'])
+  t.match(sessions[0], { created_at: iso, last_used_at: iso, ip: '127.0.0.1', user_agent: String, current: Boolean })
+  const { id } = sessions.find(({ current }: { current: boolean }) => !current)
+  empty(t, await act(access, 'DELETE', `/auth/sessions/${id}/`))
+  refusal(t, await act(access, 'DELETE', '/auth/sessions/unknown/'), 404, 'ACCOUNTS_NOT_FOUND')
+  refusal(t, await get('/auth/user/', other.access), 401, 'ACCOUNTS_TOKEN_INVALID')
+
+  empty(t, await post('/auth/logout/', { refresh }))
+  empty(t, await post('/auth/logout/', undefined, withToken(access)))
+  refusal(t, await post('/auth/refresh/', { refresh }), 401, 'ACCOUNTS_TOKEN_INVALID')
+  refusal(t, await post('/auth/logout/', {}), 401, 'ACCOUNTS_TOKEN_INVALID')
+
+  const again = (await post('/api/login/', wish)).body
+  empty(t, await act(again.access, 'POST', '/auth/logout_all/'))
+  refusal(t, await get('/auth/user/', again.access), 401, 'ACCOUNTS_TOKEN_INVALID')
+
+  const last = (await post('/api/login/', wish)).body
+  refusal(t, await act(last.access, 'DELETE', '/auth/user/', { password: 'x' }), 403, wrong)
+  empty(t, await act(last.access, 'DELETE', '/auth/user/', { password: 'another horse' }))
+  refusal(t, await get('/auth/user/', last.access), 401, 'ACCOUNTS_TOKEN_INVALID')
+  refusal(t, await post('/api/login/', wish), 401, 'ACCOUNTS_CREDENTIALS_INVALID')
+  const notices = mailer.sent.map(({ kind }) => kind).filter((kind) => !['verify', 'change', 'reset'].includes(kind))
+  t.strictSame(notices, ['password_changed', 'email_changed', 'account_deleted'])
+}
+
+function empty(t: Test, { status, body, headers }: Answer): void {
+  t.same([status, body, headers['cache-control']], [204, undefined, 'no-store'])
 }
 
 t.test('each path works with and without its trailing slash, without a redirect', async (t) => {

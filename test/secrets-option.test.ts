@@ -81,7 +81,9 @@ t.test('[R-LOG-6] printed options, accounts and apps show no secret', async (t) 
   const pool = { connectionString: `postgres://u:${password}@localhost/x`, connect() {}, end() {} }
   const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: pool as never }) })
   const redis = `redis://u:${password}@localhost:1`
-  const options = resolveOptions({ secret: [secret, `${secret}-before`], db, redis })
+  const transport = { host: 'localhost', auth: { user: 'u', pass: password } }
+  const mail = { transport: transport as never, from: `${password}@example.org` }
+  const options = resolveOptions({ secret: [secret, `${secret}-before`], db, redis, mail })
   const app = Fastify()
   t.teardown(() => app.close())
   const parts = { storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
@@ -95,6 +97,7 @@ t.test('[R-LOG-6] printed options, accounts and apps show no secret', async (t) 
   t.match(inspect(options), /secret: \[redacted\]/)
   t.match(inspect(options), /db: \[redacted\]/)
   t.match(inspect(options), /redis: \[redacted\]/)
+  t.match(inspect(options), /transport: \[redacted\]/)
   t.match(JSON.stringify(options), '"secret":"[redacted]"')
   for (const text of texts) {
     t.notOk(text.includes(secret))

@@ -13,6 +13,10 @@ pool.on('connect', (client) => client.on('error', () => {}))
 const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 const app = Fastify()
 app.addHook('onClose', () => db.destroy())
-await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, ...JSON.parse(OPTIONS) })
+const options = { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, ...JSON.parse(OPTIONS) }
+await app.register(accounts, options)
+const { authenticate, users } = app[options.name ?? 'accounts']
+app.get('/host/me', { onRequest: authenticate }, async () => ({}))
+app.post('/host/disable/:id', ({ params: { id } }) => users.disable(Number(id)).then(() => ({})))
 process.once('SIGTERM', () => app.close())
 console.log(await app.listen({ port: 0, host: '127.0.0.1' }))

@@ -6,6 +6,7 @@ import fastifyJwt from '@fastify/jwt'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
+import { changeCredentials } from '../lib/credentials.ts'
 import accountsPlugin, { type AccountsOptions } from '../lib/index.ts'
 import { createRing } from '../lib/secrets.ts'
 import { type Answer, clientOf, memoryApp, secret, settableClock, type Teardown } from './app.ts'
@@ -117,38 +118,45 @@ const mutations: Record<string, (token: string) => string> = {
   'append .x.y': (token) => `${token}.x.y`,
 }
 
+type Member = Awaited<ReturnType<typeof newMember>>
+
+/** The token of a vector, for a member. */
+function tokenOf(kind: Kind, vector: Vector, member: Member, other: Member): string {
+  const good = kinds[kind].claims(String(member.user.id), member.sessionId)
+  const values: Record<string, string> = {
+    $TYP: kinds[kind].typ,
+    $OTHER_TYP: kind === 'access' ? 'rt+jwt' : 'at+jwt',
+    $KID: keys.kid,
+    $ISS: good.iss,
+    $AUD: good.aud,
+    $SUB: String(member.user.id),
+    $SID: member.sessionId,
+    $OTHER_USERS_SID: other.sessionId,
+    $JTI: good.jti,
+    $NOW: String(now),
+    $EXP: String(good.exp),
+    $A65536: 'a'.repeat(65_536),
+  }
+  const fill = (text: string) => text.replace(/\$[A-Z0-9_]+/g, (name) => values[name] ?? name)
+  // The templates know the registered claims alone; ours goes in, or all of them would fail for want of it.
+  const own = kind === 'access' ? `"auth_time":${now},` : '"counter":0,'
+  const payload = fill(vector.payload).replace(/^\{(?=.)/, `{${own}`)
+  const sign = signers[vector.sign] as (kind: Kind, header: string, payload: string) => string
+  const mutate = mutations[String(vector.mutate)] as (token: string) => string
+  let token = mutate(sign(kind, fill(vector.header), payload))
+  // Every seventh signature or so has no character that differs in the other alphabet.
+  for (let tries = 0; vector.id === 'enc-std-b64' && !/[+/]/.test(token); tries++) {
+    token = mutate(sign(kind, fill(vector.header), payload.replace('{', `{"try":${tries},`)))
+  }
+  return token
+}
+
 t.test('[R-TOK-1] [R-TOK-2] [R-TOK-3] hostile tokens of the vectors open neither door', async (t) => {
   for (const kind of kindNames) {
     for (const vector of vectors) {
       await t.test(`${kind}: ${vector.id}`, async (t) => {
         const { get, post, send, app, accounts, member } = await realm(t)
-        const other = await newMember(accounts)
-        const good = kinds[kind].claims(String(member.user.id), member.sessionId)
-        const values: Record<string, string> = {
-          $TYP: kinds[kind].typ,
-          $OTHER_TYP: kind === 'access' ? 'rt+jwt' : 'at+jwt',
-          $KID: keys.kid,
-          $ISS: good.iss,
-          $AUD: good.aud,
-          $SUB: String(member.user.id),
-          $SID: member.sessionId,
-          $OTHER_USERS_SID: other.sessionId,
-          $JTI: good.jti,
-          $NOW: String(now),
-          $EXP: String(good.exp),
-          $A65536: 'a'.repeat(65_536),
-        }
-        const fill = (text: string) => text.replace(/\$[A-Z0-9_]+/g, (name) => values[name] ?? name)
-        // The templates know the registered claims alone; ours goes in, or all of them would fail for want of it.
-        const own = kind === 'access' ? `"auth_time":${now},` : '"counter":0,'
-        const payload = fill(vector.payload).replace(/^\{(?=.)/, `{${own}`)
-        const sign = signers[vector.sign] as (kind: Kind, header: string, payload: string) => string
-        const mutate = mutations[String(vector.mutate)] as (token: string) => string
-        let token = mutate(sign(kind, fill(vector.header), payload))
-        // Every seventh signature or so has no character that differs in the other alphabet.
-        for (let tries = 0; vector.id === 'enc-std-b64' && !/[+/]/.test(token); tries++) {
-          token = mutate(sign(kind, fill(vector.header), payload.replace('{', `{"try":${tries},`)))
-        }
+        const token = tokenOf(kind, vector, member, await newMember(accounts))
 
         const answer = await kinds[kind].door({ get, post, send }, token)
 
@@ -160,6 +168,42 @@ t.test('[R-TOK-1] [R-TOK-2] [R-TOK-3] hostile tokens of the vectors open neither
       })
     }
   }
+})
+
+t.test('[R-TOK-1] [R-TOK-2] [R-TOK-3] hostile tokens of the vectors end no session', async (t) => {
+  const { post, accounts } = await realm(t)
+  const [member, other] = [await newMember(accounts), await newMember(accounts)]
+  // A refresh token ends its session also past its own end, and a float is no time of ours.
+  const ends = (kind: Kind, { id }: Vector) => kind === 'refresh' && /^(exp|iat|nbf)-/.test(id) && id !== 'exp-float'
+  const hostile = kindNames.flatMap((kind) =>
+    vectors.filter((vector) => !accepts(kind, vector) && !ends(kind, vector)).map((vector) => ({ kind, vector })),
+  )
+
+  t.ok(hostile.length > 60)
+  for (const { kind, vector } of hostile) {
+    const token = tokenOf(kind, vector, member, other)
+    const bearer = { authorization: `Bearer ${token}` }
+    const answer = await (kind === 'access'
+      ? post('/auth/logout/', undefined, bearer)
+      : post('/auth/logout/', { refresh: token }))
+    // There is no such session of that user, as if it had been purged: that is no fault.
+    const fine = kind === 'access' && vector.id === 'sid-other-user' ? [204] : [400, 401, 413]
+    t.ok(fine.includes(answer.status), `${kind}: ${vector.id} is answered ${answer.status}`)
+  }
+  for (const { refresh, sessionId, user } of [member, other]) {
+    t.equal(await accounts.storage.sessionActive(sessionId, user.id, start), true)
+    t.equal((await post('/auth/refresh/', { refresh })).status, 200)
+  }
+})
+
+t.test('[R-TOK-4] a session is ended by the kind of token that belongs in that place', async (t) => {
+  const { post, member } = await realm(t)
+
+  refused(t, await post('/auth/logout/', { refresh: member.access }), 'an access token in the body')
+  const bearer = { authorization: `Bearer ${member.refresh}` }
+  refused(t, await post('/auth/logout/', undefined, bearer), 'a refresh token in the header')
+
+  t.equal((await post('/auth/refresh/', { refresh: member.refresh })).status, 200)
 })
 
 function accepts(kind: Kind, { id, expect }: Vector): boolean {
@@ -370,9 +414,7 @@ t.test('[R-TOK-6] the token of an ended session fails on the next request, thoug
   const { user } = member
   for (let use = 0; use < 3; use++) t.equal((await get('/auth/user/', member.access)).status, 200)
 
-  const { id: userId, credentialVersion: fence } = user
-  const change = { userId, fence, passwordHash: 'x', credentialVersion: fence + 1, now: start }
-  t.equal(await accounts.storage.changePassword(change), true)
+  t.equal(await changeCredentials(accounts, user, { set: { passwordHash: 'x' }, sessions: 'end' }), 'changed')
 
   refused(t, await get('/auth/user/', member.access), 'the access token')
   t.match(await get('/me', member.access), { status: 401, body: { code: 'ACCOUNTS_TOKEN_INVALID' } })

@@ -71,8 +71,9 @@ function resetMail(accounts: Accounts, { user, address, issued, expiresAt, clien
 }
 
 /**
- * Sets a new password with a grant, ends all sessions and kills all codes of the account; the mailbox is proved, too. Of
- * parallel calls with one token exactly one succeeds. A refused password, a full queue or an outage gives the grant back.
+ * Sets a new password with a grant, ends all sessions and kills all codes of the account; the mailbox is proved, too.
+ * Of parallel calls with one token exactly one succeeds. A refused password, a full queue or an outage gives the grant
+ * back.
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, ACCOUNTS_PASSWORD_REFUSED
  */

@@ -139,8 +139,8 @@ function proofLetters(accounts: Accounts, proof: Omit<Proof, 'purpose'>, client:
   return { token, stored: rowsOf(accounts, [draft]), handed: [draft] }
 }
 
-// Whoever is refused gets as much of everything: one stored mail, one code, one mail handed over. What is stored in place
-// of the decoy leaves with the sweeper.
+// Whoever is refused gets as much of everything: one stored mail, one code, one mail handed over. What is stored in
+// place of the decoy leaves with the sweeper.
 function concealedLetters(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Letters {
   const proof = concealedProof(user, insertion)
   if (proof) return proofLetters(accounts, proof, client)

@@ -24,8 +24,8 @@ const level: AccountsOptions = { secret, routes: { login: { logLevel: 5 } } }
 const username: AccountsOptions = { secret, registration: { username: 'never' } }
 // @ts-expect-error a profile is a TypeBox object
 const profile: AccountsOptions = { secret, registration: { profile: { company: 'string' } } }
-// @ts-expect-error only 'storage' so far
-const revocation: AccountsOptions = { secret, revocation: 'feed' }
+// @ts-expect-error 'feed', 'storage' or 'none'
+const revocation: AccountsOptions = { secret, revocation: 'redis' }
 // @ts-expect-error not a database
 const db: AccountsOptions = { secret, db: {} }
 // @ts-expect-error not a storage
@@ -35,7 +35,7 @@ const redis: AccountsOptions = { secret, redis: 6379 }
 // @ts-expect-error a code that does not exist
 const code: AccountsErrorCode = 'ACCOUNTS_WRONG'
 // @ts-expect-error a route that does not exist
-const name: RouteName = 'logout'
+const name: RouteName = 'logOut'
 // @ts-expect-error options are checked where they are passed
 app.register(accounts, { secret, prefx: '/v1' })
 // @ts-expect-error guards take an object
