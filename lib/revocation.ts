@@ -46,49 +46,94 @@ const mostReads = 10_000
 const mostTold = 10_000
 const longestText = 2 ** 20
 
+type FeedParts = RevocationParts & { cache: Pick<Cache, 'publish' | 'subscribe'> }
+
 // The truth is the sessions table. Texts on the channel carry news fast; polls carry what a text did not. The own
 // heartbeat, sent on the publishing connection and heard on the subscribed one, proves that both work.
-function createFeed(parts: RevocationParts & { cache: Pick<Cache, 'publish' | 'subscribe'> }): Revocation {
+function createFeed(parts: FeedParts): Revocation {
   const { cache, log, clock, options } = parts
   const self = randomBytes(9).toString('base64url')
   const ended = endedSessions(options.tokens.accessTtl * 1000 + overlapMs, clock)
-  const poll = poller(parts, ended)
+  const link = watchedLink(poller(parts, ended))
+  const teller = createTeller(cache, self)
   const reads = rowReads(parts)
+  const timers: NodeJS.Timeout[] = []
+  const state = { started: false, closed: false }
+
+  function hear(text: string): void {
+    const news = newsOf(text)
+    for (const id of news?.ended ?? []) ended.add(id)
+    if (news?.from === self) link.beat(news.at)
+  }
+  function start(): void {
+    state.started = true
+    cache.subscribe(hear, link.restart).catch((error) => {
+      log.error({ err: loggable(error) }, 'fastify-accounts: the feed of ended sessions cannot be heard')
+    })
+    timers.push(setInterval(() => teller.tell(), beatMs).unref(), setInterval(link.sync, pollMs).unref())
+    teller.tell()
+  }
+
+  return {
+    alive(sessionId, userId) {
+      if (!state.started && !state.closed) start()
+      if (ended.has(sessionId)) return false
+      return link.inStep() || reads(sessionId, userId)
+    },
+    announce(sessionIds) {
+      if (sessionIds.length === 0) return
+      for (const id of sessionIds) ended.add(id)
+      teller.tell(sessionIds)
+    },
+    async close() {
+      state.closed = true
+      for (const timer of timers) clearInterval(timer)
+      await teller.done()
+    },
+  }
+}
+
+/** Judges by heartbeats and polls whether this process knows of every end. */
+function watchedLink(poll: () => Promise<boolean>) {
   const state = {
-    started: false,
-    closed: false,
     /** Nothing was missed since the last poll. */
     synced: false,
     /** Counts the times when something may have been missed. */
     gaps: 0,
     heardAt: Number.NEGATIVE_INFINITY,
-    unsent: [] as string[],
-    telling: Promise.resolve(),
   }
-  const timers: NodeJS.Timeout[] = []
   const silent = () => performance.now() - state.heardAt > silenceMs
-
+  function miss(): void {
+    state.synced = false
+    state.gaps++
+  }
   async function sync(): Promise<void> {
     const { gaps } = state
     // What was missed while the poll ran, it need not have seen.
     if ((await poll()) && gaps === state.gaps) state.synced = !silent()
   }
-  function miss(): void {
-    state.synced = false
-    state.gaps++
+
+  return {
+    sync: () => void sync(),
+    inStep: () => state.synced && !silent(),
+    /** Listening has begun anew. */
+    restart(): void {
+      miss()
+      void sync()
+    },
+    /** The own heartbeat was heard, sent at `sentAt`. */
+    beat(sentAt: number): void {
+      if (silent()) miss()
+      // When it was sent: a link on which everything comes, but late, is as silent as one that is cut.
+      state.heardAt = Math.min(sentAt, performance.now())
+      if (!state.synced && !silent()) void sync()
+    },
   }
-  function hear(text: string): void {
-    const news = newsOf(text)
-    for (const id of news?.ended ?? []) ended.add(id)
-    if (news?.from !== self) return
-    if (silent()) miss()
-    // When it was sent: a link on which everything comes, but late, is as silent as one that is cut.
-    state.heardAt = Math.min(news.at, performance.now())
-    if (!state.synced && !silent()) void sync()
-  }
-  function tell(): void {
-    state.telling = send()
-  }
+}
+
+/** Tells the others; every text is a heartbeat, too. */
+function createTeller(cache: FeedParts['cache'], self: string) {
+  const state = { unsent: [] as string[], telling: Promise.resolve() }
   async function send(): Promise<void> {
     const news = state.unsent.splice(0, mostTold)
     const rest = state.unsent.length > 0 ? send() : undefined
@@ -100,36 +145,13 @@ function createFeed(parts: RevocationParts & { cache: Pick<Cache, 'publish' | 's
     }
     await rest
   }
-  function start(): void {
-    state.started = true
-    const restart = () => {
-      miss()
-      void sync()
-    }
-    cache.subscribe(hear, restart).catch((error) => {
-      log.error({ err: loggable(error) }, 'fastify-accounts: the feed of ended sessions cannot be heard')
-    })
-    timers.push(setInterval(tell, beatMs).unref(), setInterval(() => void sync(), pollMs).unref())
-    tell()
-  }
-
   return {
-    alive(sessionId, userId) {
-      if (!state.started && !state.closed) start()
-      if (ended.has(sessionId)) return false
-      return (state.synced && !silent()) || reads(sessionId, userId)
-    },
-    announce(sessionIds) {
-      if (sessionIds.length === 0) return
-      for (const id of sessionIds) ended.add(id)
+    tell(sessionIds: string[] = []): void {
       state.unsent = state.unsent.concat(sessionIds)
-      tell()
+      state.telling = send()
     },
-    async close() {
-      state.closed = true
-      for (const timer of timers) clearInterval(timer)
-      await state.telling
-    },
+    /** Resolves when what was told last is on its way. */
+    done: () => state.telling,
   }
 }
 
