@@ -80,7 +80,7 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
       ...{ method: 'PATCH', url: '/auth/user/', payload: { username: uniqueName() } },
       headers: { authorization: `Bearer ${tokens.access}` },
     })
-    await search(t, 'in the life of an account')
+    if (whole) await search(t, 'in the life of an account')
     const removed = await act(
       send({
         ...{ method: 'DELETE', url: '/auth/user/', payload: { password: next } },
@@ -141,7 +141,7 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
       const found = [...addresses].filter((address) => text.includes(address))
       t.strictSame(found, [], `${when}: no address in ${place}`)
     }
-    for (const place of ['redis', 'commands', 'accounts_outbox', 'accounts_events', 'accounts_sessions'] as const) {
+    for (const place of ['redis', 'commands', 'accounts_outbox', 'accounts_events'] as const) {
       t.ok(places[place as keyof typeof places].length > 500, `${when}: there was something to find in ${place}`)
     }
     t.ok(users!.includes(email))
@@ -183,6 +183,10 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
 async function observedHost(t: Test) {
   const server = await startRedis()
   const redis = new Redis(server.url)
+  const commands: string[] = []
+  // Before there is a password, which a monitor does not send.
+  const monitor = await redis.monitor()
+  monitor.on('monitor', (_time: string, args: string[]) => commands.push(args.join(' ')))
   await redis.config('SET', 'requirepass', serverSecrets['Redis password'])
   const { url, drop } = await freshDatabase()
   const proxies = [await faultProxy(server.port), await faultProxy(Number(new URL(url).port))] as const
@@ -208,9 +212,6 @@ async function observedHost(t: Test) {
   const passwordReset = { url: 'https://app.example.com/reset' }
   const given = { passwordReset, eventLog: {}, registration: { verifyEmail: true } }
   await app.register(plugin, { name, secret, db, redis: redisUrl, ...given })
-  const commands: string[] = []
-  const monitor = await redis.monitor()
-  monitor.on('monitor', (_time: string, args: string[]) => commands.push(args.join(' ')))
 
   /** Code and token are empty in a notice, the token in a mail without a link. */
   const mails: { to: string; code: string; token: string }[] = []
@@ -233,8 +234,7 @@ async function observedHost(t: Test) {
     await worker.close()
     await app.close()
     await db.destroy()
-    monitor.disconnect()
-    redis.disconnect()
+    for (const client of [monitor, redis]) client.disconnect()
     await Promise.all(proxies.map((proxy) => proxy.close()))
     await Promise.all([server.stop(), drop()])
   })

@@ -370,6 +370,16 @@ t.test('within a transaction of the host', { skip }, async (t) => {
       await until(async () => told(await user.read()) === '401 TOKEN_INVALID', 20_000)
     }
     t.equal(told(await login(one.email, newPassword)), '200')
+    for (const [user, name] of [
+      [one, 'passwordChange'],
+      [other, 'accountDelete'],
+    ] as const) {
+      const events = await accounts.users.history(user.id)
+      t.ok(
+        events.some((event) => event.name === name),
+        name,
+      )
+    }
   })
 })
 

@@ -137,7 +137,7 @@ t.test(
 )
 
 t.test(
-  '[R-SES-1] what an instance with a frozen link cannot tell, the polls of the others find, or its next heartbeat tells',
+  '[R-SES-1] what a frozen link cannot tell, the polls of the others find, or its next heartbeat tells',
   { skip, buffered: true },
   async (t) => {
     const { one, other, proxy } = await instances(t)

@@ -10,7 +10,8 @@ const ada = { username: 'ada', email: 'ada@example.org', password: 'correct hors
 
 t.test('round trips', { skip: noPostgres }, async (t) => {
   const clock = settableClock()
-  const { app, name, get, post, statements } = await realApp(t, { clock })
+  // What the feed costs is counted in revocation.test.ts.
+  const { app, name, get, post, statements } = await realApp(t, { clock, revocation: 'storage' })
   const accounts = accountsOf(app, name)
   app.get('/me', { onRequest: accounts.authenticate }, async () => ({}))
   /** The statements, among them those of transactions, that a request sent to the pool. */
@@ -53,7 +54,7 @@ t.test('round trips', { skip: noPostgres }, async (t) => {
     t.match(sent[0], /^update "accounts_sessions"/)
   })
 
-  await t.test('an authenticated request is one read by primary key, at each request', async (t) => {
+  await t.test('without the feed an authenticated request is one read by primary key, at each request', async (t) => {
     for (let use = 0; use < 3; use++) {
       const sent = await during(() => get('/me', access), 200)
       t.equal(sent.length, 1)
