@@ -3,7 +3,7 @@ import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory
 import type { Cache, Storage } from '../lib/contracts.ts'
 import plugin, { type AccountsOptions } from '../lib/index.ts'
 import { clientOf, secret, type Teardown } from './app.ts'
-import { accountsOf } from './members.ts'
+import { accountsOf, newMember } from './members.ts'
 
 /** One instance's way to a channel, with faults that are set. */
 export interface Link extends Pick<Cache, 'publish' | 'subscribe'> {
@@ -97,11 +97,11 @@ export async function watchedInstance(
   return { app, accounts, watch, me, ...client }
 }
 
-/** Whether an instance lets a token pass without asking the storage. */
-export async function fedFor({ me, watch }: Pick<Instance, 'me' | 'watch'>, access: string): Promise<boolean> {
-  const before = watch.reads.length
-  const status = await me(access)
-  return status === 200 && watch.reads.length === before
+/** Whether an instance lets a token pass, and asks the storage of no session: not of a new one, which it never read. */
+export async function fedFor({ accounts, me, watch }: Instance, access: string): Promise<boolean> {
+  const fresh = await newMember(accounts)
+  const passed = (await me(access)) === 200 && (await me(fresh.access)) === 200
+  return passed && watch.reads.every(({ id }) => id !== fresh.sessionId)
 }
 
 /** Two instances over one storage in memory, joined by a channel. */

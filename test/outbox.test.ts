@@ -352,6 +352,8 @@ t.test('within a transaction of the host', { skip }, async (t) => {
     }
     t.equal(told(await post('/auth/check_otp/', { token: body.token, otp: codeTo(smtp, one.email) })), '200')
     t.strictSame([await rows(), smtp.caught.length], [[], 1])
+    const events = await accounts.users.history(one.id)
+    t.notOk(events.some(({ name }) => name === 'passwordChange'))
   })
 
   await t.test('a commit mails the notices within seconds, ends the sessions and keeps the events', async (t) => {

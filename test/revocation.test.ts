@@ -87,12 +87,14 @@ t.test('a link that hears everything too late is not trusted', { buffered: true 
   await until(async () => !(await fedFor(other, access)))
   other.link.lateMs = 3500
   // Its heartbeats arrive again, one a second.
-  await until(() => other.link.published.length > 8, 20_000)
+  const { length } = other.link.published
+  await until(() => other.link.published.length > length + 6, 20_000)
+  t.notOk(await fedFor(other, access))
   await one.accounts.users.endSessions(user.id)
-  const ended = performance.now()
-  await until(async () => (await other.me(access)) === 401)
+  other.watch.pollsDown = true
+  other.link.lateMs = 60_000
 
-  t.ok(performance.now() - ended < 3500, 'sooner than the text of its end')
+  await until(async () => (await other.me(access)) === 401)
 })
 
 t.test(
@@ -252,8 +254,12 @@ t.test(
     await until(() => other.link.published.length > beats + 1)
 
     t.equal(one.link.published.length, told)
-    await one.accounts.verifyToken(access).catch(() => {})
-    t.equal(one.link.published.length, told, 'not begun again')
+
+    const unused = await linkedInstances(t)
+    const member = await newMember(unused.one.accounts)
+    await unused.one.app.close()
+    await unused.one.accounts.verifyToken(member.access)
+    t.same(unused.one.link.published, [], 'nor is it begun')
   },
 )
 
