@@ -1,9 +1,9 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { type Command, commands, flagTypes } from './cli-commands.ts'
-import { told, usageError } from './cli-errors.ts'
-import { help } from './cli-help.ts'
+import { type Command, commands, flagTypes } from './cli/commands.ts'
+import { told, usageError } from './cli/errors.ts'
+import { help } from './cli/help.ts'
 
 try {
   await run()

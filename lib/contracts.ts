@@ -231,8 +231,8 @@ export interface Storage {
   /**
    * Changes credentials: what `set` names, the new credential version, the sessions and the mails, in one step, and
    * answers the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is
-   * no longer `fence`, or the user is disabled and `set.active` is not true: exactly one of N callers with the same
-   * fence succeeds. `email_taken`, and nothing changed, when another account has the address.
+   * no longer `fence`, or the user is disabled and `set` does not say what `active` is to be: exactly one of N callers
+   * with the same fence succeeds. `email_taken`, and nothing changed, when another account has the address.
    */
   changeCredentials(change: CredentialChange): Promise<{ ended: string[] } | 'stale' | 'email_taken'>
   /**
@@ -449,6 +449,8 @@ export interface Message {
 
 /** The mail transport. */
 export interface Mailer {
+  /** True for one whose messages are known to its own process alone: what it has accepted counts as done. */
+  readonly inProcess?: boolean
   /**
    * Accepts a message for delivery. Settles alike, and after the same work, for mails and decoys; a mail that cannot be
    * delivered later is not told here.

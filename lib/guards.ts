@@ -89,7 +89,9 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     return known(async (request) => {
       const guarded = request as Guarded
       const before = guarded[entranceKey]
-      const entrance = await enter(parts, bearerToken(request.headers.authorization))
+      const fresh = await enter(parts, bearerToken(request.headers.authorization))
+      // Guards of one request share what they read of the user.
+      const entrance = before?.text === fresh.text && before.parts === parts ? before : fresh
       guarded[entranceKey] = entrance
       try {
         for (const check of checks) await check(entrance, request)
@@ -106,13 +108,18 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
 
 /** A request that was let in. */
 interface Entrance {
+  /** Of the realm that let it in. */
+  parts: GuardParts
+  /** The token as it was sent. */
+  text: string
   account: Account
   token: AccessToken
   /** Reads the user, once. */
   user(): Promise<User>
 }
 
-async function enter({ tokens, revocation, storage }: GuardParts, text: string): Promise<Entrance> {
+async function enter(parts: GuardParts, text: string): Promise<Entrance> {
+  const { tokens, revocation, storage } = parts
   const token = tokens.verifyAccess(text)
   const alive = revocation.alive(token.sessionId, token.userId)
   if (!(typeof alive === 'boolean' ? alive : await alive)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
@@ -122,7 +129,7 @@ async function enter({ tokens, revocation, storage }: GuardParts, text: string):
     read.user ??= findUser(storage, token)
     return read.user
   }
-  return { account: Object.freeze({ id: userId, sessionId, claims }), token, user }
+  return { parts, text, account: Object.freeze({ id: userId, sessionId, claims }), token, user }
 }
 
 async function findUser(storage: GuardParts['storage'], { userId }: AccessToken): Promise<User> {
@@ -131,7 +138,12 @@ async function findUser(storage: GuardParts['storage'], { userId }: AccessToken)
   return user
 }
 
-function bearerToken(authorization: string | undefined): string {
+/**
+ * The token of an `Authorization` header.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID when there is none
+ */
+export function bearerToken(authorization: string | undefined): string {
   const [, token] = /^Bearer ([^\s]+)$/i.exec(authorization ?? '') ?? []
   if (!token) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   return token
@@ -164,7 +176,7 @@ function ownerCheck(owner: NonNullable<Requirements['owner']>): RequirementCheck
   if (typeof owner !== 'function') throw wrongRequirement('owner', 'a function (request) => id')
   return async ({ account }, request) => {
     const id = await owner(request as FastifyRequest)
-    const own = (typeof id === 'string' || typeof id === 'number') && String(id) === String(account.id)
+    const own = ['string', 'number', 'bigint'].includes(typeof id) && String(id) === String(account.id)
     if (!own) throw new AccountsError('ACCOUNTS_NOT_FOUND')
   }
 }
@@ -199,6 +211,8 @@ function roleCheck({ options }: GuardParts, wanted: readonly string[]): Requirem
 function permissionCheck({ options: { roles } }: GuardParts, wanted: string): RequirementCheck {
   if (typeof wanted !== 'string' || wanted === '') throw wrongRequirement('permission', 'a text such as "orders:read"')
   if (!roles) throw wrongOption('roles', 'is missing: require({ permission }) reads what each role may do from it')
+  const grants = [...roles.values()].flat()
+  if (!grants.some((granted) => covers(granted, wanted))) throw wrongRequirement('permission', 'one that a role has')
   return async ({ user }) => {
     const { role } = await user()
     const granted = (role !== null && roles.get(role)) || []

@@ -173,7 +173,7 @@ export interface AccountsOptions {
   revocation?: 'feed' | 'storage' | 'none'
   /** Keeps security events in the database, for `users.history`. @default false */
   eventLog?:
-    | false
+    | boolean
     | {
         /** How long an event is kept. @default 7776000 */
         keep?: number
@@ -325,7 +325,7 @@ const resolveAll = section({
     templates: forWorker as Check<Hidden<MailTemplates | undefined>>,
   }),
   revocation: oneOf(['feed', 'storage', 'none'], 'feed'),
-  eventLog: (path, given = false) => eventLog(path, given),
+  eventLog: (path, given = false) => eventLog(path, given === true ? {} : given),
   network: fn('(request) => string', (request: FastifyRequest) => request.ip),
   openapi: section({ securityScheme: text(/^[\w.-]+$/, 'must be the name of a security scheme', 'bearerAuth') }),
   clock: fn('() => milliseconds', () => Date.now()),

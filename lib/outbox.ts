@@ -121,7 +121,10 @@ export async function handOver(accounts: Accounts, drafts: Draft[]): Promise<voi
 // In this order: whoever reads the mail finds the code alive.
 async function post(accounts: Accounts, { code, message, expiresAt }: Draft): Promise<void> {
   const end = code ? await putCode(accounts, code) : expiresAt
-  await mailerOf(accounts).send({ ...message, brand: accounts.options.mail.brand, expiresAt: end })
+  const mailer = mailerOf(accounts)
+  await mailer.send({ ...message, brand: accounts.options.mail.brand, expiresAt: end })
+  // Another instance could not tell that it was sent, and would send it again.
+  if (mailer.inProcess) await accounts.storage.settleMails([message.id])
 }
 
 /** The mailer, where a feature that needs it is on. */

@@ -38,7 +38,7 @@ const beatMs = 1000
 /** Two missed heartbeats and a bit. */
 const silenceMs = 2500
 const pollMs = 10_000
-/** How much further back each poll reaches: clocks differ, and transactions take their time to commit. */
+/** How much further back than the life of an access token each poll reaches: clocks differ. */
 const overlapMs = 60_000
 const readMs = 2000
 const mostReads = 10_000
@@ -158,35 +158,35 @@ function createTeller(cache: FeedParts['cache'], self: string) {
 /** The sessions that ended a short while ago; those whose access tokens have all expired are forgotten. */
 function endedSessions(keepMs: number, clock: () => number) {
   const ends = new Map<string, number>()
+  function prune(): void {
+    for (const [id, heardAt] of ends) {
+      if (heardAt + keepMs > clock()) return
+      ends.delete(id)
+    }
+  }
   return {
     has: (id: string) => ends.has(id),
     // Kept from when it was heard of, which is never before the end.
     add(id: string): void {
+      prune()
       if (!ends.has(id)) ends.set(id, clock())
-    },
-    prune(): void {
-      for (const [id, heardAt] of ends) {
-        if (heardAt + keepMs > clock()) return
-        ends.delete(id)
-      }
     },
   }
 }
 
-/** Reads what ended since the last look; answers whether it could. */
+/**
+ * Reads what ended while its access tokens may still be out; answers whether it could. The whole of it at each poll: an
+ * end is dated by when it was asked for, and may be committed long after, by a host's transaction or behind a lock.
+ */
 function poller({ storage, clock, options }: RevocationParts, ended: ReturnType<typeof endedSessions>) {
   const accessMs = options.tokens.accessTtl * 1000
-  const state = { polledAt: null as number | null }
   return async (): Promise<boolean> => {
-    const now = clock()
-    const since = Math.min(state.polledAt ?? now - accessMs, now) - overlapMs
+    const since = clock() - accessMs - overlapMs
     try {
       for (const { id } of await storage.endedSince(since, since - accessMs)) ended.add(id)
     } catch {
       return false
     }
-    state.polledAt = now
-    ended.prune()
     return true
   }
 }

@@ -59,6 +59,8 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
     if (refusal instanceof AccountsError) reply.headers(refusal.headers)
     throw refusal
   })
+  // Whoever answered: a hook of the host's may do so after a place was taken.
+  scope.addHook('onResponse', async (request) => depart(request))
   scope.addHook('onSend', async (_request, reply) => {
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
   })

@@ -109,7 +109,11 @@ function signers(
         sid: session.id,
         jti: randomBytes(16).toString('base64url'),
         iat,
-        exp: Math.min(iat + accessTtl, Math.floor(session.expiresAt / 1000)),
+        // Not past the session's end, be it for its age or for idleness.
+        exp: Math.min(
+          iat + accessTtl,
+          Math.floor(Math.min(session.expiresAt, session.lastUsedAt + session.idleMs) / 1000),
+        ),
         auth_time: Math.floor(session.authTime / 1000),
       })
     },
@@ -163,6 +167,7 @@ function verifiers(
 // never expires. The header is compared as a whole, which pins alg, typ and kid and refuses every other member.
 function check(kinds: Kinds, issuer: string, kind: Kind, token: string): Payload {
   const { audience, instances } = kinds[kind]
+  if (typeof token !== 'string') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const jwt = token.length <= longestToken && instances.get(token.slice(0, token.indexOf('.')))
   if (!jwt || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const payload = verified(jwt, token)

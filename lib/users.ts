@@ -1,3 +1,4 @@
+import Type, { type TProperties } from 'typebox'
 import type { Accounts } from './accounts.ts'
 import { noClient } from './client.ts'
 import type { AccountEvent, NewUser, Profile, User, UserId } from './contracts.ts'
@@ -7,7 +8,9 @@ import { AccountsError } from './errors.ts'
 import { emit } from './events.ts'
 import { invalid, newUser, type Registration } from './new-user.ts'
 import { noticeOf } from './outbox.ts'
+import { Email, Password, Username } from './schemas.ts'
 import { endSessions } from './sessions.ts'
+import { validatorCompiler } from './validation.ts'
 
 /** What `users.create` takes. */
 export interface UserToCreate extends Omit<Registration, 'profile'> {
@@ -74,17 +77,20 @@ const mostTries = 5
 /** Builds the use cases over the users of a realm. */
 export function createUsers(accounts: Accounts): Users {
   const { storage } = accounts
+  const { check, checkImported } = doors(accounts)
   return {
-    create: (user) => create(accounts, user),
-    find: (by) => ('id' in by ? storage.findUserById(by.id) : findByEmail(accounts, by.email)),
-    list: ({ after, limit = 100 } = {}) => storage.listUsers({ after, limit: Math.min(limit, 1000) }),
-    import: (users) => importAll(accounts, users),
+    create: async (user) => create(accounts, check(user)),
+    find: async (by) => find(accounts, by),
+    list: async ({ after, limit } = {}) => storage.listUsers({ after, limit: pageSize(limit) }),
+    import: (users) => importAll(accounts, users, checkImported),
     async setPassword(id, password) {
+      if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
       checkPolicy(accounts, password)
       const passwordHash = await accounts.passwords.hash(password)
       await change(accounts, id, (user) =>
         changeCredentials(accounts, user, {
-          set: { passwordHash },
+          // As it is: a disabled account may get a new password before it is enabled again.
+          set: { passwordHash, active: user.active },
           sessions: 'end',
           mails: [noticeOf(accounts, 'password_changed', user, client)],
         }),
@@ -108,8 +114,56 @@ export function createUsers(accounts: Accounts): Users {
       )
       emit(accounts, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
     },
-    history: (id, { before, limit = 100 } = {}) => storage.listEvents(id, { before, limit: Math.min(limit, 1000) }),
+    async history(id, { before, limit } = {}) {
+      if (before !== undefined && !Number.isSafeInteger(before)) {
+        throw new TypeError('fastify-accounts: "before" must be a time in milliseconds')
+      }
+      return storage.listEvents(id, { before, limit: pageSize(limit) })
+    },
   }
+}
+
+// Callers in plain JavaScript may pass anything, and a wrong word would be a wrong account.
+function doors({ options: { registration } }: Accounts) {
+  const profile = registration ? registration.profile : Type.Object({})
+  const members = {
+    username: Type.Optional(Username),
+    email: Email,
+    role: Type.Optional(Type.String()),
+    verified: Type.Optional(Type.Boolean()),
+  }
+  const hash = Type.Optional(Type.String({ maxLength: 512 }))
+  const imported = { profile: Type.Partial(profile), passwordHash: hash, createdAt: Type.Optional(Type.Integer()) }
+  return {
+    check: door<UserToCreate>({ ...members, profile, password: Type.Optional(Password) }, false),
+    // Users of yesterday may lack a field that is required today, and come with columns that nobody asked for.
+    checkImported: door<UserToImport>({ ...members, ...imported }, true),
+  }
+}
+
+function door<Given extends object>(members: TProperties, additionalProperties: boolean): (given: Given) => Given {
+  const validate = validatorCompiler({ schema: Type.Object(members, { additionalProperties }) } as never)
+  return (given) => {
+    if (typeof given !== 'object' || given === null) throw invalid('', 'must be an object')
+    // Null is as good as left out.
+    const said = Object.entries(given).filter(([, value]) => value !== null && value !== undefined)
+    const user = { profile: {}, ...Object.fromEntries(said) }
+    const { error } = validate(user) as { error?: Error }
+    if (error) throw error
+    return user as unknown as Given
+  }
+}
+
+function pageSize(limit = 100): number {
+  if (Number.isSafeInteger(limit) && limit >= 1 && limit <= 1000) return limit
+  throw new TypeError('fastify-accounts: "limit" must be a whole number from 1 to 1000')
+}
+
+function find(accounts: Accounts, by: { id: UserId } | { email: string }): Promise<User | null> {
+  const { id, email } = Object(by) as { id?: UserId; email?: string }
+  if (id !== undefined) return accounts.storage.findUserById(id)
+  if (typeof email === 'string') return findByEmail(accounts, email)
+  throw new TypeError('fastify-accounts: users.find() takes { id } or { email }')
 }
 
 async function create(accounts: Accounts, { password, role = null, verified = false, ...given }: UserToCreate) {
@@ -148,16 +202,20 @@ async function findByEmail({ storage }: Accounts, email: string): Promise<User |
   return user
 }
 
-async function importAll(accounts: Accounts, users: readonly UserToImport[]): Promise<Imported[]> {
+type Door = (user: UserToImport) => UserToImport
+
+async function importAll(accounts: Accounts, users: readonly UserToImport[], check: Door): Promise<Imported[]> {
   const outcomes: Imported[] = []
   for (let start = 0; start < users.length; start += importBatch) {
-    outcomes.push(...(await importSome(accounts, users.slice(start, start + importBatch))))
+    const prepared = users.slice(start, start + importBatch).map((user) => prepare(accounts, user, check))
+    outcomes.push(...(await importSome(accounts, prepared)))
   }
   return outcomes
 }
 
-async function importSome(accounts: Accounts, users: readonly UserToImport[]): Promise<Imported[]> {
-  const prepared = users.map((user) => prepare(accounts, user))
+type Refused = Extract<Imported, { refused: unknown }>
+
+async function importSome(accounts: Accounts, prepared: readonly (NewUser | Refused)[]): Promise<Imported[]> {
   const fit = prepared.filter((user): user is NewUser => !('refused' in user))
   const stored = fit.length > 0 ? await accounts.storage.importUsers(fit) : []
   const outcomes = stored.values()
@@ -168,10 +226,11 @@ async function importSome(accounts: Accounts, users: readonly UserToImport[]): P
   })
 }
 
-function prepare(accounts: Accounts, given: UserToImport): NewUser | Extract<Imported, { refused: unknown }> {
-  const { passwordHash = null, role = null, verified = false, createdAt = accounts.clock(), ...registration } = given
-  if (passwordHash !== null && !accounts.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
+function prepare(accounts: Accounts, given: UserToImport, check: Door): NewUser | Refused {
   try {
+    const { passwordHash = null, role = null, verified = false, ...rest } = check(given)
+    const { createdAt = accounts.clock(), ...registration } = rest
+    if (passwordHash !== null && !accounts.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
     checkRole(accounts, role)
     const user = newUser(accounts, registration)
     return { ...user, passwordHash, role, createdAt, emailVerifiedAt: verified ? createdAt : null }
@@ -191,7 +250,10 @@ function checkRole({ options: { roles } }: Accounts, role: string | null): void 
 async function setActive(accounts: Accounts, id: UserId, active: boolean): Promise<void> {
   const user = await existing(accounts, id)
   if (user.active === active) return
-  await change(accounts, id, (found) => changeCredentials(accounts, found, { set: { active }, sessions: 'end' }))
+  await change(accounts, id, async (found) =>
+    // Somebody else has done it since.
+    found.active === active ? 'changed' : changeCredentials(accounts, found, { set: { active }, sessions: 'end' }),
+  )
   emit(accounts, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
 }
 

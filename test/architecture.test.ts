@@ -59,7 +59,7 @@ function target(from: string, specifier: string): string {
 type Layer = 'contracts' | 'base' | 'core' | 'feature' | 'index' | 'outside' | 'testing'
 
 const base = /^(errors|secrets|known-secrets|options|option-[a-z-]+|email-address|deadline|storable)\.ts$/
-const outside = /^(adapters\/.*|worker|mail-[a-z-]+|cli(-[a-z-]+)?|testing\/.*)\.ts$/
+const outside = /^(adapters\/.*|worker|mail-[a-z-]+|cli(\/.*)?|testing\/.*)\.ts$/
 
 function layerOf(file: string): Layer {
   if (/^(contracts|index|testing)\.ts$/.test(file)) return basename(file, '.ts') as Layer

@@ -1,9 +1,11 @@
+import { once } from 'node:events'
+import { type AddressInfo, connect, createServer } from 'node:net'
 import t from 'tap'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { redisCache } from '../lib/adapters/redis.ts'
-import { sampleSession } from '../lib/testing/samples.ts'
+import { sampleSession, sampleUser } from '../lib/testing/samples.ts'
 import { startMailWorker } from '../lib/worker.ts'
-import { openDatabase, realApp, secret, startServer } from './app.ts'
+import { openDatabase, realApp, secret, startServer, type Teardown } from './app.ts'
 import { freePort, noPostgres, redisUrl, uniqueName, until } from './helper.ts'
 import { done } from './program.ts'
 
@@ -145,6 +147,52 @@ t.test(
         [1, 'ACCOUNTS_SECRET'],
       ],
     )
+  },
+)
+
+/** The shared Redis over a link that takes `ms` in each direction. */
+async function slowRedis(t: Teardown, ms: number): Promise<string> {
+  const target = new URL(redisUrl())
+  const server = createServer((client) => {
+    const redis = connect(Number(target.port), target.hostname)
+    for (const [from, to] of [
+      [client, redis],
+      [redis, client],
+    ] as const) {
+      from.on('data', (chunk) => setTimeout(() => to.write(chunk), ms))
+      from.on('end', () => setTimeout(() => to.end(), ms))
+      from.on('error', () => to.destroy())
+    }
+  })
+  await once(server.listen(0, '127.0.0.1'), 'listening')
+  t.teardown(() => server.close())
+  target.port = String((server.address() as AddressInfo).port)
+  return target.href
+}
+
+t.test(
+  'end-sessions --all tells running apps before it ends, also over a slow link',
+  { skip: noPostgres },
+  async (t) => {
+    const name = uniqueName()
+    const { url, db } = await openDatabase(t)
+    const storage = kyselyStorage(db)
+    const user = sampleUser()
+    const { id } = (await storage.insertUser(user)) as { id: number }
+    const session = sampleSession({ ...user, id })
+    await storage.insertSession(session)
+    const heard: string[] = []
+    const channel = redisCache({ redis: redisUrl(), name })
+    t.teardown(() => channel.close())
+    await new Promise<void>((listening) => {
+      channel.subscribe((text) => void heard.push(...JSON.parse(text).ended), listening)
+    })
+
+    const env = { DATABASE_URL: url, REDIS_URL: await slowRedis(t, 120), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: name }
+    const ended = await done(t, ['end-sessions', '--all'], env)
+
+    t.match(ended, { code: 0, out: '1 session was ended.\n' })
+    await until(() => heard.includes(session.id), 1000)
   },
 )
 

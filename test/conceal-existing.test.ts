@@ -363,7 +363,7 @@ for (const { on, open, skip } of backends) {
 }
 
 t.test('[R-REG-3] whatever an attacker and an owner do, the proof of the mailbox decides', async (t) => {
-  await stories(t, memoryApp, 40)
+  await stories(t, memoryApp, 100)
 })
 
 t.test('[R-REG-3] so it does on PostgreSQL and Redis', { skip: noPostgres }, async (t) => {

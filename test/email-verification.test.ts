@@ -325,9 +325,9 @@ t.test('[R-REG-3] whatever an attacker and an owner do, the proof of the mailbox
 
   await fc.assert(
     fc.asyncProperty(actsOf, async (acts: Act[]) => playOut(host, clock, acts)),
-    { numRuns: 40 },
+    { numRuns: 100 },
   )
-  t.pass('in 40 stories')
+  t.pass('in 100 stories')
 })
 
 t.test('[R-REG-3] a code that was issued before another proof is dead, even if the cache kept it', async (t) => {

@@ -346,5 +346,7 @@ t.test('a token is verified without a request as a guard does it', async (t) => 
   t.match(await accounts.verifyToken(token), { id: user.id, sessionId: String })
   await accounts.users.endSessions(user.id)
   await t.rejects(accounts.verifyToken(token), { code: 'ACCOUNTS_TOKEN_INVALID' })
-  await t.rejects(accounts.verifyToken('x'), { code: 'ACCOUNTS_TOKEN_INVALID' })
+  for (const none of ['x', '', undefined, null, 7, {}] as string[]) {
+    await t.rejects(accounts.verifyToken(none), { code: 'ACCOUNTS_TOKEN_INVALID' })
+  }
 })

@@ -103,7 +103,7 @@ const wrong: [path: string, given: unknown, says: RegExp][] = [
   ['mail.brand.supportEmail', 'support', /e-mail address/],
   ['revocation', 'redis', /'feed' or 'storage' or 'none', but 'redis'/],
   ['revocation', false, /'feed' or 'storage' or 'none', but false/],
-  ['eventLog', true, /false or an object with keep, but true/],
+  ['eventLog', 'yes', /false or an object with keep, but 'yes'/],
   ['eventLog.keep', 3599, /whole number from 3600 to 315360000/],
   ['eventLog.keep', '90d', /whole number/],
   ['network', 'ip', /function \(request\) => string/],
@@ -286,7 +286,7 @@ t.test('what is left out has the defaults of the documentation', async (t) => {
   })
   t.match(options.clock(), Number)
   t.strictSame(options.session(null), { idle: 864_000, absolute: 2_592_000 })
-  t.strictSame(resolve({ eventLog: {} }).eventLog, { keep: 7_776_000 })
+  for (const on of [true, {}]) t.strictSame(resolve({ eventLog: on }).eventLog, { keep: 7_776_000 })
   t.strictSame(
     routeNames.map((name) => options.routes[name]),
     routeNames.map(() => ({ url: undefined, config: undefined, onRequest: undefined, logLevel: undefined })),

@@ -46,7 +46,7 @@ t.test(
     clock.pass(later)
 
     // By the timers of the housekeeping alone.
-    await until(() => smtp.caught.length >= 100, 60_000)
+    await until(() => smtp.caught.length >= 100, 90_000)
     t.equal(new Set(registered.map(({ email }) => email)).size, 100)
     const users = await db.selectFrom('accounts_users').select('email').execute()
     t.equal(users.length, 101)
@@ -61,7 +61,7 @@ t.test(
   '[F3] mails whose jobs and codes Redis has lost are handed over again, and their codes work',
   { skip },
   async (t) => {
-    const { server, smtp, open, work, settled, sweepLater, sweepUntil } = await realm(t)
+    const { server, smtp, open, work, settled, sweepUntil } = await realm(t)
     const { accounts, register, verify } = await open()
     const control = new Redis(server.url)
     t.teardown(() => control.disconnect())
@@ -71,8 +71,7 @@ t.test(
     await control.flushall()
 
     work()
-    await sweepLater(accounts)
-    await until(() => smtp.caught.length >= 5)
+    await sweepUntil(accounts, () => smtp.caught.length >= 5)
     for (const { email, token } of registered) t.equal(told(await verify(token, codeTo(smtp, email))), '200')
     await sweepUntil(accounts, settled)
     t.strictSame(recipientsOf(smtp), registered.map(({ email }) => email).toSorted())
@@ -80,7 +79,7 @@ t.test(
 )
 
 t.test('mails of an instance killed between commit and hand-over are sent by another', { skip }, async (t) => {
-  const { redis, smtp, clock, open, work, db, url, redisThroughProxy, name, sweepLater } = await realm(t)
+  const { redis, smtp, open, work, db, url, redisThroughProxy, name, sweepUntil } = await realm(t)
   work()
   const { accounts, verify } = await open()
   const OPTIONS = JSON.stringify({ name, passwords, registration: { verifyEmail: true } })
@@ -96,10 +95,7 @@ t.test('mails of an instance killed between commit and hand-over are sent by ano
   doomed.child.kill('SIGKILL')
 
   redis.mode = 'pass'
-  // The killed instance went by the time of day.
-  clock.pass(Date.now() - clock())
-  await sweepLater(accounts)
-  await until(() => smtp.caught.length >= 2)
+  await sweepUntil(accounts, () => smtp.caught.length >= 2)
   t.strictSame(recipientsOf(smtp), [answeredBody.email, unansweredBody.email].toSorted())
   t.equal(told(await verify(answered.body.token, codeTo(smtp, answeredBody.email))), '200')
 })
@@ -207,8 +203,7 @@ t.test(
     await stranger.app.close()
     work({ secret: [next, secret] })
     const after = await open({ secret: [next, secret] })
-    await sweepLater(after.accounts)
-    await until(() => smtp.caught.length === 1)
+    await sweepUntil(after.accounts, () => smtp.caught.length === 1)
     t.equal(told(await after.verify(token, codeTo(smtp, email))), '200')
     await sweepUntil(after.accounts, settled)
 
@@ -222,7 +217,7 @@ t.test(
 )
 
 t.test('an altered mail is settled and logged, and holds nobody else up', { skip }, async (t) => {
-  const { redis, smtp, open, work, db, rows, sweepLater } = await realm(t)
+  const { redis, smtp, open, work, db, rows, sweepUntil } = await realm(t)
   work()
   redis.mode = 'refuse'
   const { accounts, register, logged } = await open()
@@ -230,11 +225,10 @@ t.test('an altered mail is settled and logged, and holds nobody else up', { skip
   await sql`update accounts_outbox set sealed = overlay(sealed placing 'AAAA' from 100)`.execute(db)
   const whole = await register()
   redis.mode = 'pass'
-  await sweepLater(accounts)
-
-  await until(() => smtp.caught.length === 1)
+  await sweepUntil(accounts, () => smtp.caught.length === 1)
   t.strictSame(recipientsOf(smtp), [whole.email])
-  await until(async () => (await rows()).some(({ settled, sealed }) => settled && sealed === ''))
+  const [first] = await rows()
+  t.match(first, { settled: true, sealed: '' })
   t.match(logged(), 'a mail in the outbox was altered')
   t.notMatch(logged(), altered.email)
 })
@@ -297,7 +291,7 @@ t.test('[R-SES-9] a change that rolls back leaves no mail, and no change goes wi
 
 for (const mode of ['refuse', 'freeze'] as const) {
   t.test(`[F1] Redis: ${mode}: passwords and addresses are changed, their mails come later`, { skip }, async (t) => {
-    const { redis, smtp, open, work, settled, sweepLater, sweepUntil } = await realm(t)
+    const { redis, smtp, open, work, settled, sweepUntil } = await realm(t)
     work()
     const { accounts, member, login } = await open()
     const [changing, moving, deleting] = [await member(), await member(), await member()]
@@ -312,8 +306,7 @@ for (const mode of ['refuse', 'freeze'] as const) {
     t.equal(told(await login(changing.email, newPassword)), '200')
     t.strictSame(smtp.caught, [])
     redis.mode = 'pass'
-    await sweepLater(accounts)
-    await until(() => smtp.caught.length >= 3)
+    await sweepUntil(accounts, () => smtp.caught.length >= 3)
     const confirmed = await moving.confirmEmail({ token: asked.body.token, code: codeTo(smtp, address) })
     t.equal(told(confirmed), '200')
     await sweepUntil(accounts, settled)
@@ -386,7 +379,7 @@ t.test('within a transaction of the host', { skip }, async (t) => {
 })
 
 t.test('a mail past its end is dropped: a code after a day, a notice after three', { skip }, async (t) => {
-  const { redis, smtp, clock, open, work, rows, sweepLater } = await realm(t)
+  const { redis, smtp, clock, open, work, rows, sweepUntil } = await realm(t)
   work()
   redis.mode = 'refuse'
   const { accounts, register, member } = await open()
@@ -397,20 +390,13 @@ t.test('a mail past its end is dropped: a code after a day, a notice after three
   clock.pass(25 * hour)
   redis.mode = 'pass'
 
-  await sweepLater(accounts)
-
-  await until(() => smtp.caught.length === 1)
+  await sweepUntil(accounts, () => smtp.caught.length === 1)
   t.strictSame(recipientsOf(smtp), [changing.email])
   redis.mode = 'refuse'
   await accounts.users.delete(deleting.id)
   clock.pass(72 * hour)
   redis.mode = 'pass'
-  await until(() =>
-    accounts.mailer!.ping().then(
-      () => true,
-      () => false,
-    ),
-  )
+  await until(() => accounts.mailer!.ping().then(() => true))
   await sweepOutbox(accounts)
   await purge(accounts)
   t.strictSame([recipientsOf(smtp), await rows()], [[changing.email], []])
@@ -449,10 +435,19 @@ t.test(
   },
 )
 
+/** A clock that runs, and that tests set forward. */
+function runningClock() {
+  const state = { ahead: 0 }
+  const pass = (ms: number) => {
+    state.ahead += ms
+  }
+  return Object.assign(() => Date.now() + state.ahead, { pass })
+}
+
 /** A database, a private Redis behind a proxy and an SMTP server; instances and workers of one realm on them. */
 async function realm(t: Test, { smtp: handlers }: { smtp?: Parameters<typeof startSmtp>[0] } = {}) {
   const name = uniqueName()
-  const clock = settableClock()
+  const clock = runningClock()
   const server = await startRedis()
   t.teardown(() => server.stop())
   const redis = await faultProxy(server.port)
@@ -466,15 +461,18 @@ async function realm(t: Test, { smtp: handlers }: { smtp?: Parameters<typeof sta
 
   /** Sweeps when every mail is due again, and Redis is back. */
   async function sweepLater(accounts: Accounts) {
-    await until(() => Promise.all([accounts.mailer!.ping(), accounts.cache!.ping()]).then(() => true))
-    clock.pass(later)
-    await sweepOutbox(accounts)
+    await until(async () => {
+      clock.pass(later)
+      await sweepOutbox(accounts)
+      return true
+    })
   }
   /** Sweeps again and again, with all instances at once, until a condition holds. */
-  async function sweepUntil(accounts: Accounts | Accounts[], condition: () => Promise<boolean>) {
+  async function sweepUntil(accounts: Accounts | Accounts[], condition: () => boolean | Promise<boolean>) {
     for (let round = 0; round < 100; round++) {
       clock.pass(later)
-      await Promise.all([accounts].flat().map((each) => sweepOutbox(each)))
+      // What a busy machine keeps from Redis is swept in the next round.
+      await Promise.allSettled([accounts].flat().map((each) => sweepOutbox(each)))
       if (await condition()) return
       await until(condition, 300).catch(() => {})
     }

@@ -174,9 +174,11 @@ t.test('texts of others on the channel harm nothing', { skip, buffered: true }, 
     ...[[user.id], [null], [{}], [[]], 'text', { length: 1 }].map((ended) => ({ from: 'x', at, ended })),
     { from: 'x', at: -1e308, ended: ['__proto__', 'constructor', 'toString', '', '\0'] },
     { from: 'x', at, ended: Array.from({ length: 5000 }, (_, n) => `session ${n}`) },
-    ...[2 ** 20, 3e7].map((length) => ({ from: 'x', at, ended: [sessionId, 'x'.repeat(length)] })),
     ...[{ ended: [sessionId] }, { from: 'x', at, ended: [sessionId, null] }],
     '{"__proto__":{"from":"x"},"from":"x","at":1,"ended":["x"]}',
+    { from: 'x', at, ended: [sessionId, 'x'.repeat(2 ** 20)] },
+    // For which Redis may cut the link.
+    { from: 'x', at, ended: [sessionId, 'x'.repeat(3e7)] },
   ]
   for (const text of texts) await stranger.publish(typeof text === 'string' ? text : JSON.stringify(text))
 

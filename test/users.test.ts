@@ -1,5 +1,6 @@
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
+import Type from 'typebox'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { memoryStorage } from '../lib/adapters/memory.ts'
 import type { User } from '../lib/contracts.ts'
@@ -111,6 +112,50 @@ t.test('a disabled user is out at once, and in again when enabled', async (t) =>
   await users.enable(id)
   t.same(told(await post('/auth/refresh/', { refresh })), [401, 'ACCOUNTS_TOKEN_INVALID'])
   t.equal((await login()).status, 200)
+})
+
+t.test('what is no user is refused with the field, whatever a caller without types passes', async (t) => {
+  const { users } = await open(t, {
+    registration: { profile: Type.Object({ company: Type.String({ maxLength: 5 }) }) },
+  })
+  const profile = { company: 'Acme' }
+  const refused = (given: object, field: string) =>
+    t.rejects(users.create(given as never), { code: 'ACCOUNTS_VALIDATION', errors: [{ field }] })
+
+  await refused({ email: 'a@example.org' }, 'profile.company')
+  await refused({ email: 'a@example.org', profile: { company: 7 } }, 'profile.company')
+  await refused({ email: 'a@example.org', profile: { company: 'too long' } }, 'profile.company')
+  await refused({ email: 5, profile }, 'email')
+  await refused({ email: 'a@example.org', profile, verified: 'false' }, 'verified')
+  await refused({ email: 'a@example.org', profile, password: 12345678 }, 'password')
+  await t.rejects(users.create({ email: 'a@example.org', profile, verfied: true } as never), {
+    code: 'ACCOUNTS_VALIDATION',
+  })
+  t.same(await users.list(), [])
+  const rows = [null, 7, { email: 'b@example.org', profile: { company: 1n } }, { email: 'c@example.org' }] as never[]
+  t.same(
+    (await users.import(rows)).map((outcome) => 'id' in outcome),
+    [false, false, false, true],
+  )
+  for (const limit of [0, -1, 1.5, Number.NaN, 1001, '5' as never]) {
+    await t.rejects(users.list({ limit }), { name: 'TypeError' })
+    await t.rejects(users.history(1, { limit }), { name: 'TypeError' })
+  }
+  await t.rejects(users.find({} as never), { name: 'TypeError', message: /find/ })
+  await t.rejects(users.find(4 as never), { name: 'TypeError', message: /find/ })
+  await t.rejects(users.setPassword(1, 5 as never), { name: 'TypeError' })
+})
+
+t.test('a disabled account may get a new password, and stays disabled', async (t) => {
+  const { users, login } = await open(t)
+  const { id } = await users.create(ada)
+  await Promise.all([users.disable(id), users.disable(id)])
+
+  await users.setPassword(id, 'another horse battery')
+
+  t.equal((await login('another horse battery')).status, 401)
+  await users.enable(id)
+  t.equal((await login('another horse battery')).status, 200)
 })
 
 t.test('an administrator ends the sessions of a user, and of nobody else', async (t) => {

@@ -81,7 +81,7 @@ async function changeUser(db: Kysely<AccountsTables>, change: CredentialChange):
     .set(freeUsername(db, change))
     .where('id', '=', change.userId)
     .where('credential_version', '=', bound(change.fence))
-  const query = change.set.active === true ? fenced : fenced.where('active', '=', true)
+  const query = change.set.active !== undefined ? fenced : fenced.where('active', '=', true)
   return (await query.returning('id').executeTakeFirst()) !== undefined
 }
 

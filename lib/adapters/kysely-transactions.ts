@@ -19,8 +19,19 @@ export async function survivably<T>(db: Kysely<AccountsTables>, step: Step<T>): 
   return db.isTransaction ? behindSavepoint(db, step) : step(db)
 }
 
-async function behindSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
-  // A name of its own: callers at once in one transaction must not meet each other's savepoint.
+const turns = new WeakMap<Kysely<AccountsTables>, Promise<unknown>>()
+
+// One after the other: savepoints nest, and releasing one of two callers' takes the later one along.
+function behindSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  const turn = (turns.get(db) ?? Promise.resolve()).then(() => saved(db, step))
+  turns.set(
+    db,
+    turn.catch(() => {}),
+  )
+  return turn
+}
+
+async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   const name = sql.id(`accounts_${randomBytes(6).toString('hex')}`)
   await sql`savepoint ${name}`.execute(db)
   try {

@@ -19,7 +19,7 @@ export function credentialVerbs(state: MemoryState) {
     async changeCredentials(change) {
       const user = state.users.get(change.userId)
       if (!user || user.credentialVersion !== change.fence) return 'stale'
-      if (!user.active && change.set.active !== true) return 'stale'
+      if (!user.active && change.set.active === undefined) return 'stale'
       if (emailTaken(state, change.set.emailCanonical, user.id)) return 'email_taken'
       keepUser(state, changed(state, user, change))
       const ended = moveSessions(state, change)

@@ -59,6 +59,7 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
   }
 
   return {
+    inProcess: true,
     async send(message) {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
       const delivery = new Promise<void>((resolve) => setImmediate(resolve)).then(() => deliver({ ...message }))

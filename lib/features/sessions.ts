@@ -4,6 +4,7 @@ import { type Client, clientOf } from '../client.ts'
 import type { Session, UserId } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { type EventDetails, emit } from '../events.ts'
+import { bearerToken } from '../guards.ts'
 import type { Route } from '../scope.ts'
 import { endSessions } from '../sessions.ts'
 
@@ -69,9 +70,7 @@ export async function logout(
 
 // Not by the guard, which refuses the token of a session that has ended: logging out twice is no fault.
 function accessSession({ tokens }: Accounts, authorization: string | undefined) {
-  const [, token] = /^Bearer ([^\s]+)$/i.exec(authorization ?? '') ?? []
-  if (!token) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  const { sessionId: id, userId } = tokens.verifyAccess(token)
+  const { sessionId: id, userId } = tokens.verifyAccess(bearerToken(authorization))
   return { id, userId }
 }
 

@@ -1,12 +1,12 @@
-import { type Config, loadConfig, required, requiredSecret, variable } from './cli-config.ts'
-import { failure } from './cli-errors.ts'
-import type { MailWorkerOptions } from './worker.ts'
+import type { MailWorkerOptions } from '../worker.ts'
+import { type Config, loadConfig, required, requiredSecret, variable } from './config.ts'
+import { failure } from './errors.ts'
 
 /** Sends the queued mails until a signal. */
 export async function work({ config: file }: { config?: string }): Promise<void> {
   const config = await loadConfig(file)
   const options = workerOptions(config, file)
-  const { startMailWorker } = await import('./worker.ts')
+  const { startMailWorker } = await import('../worker.ts')
   const running = namingSources(config, file, () => startMailWorker(options))
   const signal = await new Promise<string>((resolve) => {
     for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, resolve)

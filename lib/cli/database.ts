@@ -1,5 +1,5 @@
-import type { AnyKysely } from './adapters/kysely.ts'
-import { installed, usageError } from './cli-errors.ts'
+import type { AnyKysely } from '../adapters/kysely.ts'
+import { installed, usageError } from './errors.ts'
 
 /** Opens a PostgreSQL database; the first statement connects. */
 export async function openDatabase(connectionString: string): Promise<AnyKysely> {

@@ -1,7 +1,7 @@
-import { type Config, loadConfig, required, requiredSecret, variable } from './cli-config.ts'
-import { idsOf, openDatabase } from './cli-database.ts'
-import { faultText, installed, usageError } from './cli-errors.ts'
-import type { AccountsOptions } from './options.ts'
+import type { AccountsOptions } from '../options.ts'
+import { type Config, loadConfig, required, requiredSecret, variable } from './config.ts'
+import { idsOf, openDatabase } from './database.ts'
+import { faultText, installed, usageError } from './errors.ts'
 
 /** How the accounts are found. */
 export interface AccountsFlags {
@@ -28,7 +28,7 @@ export async function withAccounts<T>(flags: AccountsFlags, act: (accounts: Open
 export type Opened = Awaited<ReturnType<typeof open>>
 
 async function open(options: AccountsOptions, { stream }: ReturnType<typeof warnings>) {
-  const { createAccounts } = await import('./index.ts')
+  const { createAccounts } = await import('../index.ts')
   return createAccounts(options, { logger: { level: 'warn', stream } })
 }
 
@@ -44,7 +44,7 @@ async function optionsOf({ config: file, ids }: AccountsFlags) {
     return { options: filled, close: async () => given.db?.destroy?.() }
   }
   const db = await openDatabase(required('DATABASE_URL', or('db')))
-  const { kyselyStorage } = await installed(() => import('./adapters/kysely.ts'), 'kysely')
+  const { kyselyStorage } = await installed(() => import('../adapters/kysely.ts'), 'kysely')
   return { options: { ...filled, storage: kyselyStorage(db, { ids: idsOf(ids) }) }, close: () => db.destroy() }
 }
 

@@ -1,7 +1,7 @@
-import type { AnyKysely } from './adapters/kysely.ts'
-import { loadConfig, required } from './cli-config.ts'
-import { idsOf, openDatabase } from './cli-database.ts'
-import { failure, installed, usageError } from './cli-errors.ts'
+import type { AnyKysely } from '../adapters/kysely.ts'
+import { loadConfig, required } from './config.ts'
+import { idsOf, openDatabase } from './database.ts'
+import { failure, installed, usageError } from './errors.ts'
 
 /** What `migrate` takes. */
 export interface MigrateFlags {
@@ -17,7 +17,7 @@ export async function migrate(flags: MigrateFlags): Promise<void> {
   if (ids === 'uuid' && flags.config !== undefined) {
     throw usageError('--ids uuid needs DATABASE_URL instead of --config, whose "db" means integer ids')
   }
-  const { migrateToLatest, migrationSql } = await installed(() => import('./adapters/kysely.ts'), 'kysely')
+  const { migrateToLatest, migrationSql } = await installed(() => import('../adapters/kysely.ts'), 'kysely')
   if (flags.sql) return void process.stdout.write(await migrationSql({ ids }))
   const db = await databaseOf(flags.config)
   try {

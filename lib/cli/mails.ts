@@ -1,9 +1,9 @@
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { loadConfig } from './cli-config.ts'
-import { failure } from './cli-errors.ts'
-import type { MailLog } from './mail-log.ts'
-import { previewMails } from './mail-preview.ts'
+import type { MailLog } from '../mail-log.ts'
+import { previewMails } from '../mail-preview.ts'
+import { loadConfig } from './config.ts'
+import { failure } from './errors.ts'
 
 /** Writes a preview of every kind of mail into a folder and prints the names. */
 export async function writeMails({ config, out = 'mails-preview' }: { config?: string; out?: string }): Promise<void> {

@@ -1,4 +1,4 @@
-import { AccountsError } from './errors.ts'
+import { AccountsError } from '../errors.ts'
 
 /** What is wrong with a call is told without a stack: it is the caller's to mend. Exit code 2: nothing was tried. */
 export function usageError(message: string, exitCode: 1 | 2 = 2): Error {

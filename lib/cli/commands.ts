@@ -29,7 +29,7 @@ export interface Command {
   run(flags: Flags, given: string[]): Promise<void> | void
 }
 
-const users = () => import('./cli-users.ts')
+const users = () => import('./users.ts')
 const database: FlagName[] = ['config', 'ids']
 const who = ['<id|email>']
 
@@ -38,12 +38,12 @@ export const commands: Record<string, Command> = {
   worker: {
     takes: [],
     flags: ['config'],
-    run: async (flags) => (await import('./cli-worker.ts')).work(flags),
+    run: async (flags) => (await import('./worker.ts')).work(flags),
   },
   migrate: {
     takes: [],
     flags: [...database, 'sql'],
-    run: async (flags) => (await import('./cli-migrate.ts')).migrate(flags),
+    run: async (flags) => (await import('./migrate.ts')).migrate(flags),
   },
   'generate-secret': {
     takes: [],
@@ -82,11 +82,11 @@ export const commands: Record<string, Command> = {
   'end-sessions': {
     takes: [],
     flags: [...database, 'all'],
-    run: async (flags) => (await import('./cli-sessions.ts')).endAllSessions(flags),
+    run: async (flags) => (await import('./sessions.ts')).endAllSessions(flags),
   },
   mails: {
     takes: [],
     flags: ['config', 'out'],
-    run: async (flags) => (await import('./cli-mails.ts')).writeMails(flags),
+    run: async (flags) => (await import('./mails.ts')).writeMails(flags),
   },
 }

@@ -1,7 +1,7 @@
-import { type AccountsFlags, type Opened, withAccounts } from './cli-accounts.ts'
-import { usageError } from './cli-errors.ts'
-import type { User, UserId } from './contracts.ts'
-import { AccountsError } from './errors.ts'
+import type { User, UserId } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import { type AccountsFlags, type Opened, withAccounts } from './accounts.ts'
+import { usageError } from './errors.ts'
 
 /** What the actions of `user` take. */
 export interface UserFlags extends AccountsFlags {
