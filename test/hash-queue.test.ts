@@ -1,7 +1,8 @@
 import { once } from 'node:events'
+import { Agent, type IncomingMessage, request } from 'node:http'
 import { type AddressInfo, connect, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
-import type { FastifyInstance } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest } from 'fastify'
 import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
 import t, { type Test } from 'tap'
@@ -9,6 +10,8 @@ import { migrateToLatest } from '../lib/adapters/kysely.ts'
 import { memoryStorage } from '../lib/adapters/memory.ts'
 import type { Storage } from '../lib/contracts.ts'
 import { createHashQueue, type HashQueue, hashQueue, hashSlots, type Place } from '../lib/hash-queue.ts'
+import plugin from '../lib/index.ts'
+import { testOptions } from '../lib/testing.ts'
 import { memoryApp } from './app.ts'
 import { freshDatabase, noPostgres, until } from './helper.ts'
 import { accountsOf, newMember } from './members.ts'
@@ -450,4 +453,28 @@ t.test('two apps of one process share the queue', async (t) => {
 
   await leave()
   for (const { status } of await Promise.all(pending)) t.equal(status, 201)
+})
+
+t.test('a place that a hook of the host answers over is given back', async (t) => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  app.addHook('onRoute', (route) => {
+    const limited = async (_request: FastifyRequest, reply: FastifyReply) => reply.code(429).send({})
+    if (route.url.startsWith('/api/login')) route.preHandler = [route.preHandler ?? [], limited].flat()
+  })
+  await app.register(plugin, testOptions())
+  const address = await app.listen({ port: 0, host: '127.0.0.1' })
+  const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+  t.teardown(() => agent.destroy())
+  const body = JSON.stringify({ email: 'ada@example.org', password: 'correct horse battery' })
+
+  for (let n = 0; n < 400; n++) {
+    const options = { method: 'POST', agent, headers: { 'content-type': 'application/json' } }
+    const asked = request(`${address}/api/login/`, options).end(body)
+    const [response] = (await once(asked, 'response')) as [IncomingMessage]
+    response.resume()
+    await once(response, 'end')
+    if (response.statusCode !== 429) return t.fail(`attempt ${n} was answered with ${response.statusCode}`)
+  }
+  t.doesNotThrow(() => hashQueue.admit())
 })

@@ -7,7 +7,7 @@ import type { User } from '../lib/contracts.ts'
 import plugin, { type AccountsOptions, createAccounts } from '../lib/index.ts'
 import { sweepOutbox } from '../lib/outbox.ts'
 import { testOptions } from '../lib/testing.ts'
-import { type Answer, memoryApp, openDatabase, realApp, secret } from './app.ts'
+import { type Answer, memoryApp, openDatabase, realApp, secret, settableClock } from './app.ts'
 import { noPostgres, redisUrl, uniqueName } from './helper.ts'
 import { accountsOf, sessionFor } from './members.ts'
 
@@ -339,4 +339,39 @@ t.test('health tells of each dependency, and never throws', async (t) => {
   t.same(health.cache, { ok: false, offsetMs: null })
   t.match(health.storage, { ok: true, offsetMs: Number })
   t.match(health.mailer, { ok: true })
+})
+
+t.test('a mail that only its own process knows of is done when it is accepted', async (t) => {
+  const options = testOptions()
+  const sent: unknown[] = []
+  const unknown = async (ids: string[]) => ids.map(() => 'unknown' as const)
+  const inProcess = (n: number) => ({
+    ...options.mailer,
+    inProcess: true,
+    progress: unknown,
+    send: async () => void sent.push(n),
+  })
+  const clock = settableClock()
+  const one = await open(t, { ...options, clock, mailer: inProcess(1) })
+  const two = await open(t, { ...options, clock, mailer: inProcess(2) })
+  const { id } = await one.users.create(ada)
+
+  await one.users.setPassword(id, 'another horse battery')
+  clock.pass(60_000)
+  await sweepOutbox(two.accounts)
+  await sweepOutbox(one.accounts)
+
+  t.same(sent, [1])
+})
+
+t.test('an access token does not outlive an idle session', async (t) => {
+  const clock = settableClock()
+  const { users, accounts, get } = await open(t, { clock, session: { idle: 60 } })
+  const { id } = await users.create(ada)
+  const { access } = await accounts.startSession(id)
+
+  clock.pass(59_000)
+  t.equal((await get('/auth/user/', access)).status, 200)
+  clock.pass(2000)
+  t.same(told(await get('/auth/user/', access)), [401, 'ACCOUNTS_TOKEN_EXPIRED'])
 })
