@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import type { Cache, Storage, UserId } from './contracts.ts'
 import { loggable } from './errors.ts'
@@ -45,6 +46,9 @@ const mostReads = 10_000
 /** How many sessions one text tells of, and how many a fault keeps for the next. */
 const mostTold = 10_000
 const longestText = 2 ** 20
+/** A connection that was opened a moment ago, over a slow link, gets so much more time when a program ends. */
+const lastTries = 3
+const lastWaitMs = 300
 
 type FeedParts = RevocationParts & { cache: Pick<Cache, 'publish' | 'subscribe'> }
 
@@ -145,13 +149,21 @@ function createTeller(cache: FeedParts['cache'], self: string) {
     }
     await rest
   }
+  function tell(sessionIds: string[] = []): void {
+    state.unsent = state.unsent.concat(sessionIds)
+    state.telling = send()
+  }
   return {
-    tell(sessionIds: string[] = []): void {
-      state.unsent = state.unsent.concat(sessionIds)
-      state.telling = send()
+    tell,
+    /** Resolves when what was told is on its way, or cannot be brought on it: no heartbeat comes any more. */
+    async done(): Promise<void> {
+      await state.telling
+      for (let tries = 0; tries < lastTries && state.unsent.length > 0; tries++) {
+        await sleep(lastWaitMs)
+        tell()
+        await state.telling
+      }
     },
-    /** Resolves when what was told last is on its way. */
-    done: () => state.telling,
   }
 }
 

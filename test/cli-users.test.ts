@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import { type AddressInfo, connect, createServer } from 'node:net'
+import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import t from 'tap'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { redisCache } from '../lib/adapters/redis.ts'
@@ -153,19 +153,24 @@ t.test(
 /** The shared Redis over a link that takes `ms` in each direction. */
 async function slowRedis(t: Teardown, ms: number): Promise<string> {
   const target = new URL(redisUrl())
+  const sockets: Socket[] = []
   const server = createServer((client) => {
     const redis = connect(Number(target.port), target.hostname)
+    sockets.push(client, redis)
     for (const [from, to] of [
       [client, redis],
       [redis, client],
     ] as const) {
       from.on('data', (chunk) => setTimeout(() => to.write(chunk), ms))
-      from.on('end', () => setTimeout(() => to.end(), ms))
-      from.on('error', () => to.destroy())
+      from.on('close', () => setTimeout(() => to.destroy(), 2 * ms))
+      from.on('error', () => {})
     }
   })
   await once(server.listen(0, '127.0.0.1'), 'listening')
-  t.teardown(() => server.close())
+  t.teardown(() => {
+    for (const socket of sockets) socket.destroy()
+    server.close()
+  })
   target.port = String((server.address() as AddressInfo).port)
   return target.href
 }

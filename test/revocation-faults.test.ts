@@ -177,10 +177,12 @@ t.test('texts of others on the channel harm nothing', { skip, buffered: true }, 
     ...[{ ended: [sessionId] }, { from: 'x', at, ended: [sessionId, null] }],
     '{"__proto__":{"from":"x"},"from":"x","at":1,"ended":["x"]}',
     { from: 'x', at, ended: [sessionId, 'x'.repeat(2 ** 20)] },
-    // For which Redis may cut the link.
-    { from: 'x', at, ended: [sessionId, 'x'.repeat(3e7)] },
   ]
-  for (const text of texts) await stranger.publish(typeof text === 'string' ? text : JSON.stringify(text))
+  for (const text of texts) {
+    const published = typeof text === 'string' ? text : JSON.stringify(text)
+    // A busy machine may not take a long one at once.
+    await until(() => stranger.publish(published).then(() => true))
+  }
 
   await until(async () => {
     // The last one is in order, and is told until it is heard.

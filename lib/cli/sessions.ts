@@ -6,11 +6,7 @@ const batch = 500
 /** Logs everybody out: ends all sessions, and tells running apps to refuse their access tokens. */
 export async function endAllSessions({ all, ...flags }: AccountsFlags & { all?: boolean }): Promise<void> {
   if (!all) throw usageError('end-sessions logs everybody out: say so with --all')
-  const count = await withAccounts(flags, async (accounts) => {
-    // What is announced while the connection is not up yet would be lost with this process.
-    await accounts.cache?.ping().catch(() => {})
-    return endAll(accounts)
-  })
+  const count = await withAccounts(flags, (accounts) => endAll(accounts))
   process.stdout.write(`${count} ${count === 1 ? 'session was' : 'sessions were'} ended.\n`)
 }
 
