@@ -152,10 +152,10 @@ t.test(
 
 /** The shared Redis over a link that takes `ms` in each direction. */
 async function slowRedis(t: Teardown, ms: number): Promise<string> {
-  const target = new URL(redisUrl())
+  const { hostname, port } = new URL(redisUrl())
   const sockets: Socket[] = []
   const server = createServer((client) => {
-    const redis = connect(Number(target.port), target.hostname)
+    const redis = connect(Number(port), hostname)
     sockets.push(client, redis)
     for (const [from, to] of [
       [client, redis],
@@ -171,8 +171,7 @@ async function slowRedis(t: Teardown, ms: number): Promise<string> {
     for (const socket of sockets) socket.destroy()
     server.close()
   })
-  target.port = String((server.address() as AddressInfo).port)
-  return target.href
+  return `redis://127.0.0.1:${(server.address() as AddressInfo).port}`
 }
 
 t.test(
