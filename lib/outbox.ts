@@ -83,12 +83,13 @@ function addressed({ username, email }: Addressee) {
   return { to: email, user: { username, email } }
 }
 
-function asked({ network, request }: Client, now: number) {
+/** When, from where and in which language a mail is asked for. */
+export function asked({ network, request }: Client, now: number) {
   return { requestedAt: now, network, locale: firstLanguage(request?.headers['accept-language']) }
 }
 
 /** The first language of an `Accept-Language` header. */
-export function firstLanguage(header: string | undefined): string | null {
+function firstLanguage(header: string | undefined): string | null {
   return /^ *([a-z]{2,3}(?:-[a-z0-9]{2,8}){0,2})(?=[ ,;]|$)/i.exec(header ?? '')?.[1] ?? null
 }
 

@@ -10,7 +10,7 @@ import { canonicalEmail } from '../email-address.ts'
 import { AccountsError } from '../errors.ts'
 import { emit } from '../events.ts'
 import type { Place } from '../hash-queue.ts'
-import { firstLanguage, mailerOf, noticeOf } from '../outbox.ts'
+import { asked, mailerOf, noticeOf } from '../outbox.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../schemas.ts'
 import type { Route } from '../scope.ts'
 
@@ -62,9 +62,7 @@ function resetMail(accounts: Accounts, { user, address, issued, expiresAt, clien
     // In the fragment, which no server and no proxy sees.
     url: url && issued.linkToken ? `${url}#token=${issued.linkToken}` : null,
     minutes: Math.round((expiresAt - now) / 60_000),
-    requestedAt: now,
-    network: client.network,
-    locale: firstLanguage(client.request?.headers['accept-language']),
+    ...asked(client, now),
     brand: accounts.options.mail.brand,
     expiresAt,
   }
