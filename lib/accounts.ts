@@ -25,6 +25,8 @@ export interface Accounts extends Guards, UseCases {
   readonly revocation: Revocation
   readonly hooks: Hooks
   readonly log: FastifyBaseLogger
+  /** Events on their way into the database; closing waits for them. */
+  readonly pending: Set<Promise<void>>
   /** Whether the storage is within a transaction of the host's, which may still roll back. */
   readonly joined: boolean
   /** The time in milliseconds. */

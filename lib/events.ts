@@ -157,10 +157,14 @@ export interface Happening<Name extends EventName> {
 }
 
 /**
- * Tells of a security event: one line in the log, the hooks after it and, with `eventLog`, the database. Never throws
- * and is not waited for.
+ * Tells of a security event: one line in the log, the hooks after it and, with `eventLog`, the database. Never throws.
+ * Only who may be followed by the end of a transaction or of a program waits for it.
  */
-export function emit<Name extends EventName>(accounts: Accounts, name: Name, happening: Happening<Name>): void {
+export function emit<Name extends EventName>(
+  accounts: Accounts,
+  name: Name,
+  happening: Happening<Name>,
+): Promise<void> | undefined {
   const { client, userId = null, identifier = null, sessionId = null, details } = happening
   const { ip, network, userAgent, requestId } = client
   const fields = { at: accounts.clock(), userId, identifier, sessionId, requestId, ip, network, userAgent }
@@ -169,10 +173,13 @@ export function emit<Name extends EventName>(accounts: Accounts, name: Name, hap
   accounts.log[level](line, `fastify-accounts: ${words}`)
   const event: AccountEvent = Object.freeze({ name, ...fields, details })
   accounts.hooks.after(event)
-  if (accounts.options.eventLog) void keep(accounts, event)
+  return accounts.options.eventLog ? keep(accounts, event) : undefined
 }
 
-async function keep({ storage }: Accounts, event: AccountEvent): Promise<void> {
+async function keep({ storage, pending }: Accounts, event: AccountEvent): Promise<void> {
   // The port has logged the fault.
-  await storage.addEvent(event).catch(() => {})
+  const kept = storage.addEvent(event).catch(() => {})
+  pending.add(kept)
+  await kept
+  pending.delete(kept)
 }

@@ -90,7 +90,7 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
       const stopHousekeeping = startHousekeeping(accounts)
       app.addHook('onClose', async () => {
         stopHousekeeping()
-        await accounts.revocation.close()
+        await Promise.all([accounts.revocation.close(), ...accounts.pending])
         await ports.close()
       })
     },

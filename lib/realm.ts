@@ -33,7 +33,7 @@ export async function createRealm(
   const revocation = createRevocation({ options, storage, cache, log, clock })
   const guards = createGuards({ options, storage, tokens, revocation, clock })
   const hooks = createHooks(log)
-  const ports = { storage, cache, mailer, joined: false }
+  const ports = { storage, cache, mailer, joined: false, pending: new Set<Promise<void>>() }
   const parts = { options, ring, tokens, passwords, revocation, hooks, log, clock, addHook: hooks.add }
   return withUseCases({ ...ports, ...parts, ...guards })
 }

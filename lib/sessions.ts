@@ -19,7 +19,7 @@ export interface TokenPair {
 export async function startSession(accounts: Accounts, user: User, client: Client): Promise<TokenPair | null> {
   const session = newSession(accounts, user, client)
   if (!(await accounts.storage.insertSession(session))) return null
-  emit(accounts, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
+  await emit(accounts, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
   return firstTokens(accounts, session, user)
 }
 
@@ -93,5 +93,5 @@ export async function endSessions(
 ): Promise<void> {
   const ended = await accounts.storage.endSessions(userId, accounts.clock())
   accounts.revocation.announce(ended)
-  emit(accounts, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
+  await emit(accounts, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
 }

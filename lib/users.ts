@@ -95,12 +95,12 @@ export function createUsers(accounts: Accounts): Users {
           mails: [noticeOf(accounts, 'password_changed', user, client)],
         }),
       )
-      emit(accounts, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
+      await emit(accounts, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
     },
     async setRole(id, role) {
       checkRole(accounts, role)
       if (!(await storage.setRole(id, role))) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-      emit(accounts, 'roleChange', { client, userId: id, details: { role } })
+      await emit(accounts, 'roleChange', { client, userId: id, details: { role } })
     },
     disable: (id) => setActive(accounts, id, false),
     enable: (id) => setActive(accounts, id, true),
@@ -112,7 +112,7 @@ export function createUsers(accounts: Accounts): Users {
       await change(accounts, id, (user) =>
         deleteUser(accounts, user, [noticeOf(accounts, 'account_deleted', user, client)]),
       )
-      emit(accounts, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
+      await emit(accounts, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
     },
     async history(id, { before, limit } = {}) {
       if (before !== undefined && !Number.isSafeInteger(before)) {
@@ -173,7 +173,7 @@ async function create(accounts: Accounts, { password, role = null, verified = fa
   const passwordHash = password === undefined ? null : await accounts.passwords.hash(password)
   const stored = await accounts.storage.insertUser({ ...user, passwordHash })
   const id = storedId(stored)
-  emit(accounts, 'register', { client, userId: id, details: {} })
+  await emit(accounts, 'register', { client, userId: id, details: {} })
   return userOf(user, id)
 }
 
@@ -254,7 +254,7 @@ async function setActive(accounts: Accounts, id: UserId, active: boolean): Promi
     // Somebody else has done it since.
     found.active === active ? 'changed' : changeCredentials(accounts, found, { set: { active }, sessions: 'end' }),
   )
-  emit(accounts, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
+  await emit(accounts, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
 }
 
 async function existing({ storage }: Accounts, id: UserId): Promise<User> {

@@ -1,11 +1,16 @@
 import { Writable } from 'node:stream'
+import { setTimeout } from 'node:timers/promises'
+import Fastify from 'fastify'
+import type { Kysely } from 'kysely'
 import t, { type Test } from 'tap'
-import type { AccountEvent } from '../lib/contracts.ts'
+import { kyselyStorage } from '../lib/adapters/kysely.ts'
+import type { AccountEvent, Storage } from '../lib/contracts.ts'
 import { eventNames } from '../lib/events.ts'
 import { purge } from '../lib/housekeeping.ts'
-import type { AccountsOptions, HookName } from '../lib/index.ts'
-import { type Answer, memoryApp, realApp, settableClock } from './app.ts'
-import { noPostgres } from './helper.ts'
+import plugin, { type AccountsOptions, type HookName, type UseCases } from '../lib/index.ts'
+import { testOptions } from '../lib/testing.ts'
+import { type Answer, clientOf, memoryApp, openDatabase, realApp, settableClock } from './app.ts'
+import { noPostgres, until } from './helper.ts'
 import { accountsOf } from './members.ts'
 
 const ada = { username: 'ada', email: 'Ada+home@Example.org', password: 'correct horse battery' }
@@ -381,10 +386,68 @@ t.test('kept events come back from PostgreSQL as they were told', { skip: noPost
   accounts.addHook('afterLogin', (event) => void told.push(event))
   const { id } = (await host.post('/api/register/', ada, { 'user-agent': 'Mozilla "5.0" \\ 💥' })).body
   await host.post('/api/login/', ada)
+  await until(async () => (await accounts.users.history(id)).length >= 2)
 
-  const history = await accounts.users.history(id)
+  t.same((await accounts.users.history(id)).reverse(), told)
+})
 
-  t.same(history.reverse(), told)
+/** A storage that takes its time with events. */
+function slowToKeep(db: Kysely<any>): Storage {
+  const storage = kyselyStorage(db)
+  async function addEvent(event: AccountEvent): Promise<void> {
+    await setTimeout(300)
+    await storage.addEvent(event)
+  }
+  return { ...storage, addEvent }
+}
+
+t.test('events on their way are kept before the app has closed', { skip: noPostgres }, async (t) => {
+  const { db } = await openDatabase(t)
+  const storage = slowToKeep(db)
+  const app = Fastify()
+  await app.register(plugin, { ...testOptions(), storage, eventLog: {} })
+  const registering = await clientOf(app).post('/api/register/', ada)
+  t.equal(registering.status, 201)
+  t.same(await storage.listEvents(registering.body.id, { limit: 10 }), [], 'no answer waits for an event')
+
+  await app.close()
+
+  t.equal((await storage.listEvents(registering.body.id, { limit: 10 })).length, 1)
+})
+
+t.test('events of use cases come and go with a transaction of the host', { skip: noPostgres }, async (t) => {
+  const { app, name, db } = await realApp(t, { eventLog: {} })
+  const accounts = accountsOf(app, name)
+  const { id } = await accounts.users.create({ username: 'grace', email: 'grace@example.org' })
+  const acts: [string, (joined: UseCases) => Promise<unknown>][] = [
+    ['register', ({ users }) => users.create(ada)],
+    ['roleChange', ({ users }) => users.setRole(id, 'admin')],
+    ['login', ({ startSession }) => startSession(id)],
+    ['sessionEnd', ({ users }) => users.endSessions(id)],
+    ['passwordChange', ({ users }) => users.setPassword(id, other)],
+    ['accountDisable', ({ users }) => users.disable(id)],
+    ['accountDelete', ({ users }) => users.delete(id)],
+  ]
+  const within = (act: (joined: UseCases) => Promise<unknown>, fault?: Error) =>
+    db.transaction().execute(async (trx) => {
+      await act(accounts.using(slowToKeep(trx)))
+      if (fault) throw fault
+    })
+  const told = async () => {
+    const rows = await db.selectFrom('accounts_events').select('name').orderBy('id').execute()
+    return rows.map((row) => row.name)
+  }
+  await db.deleteFrom('accounts_events').execute()
+  const fault = new Error('the host thinks better of it')
+
+  for (const [, act] of acts) await t.rejects(within(act, fault), fault)
+  t.same(await told(), [])
+
+  for (const [, act] of acts) await within(act)
+  t.same(
+    await told(),
+    acts.map(([event]) => event),
+  )
 })
 
 t.test('a database that does not take events changes no answer', { skip: noPostgres }, async (t) => {
