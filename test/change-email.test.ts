@@ -63,6 +63,26 @@ for (const { on, open, skip } of backends) {
       t.equal(told(await login(email.toUpperCase())), '200')
     })
 
+    await t.test('[R-REG-2] a username that was the old address goes with it, another one stays', async (t) => {
+      const [short, long] = [address().toUpperCase(), `${'x'.repeat(60)}@example.org`]
+      for (const [email, expected] of [
+        [short, short],
+        [long, null],
+      ] as const) {
+        const [named, other] = [await member(), await member()]
+        await named.patch({ username: named.email.toUpperCase() })
+        const { username } = await userOf(other.id)
+
+        t.equal(told(await named.confirmEmail(await named.askEmail(email))), '200')
+        t.equal(told(await other.confirmEmail(await other.askEmail(address()))), '200')
+
+        t.equal((await named.read()).body.username, expected)
+        t.equal((await userOf(other.id)).username, username)
+        const next = { username: named.email, email: named.email, password }
+        t.equal(told(await post('/api/register/', next)), '201', 'whoever has the address next has the name')
+      }
+    })
+
     await t.test('the session that confirmed goes on through its refreshes', async (t) => {
       const user = await member()
       const first = await acts.refresh(user.refresh)

@@ -3,13 +3,24 @@ import type { Account, Accounts } from '../accounts.ts'
 import { placeOf } from '../admission.ts'
 import { type Client, clientOf } from '../client.ts'
 import { checkCode, withGrant } from '../codes.ts'
+import type { User } from '../contracts.ts'
 import { addressOf, changeCredentials, provePassword } from '../credentials.ts'
 import { canonicalEmail } from '../email-address.ts'
 import { AccountsError } from '../errors.ts'
 import { emit } from '../events.ts'
 import type { Place } from '../hash-queue.ts'
+import { nameOf } from '../new-user.ts'
 import { handOver, noticeOf, proofOf, rowsOf } from '../outbox.ts'
-import { CodeToken, codeDigits, Email, MessageAndToken, MessageBody, Otp, Password } from '../schemas.ts'
+import {
+  CodeToken,
+  codeDigits,
+  Email,
+  MessageAndToken,
+  MessageBody,
+  Otp,
+  Password,
+  usernameProblem,
+} from '../schemas.ts'
 import type { Route } from '../scope.ts'
 
 const ChangeEmailBody = Type.Object({ email: Email, password: Password })
@@ -66,15 +77,22 @@ export async function confirmEmail(
     // Thrown, so that the grant is given back to whose it is.
     if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
     const user = await accounts.storage.findUserById(userId)
-    const emailCanonical = email === undefined ? null : canonicalEmail(email)
-    if (!user?.active || user.credentialVersion !== credentialVersion || emailCanonical === null) return null
-    const set = { email, emailCanonical, emailVerifiedAt: accounts.clock() }
+    const emailCanonical = canonicalEmail(email ?? '')
+    if (!user?.active || user.credentialVersion !== credentialVersion || !email || !emailCanonical) return null
+    const name = nameAfter(accounts, user, email, emailCanonical)
+    const set = { email, emailCanonical, emailVerifiedAt: accounts.clock(), ...name }
     const mails = [noticeOf(accounts, 'email_changed', user, client)]
     const outcome = await changeCredentials(accounts, user, { set, sessions: { keep: account.sessionId }, mails })
     if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
     return outcome === 'changed' ? user : null
   })
   emit(accounts, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
+}
+
+// A username that was the old address would be somebody else's address from now on.
+function nameAfter({ options }: Accounts, user: User, email: string, emailCanonical: string) {
+  if (user.username === null || canonicalEmail(user.username) !== addressOf(user)) return {}
+  return nameOf(options, usernameProblem(email) === null ? email : null, emailCanonical)
 }
 
 /** `POST /auth/change_email/` and `/auth/confirm_email/`. */
