@@ -5,6 +5,11 @@ import { type Command, commands, flagTypes } from './cli/commands.ts'
 import { told, usageError } from './cli/errors.ts'
 import { help } from './cli/help.ts'
 
+// A reader that has seen enough, such as `head`, is no fault, and what was begun is finished.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  if (error.code !== 'EPIPE') throw error
+})
+
 try {
   await run()
 } catch (error) {

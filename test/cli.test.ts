@@ -35,6 +35,14 @@ t.test('--help names every command and flag, and --version the version', async (
   t.equal(version.out().trim(), JSON.parse(readFileSync('package.json', 'utf8')).version)
 })
 
+t.test('a reader that has seen enough is no fault', async (t) => {
+  const run = cli(t, ['--help'])
+  run.child.stdout?.destroy()
+
+  t.equal(await run.ended, 0)
+  t.equal(run.err(), '')
+})
+
 t.test(
   'a wrong command line exits 2, tells the fix on one line and never repeats what may be a password',
   async (t) => {
