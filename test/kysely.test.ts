@@ -23,7 +23,7 @@ import { noPostgres, uniqueName } from './helper.ts'
 const skip = noPostgres
 
 for (const ids of ['integer', 'uuid'] as const) {
-  t.test(`PostgreSQL with ${ids} ids`, { skip }, async (t) => {
+  t.test(`[R-SQL-2] PostgreSQL with ${ids} ids`, { skip }, async (t) => {
     const { db } = await openFresh(t)
     await migrateToLatest(db, { ids })
     await runContract(t, kyselyStorage(db, { ids }))
