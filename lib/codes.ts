@@ -123,10 +123,10 @@ export async function checkCode(
   const macs = accounts.ring.map((keys) => codeMac(keys, purpose, ref.tokenHash, code))
   const answer = await cacheOf(accounts).guess(ref, macs, accounts.clock())
   const told = { client, identifier: ref.tag }
-  if (answer === 'right') return emit(accounts, 'codeAccept', { ...told, details: { purpose } })
-  if (answer === 'exhausted') emit(accounts, 'codeExhaust', { ...told, details: { purpose } })
+  if (answer === 'right') emit(accounts, 'codeAccept', { ...told, details: { purpose } })
+  else if (answer === 'exhausted') emit(accounts, 'codeExhaust', { ...told, details: { purpose } })
   else emit(accounts, 'codeFail', { ...told, details: { purpose, reason: answer } })
-  throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  if (answer !== 'right') throw new AccountsError('ACCOUNTS_CODE_INVALID')
 }
 
 /** What a token's code is for, while the cache knows it; null for any other token. */
