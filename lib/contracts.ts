@@ -154,6 +154,8 @@ export interface CredentialChange {
     /** Replaces the whole profile. */
     profile?: Profile
   }
+  /** The username that the caller saw, where the change depends on it: with another one it is `stale`. */
+  seenUsername?: string | null
   /** What becomes of the user's sessions: all end, all stay, or all but one end. */
   sessions: 'end' | 'keep' | { keep: string }
   /** A session that starts with the change, with the new credential version. */
@@ -220,6 +222,12 @@ export interface Storage {
     username?: string | null
     usernameCanonical?: string | null
     profile: Record<string, unknown>
+    /**
+     * Whose update it is: null, and nothing changed, unless this session is the user's, has not ended and is of the
+     * current credentials, and the account has this address if one is given; also when a change of credentials commits
+     * while this call runs. May answer null to a session that such a change keeps.
+     */
+    fence?: { sessionId: string; emailCanonical?: string }
   }): Promise<User | 'username_taken' | 'invalid' | null>
   /** Sets a user's role; false when there is no such user. */
   setRole(id: UserId, role: string | null): Promise<boolean>

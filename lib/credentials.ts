@@ -9,7 +9,7 @@ import type { Place } from './hash-queue.ts'
 import { type Draft, handOver, rowsOf } from './outbox.ts'
 
 /** What is to be changed. */
-export interface Change extends Pick<CredentialChange, 'set' | 'sessions'> {
+export interface Change extends Pick<CredentialChange, 'set' | 'sessions' | 'seenUsername'> {
   start?: CredentialChange['start']
   mails?: Draft[]
 }
@@ -26,15 +26,14 @@ export function nextVersion({ credentialVersion }: User): number {
 export async function changeCredentials(
   accounts: Accounts,
   user: User,
-  { set, sessions, start = null, mails = [] }: Change,
+  { start = null, mails = [], ...change }: Change,
 ): Promise<'changed' | 'stale' | 'email_taken'> {
   const outcome = await accounts.storage.changeCredentials({
     userId: user.id,
     fence: user.credentialVersion,
     credentialVersion: nextVersion(user),
     now: accounts.clock(),
-    set,
-    sessions,
+    ...change,
     start,
     mails: rowsOf(accounts, mails),
   })

@@ -1,7 +1,8 @@
 import Fastify from 'fastify'
 import t from 'tap'
 import Type from 'typebox'
-import { memoryCache, memoryMailer } from '../lib/adapters/memory.ts'
+import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
+import type { Storage } from '../lib/contracts.ts'
 import accounts from '../lib/index.ts'
 import { sweepOutbox } from '../lib/outbox.ts'
 import { testOptions } from '../lib/testing.ts'
@@ -31,7 +32,7 @@ const values = [1, 0, -1, true, false, null, 'admin', '2999-01-01', ['admin'], {
 for (const { on, open, skip } of backends) {
   t.test(`reading and changing one's account, on ${on}`, { skip }, async (t) => {
     const host = await open(t, { passwords, registration })
-    const { member, rowOf, accounts } = accountActs(host)
+    const { member, rowOf, userOf, accounts } = accountActs(host)
 
     await t.test('PATCH changes what is given, PUT too, and both answer the account', async (t) => {
       for (const method of ['patch', 'put'] as const) {
@@ -145,6 +146,34 @@ for (const { on, open, skip } of backends) {
 
       const own = other.email.toUpperCase()
       t.equal((await other.patch({ username: own })).body.username, own)
+    })
+
+    await t.test('an update by a session that ended, or of older credentials, changes nothing', async (t) => {
+      const [user, kept] = [await member(), await member()]
+      const before = await rowOf(user.id)
+      // Straight on the storage: the feed has not heard of it.
+      await accounts.storage.endSession(user.sessionId, user.id, Date.now())
+
+      t.equal(told(await user.patch({ username: uniqueName(), field0: 1 })), '401 TOKEN_INVALID')
+
+      t.strictSame(await rowOf(user.id), before)
+      t.equal(told(await kept.confirmEmail(await kept.askEmail(`${uniqueName()}@example.org`))), '200')
+      t.equal(told(await kept.patch({ field0: 1 })), '200')
+    })
+
+    await t.test('[R-REG-2] whoever changes the address keeps no name that was it, in whatever order', async (t) => {
+      for (let round = 0; round < 20; round++) {
+        const user = await member()
+        const change = await user.askEmail(`${uniqueName()}@example.org`)
+
+        const [confirmed] = await Promise.all([
+          user.confirmEmail(change),
+          ...[user.email, user.email.toUpperCase()].map((username) => user.patch({ username })),
+        ])
+
+        t.equal(told(confirmed), '200')
+        t.not((await userOf(user.id)).username?.toLowerCase(), user.email)
+      }
     })
 
     await t.test('parallel updates of different fields all stay', async (t) => {
@@ -530,6 +559,27 @@ t.test('[R-SES-8] a deletion stops the access tokens on every instance', { skip:
   t.equal(told(await user.remove()), '204')
 
   await until(async () => (await read()) === '401 TOKEN_INVALID')
+})
+
+t.test('[R-REG-2] a name that was the address when it was judged is refused when the address is another', async (t) => {
+  const storage = memoryStorage()
+  const meanwhile: { act?: () => Promise<unknown> } = {}
+  const slow: Storage = {
+    ...storage,
+    async updateUser(change) {
+      await meanwhile.act?.()
+      return storage.updateUser(change)
+    },
+  }
+  const host = await memoryApp(t, { passwords, storage: slow })
+  const { member, userOf } = accountActs(host)
+  const user = await member()
+  const change = await user.askEmail(`${uniqueName()}@example.org`)
+  meanwhile.act = () => user.confirmEmail(change)
+
+  t.equal(told(await user.patch({ username: user.email })), '400 VALIDATION')
+
+  t.equal((await userOf(user.id)).username, user.username)
 })
 
 t.test('without usernames a posted one changes nothing', async (t) => {

@@ -81,7 +81,11 @@ async function changeUser(db: Kysely<AccountsTables>, change: CredentialChange):
     .set(freeUsername(db, change))
     .where('id', '=', change.userId)
     .where('credential_version', '=', bound(change.fence))
-  const query = change.set.active !== undefined ? fenced : fenced.where('active', '=', true)
+  const query = fenced
+    .$if(change.set.active === undefined, (given) => given.where('active', '=', true))
+    .$if(change.seenUsername !== undefined, (given) =>
+      given.where('username', 'is not distinct from', bound(change.seenUsername as string | null)),
+    )
   return (await query.returning('id').executeTakeFirst()) !== undefined
 }
 

@@ -1,5 +1,5 @@
-import { type Kysely, sql } from 'kysely'
-import type { Storage } from '../contracts.ts'
+import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
+import type { Storage, UserId } from '../contracts.ts'
 import { possibleId, storable } from '../storable.ts'
 import { bound, boundAll, userColumns, userOf } from './kysely-rows.ts'
 import type { AccountsTables } from './kysely-tables.ts'
@@ -39,15 +39,31 @@ export function userChangeVerbs(
   }
 }
 
-function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, profile }: UserUpdate) {
+function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, profile, fence }: UserUpdate) {
   return db
     .updateTable('accounts_users')
     .set(boundAll({ username, username_canonical: usernameCanonical }))
     .set({ profile: sql`profile || ${JSON.stringify(profile)}::text::jsonb` })
     .where('id', '=', id)
     .where('active', '=', true)
+    .$if(fence !== undefined, (query) => query.where((eb) => eb.exists(askingSession(eb, id, fence!.sessionId))))
+    .$if(fence?.emailCanonical !== undefined, (query) =>
+      query.where('email_canonical', '=', bound(fence!.emailCanonical as string)),
+    )
     .returning(userColumns)
     .executeTakeFirst()
+}
+
+// Behind the lock of the user's row its version is the newest, and the session's that of when the statement began: one
+// that a change of credentials ended or kept meanwhile does not fit.
+function askingSession(eb: ExpressionBuilder<AccountsTables, 'accounts_users'>, userId: UserId, sessionId: string) {
+  return eb
+    .selectFrom('accounts_sessions')
+    .select(sql`1`.as('one'))
+    .where('accounts_sessions.id', '=', bound(sessionId))
+    .where('accounts_sessions.user_id', '=', userId)
+    .where('accounts_sessions.ended_at', 'is', null)
+    .whereRef('accounts_sessions.credential_version', '=', 'accounts_users.credential_version')
 }
 
 // A host may have unique indexes of its own: the look tells which one it was.

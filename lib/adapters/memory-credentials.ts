@@ -20,6 +20,7 @@ export function credentialVerbs(state: MemoryState) {
       const user = state.users.get(change.userId)
       if (!user || user.credentialVersion !== change.fence) return 'stale'
       if (!user.active && change.set.active === undefined) return 'stale'
+      if (change.seenUsername !== undefined && change.seenUsername !== user.username) return 'stale'
       if (emailTaken(state, change.set.emailCanonical, user.id)) return 'email_taken'
       keepUser(state, changed(state, user, change))
       const ended = moveSessions(state, change)

@@ -11,6 +11,8 @@ import {
   usernameTaken,
 } from './memory-state.ts'
 
+type UserUpdate = Parameters<Storage['updateUser']>[0]
+
 /** The verbs about users, but for changes of credentials. */
 export function userVerbs(state: MemoryState) {
   const { ids, users, byEmail } = state
@@ -47,7 +49,7 @@ export function userVerbs(state: MemoryState) {
 
     async updateUser(change) {
       const user = users.get(change.id)
-      if (!user?.active) return null
+      if (!user?.active || !mayUpdate(state, user, change.fence)) return null
       return update(state, user, change)
     },
 
@@ -98,7 +100,19 @@ function withPassword(user: StoredUser | undefined): UserWithPassword | null {
   return user ? { ...shownUser(user), passwordHash: user.passwordHash } : null
 }
 
-function update(state: MemoryState, user: StoredUser, change: Parameters<Storage['updateUser']>[0]) {
+function mayUpdate({ sessions }: MemoryState, user: StoredUser, fence: UserUpdate['fence']): boolean {
+  if (!fence) return true
+  const { sessionId, emailCanonical = user.emailCanonical } = fence
+  const session = sessions.get(sessionId)
+  return (
+    session?.userId === user.id &&
+    session.endedAt === null &&
+    session.credentialVersion === user.credentialVersion &&
+    emailCanonical === user.emailCanonical
+  )
+}
+
+function update(state: MemoryState, user: StoredUser, change: UserUpdate) {
   const { username = user.username, usernameCanonical = user.usernameCanonical } = change
   if (!storable([username, usernameCanonical, change.profile])) return 'invalid'
   if (usernameTaken(state, usernameCanonical, user.id)) return 'username_taken'

@@ -40,10 +40,8 @@ export async function updateAccount(
   const fields = changeableFields(accounts.options).filter((name) => Object.hasOwn(given, name))
   if (fields.length === 0) return readAccount(accounts, id)
   const allowed = Object.fromEntries(fields.map((name) => [name, given[name]]))
-  const name = fields.includes('username') ? await newName(accounts, id, allowed.username as string) : {}
-  const profile = profileFields(accounts.options, allowed) as Record<string, unknown>
 
-  const outcome = await accounts.storage.updateUser({ id, ...name, profile })
+  const outcome = await update(accounts, { id, sessionId }, allowed)
 
   if (outcome === null) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   if (outcome === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
@@ -52,10 +50,26 @@ export async function updateAccount(
   return outcome
 }
 
-async function newName(accounts: Accounts, id: UserId, username: string) {
+// Once more, since a session that a change of credentials kept is refused while that change commits.
+async function update(
+  accounts: Accounts,
+  account: Pick<Account, 'id' | 'sessionId'>,
+  allowed: Record<string, unknown>,
+  tries = 2,
+): Promise<User | 'username_taken' | 'invalid' | null> {
+  const { id, sessionId } = account
+  const { name, emailCanonical } = await newName(accounts, id, allowed.username as string | undefined)
+  const profile = profileFields(accounts.options, allowed) as Record<string, unknown>
+  const outcome = await accounts.storage.updateUser({ id, ...name, profile, fence: { sessionId, emailCanonical } })
+  return outcome === null && tries > 1 ? update(accounts, account, allowed, tries - 1) : outcome
+}
+
+async function newName(accounts: Accounts, id: UserId, username: string | undefined) {
+  if (username === undefined) return { name: {} }
   // Whose address it would have to be matters to the few names that look like one.
-  const own = username.normalize('NFKC').includes('@') ? addressOf(await readAccount(accounts, id)) : ''
-  return nameOf(accounts.options, username, own)
+  if (!username.normalize('NFKC').includes('@')) return { name: nameOf(accounts.options, username, '') }
+  const emailCanonical = addressOf(await readAccount(accounts, id))
+  return { name: nameOf(accounts.options, username, emailCanonical), emailCanonical }
 }
 
 /**

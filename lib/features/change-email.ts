@@ -25,6 +25,8 @@ import type { Route } from '../scope.ts'
 
 const ChangeEmailBody = Type.Object({ email: Email, password: Password })
 
+const mostTries = 3
+
 /**
  * Mails a code to the new address of a logged-in user and answers the token that goes with it; the address stays until
  * `confirmEmail`. Works and answers alike when the new address is somebody else's, who is mailed nothing.
@@ -76,17 +78,28 @@ export async function confirmEmail(
   await withGrant(accounts, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
     // Thrown, so that the grant is given back to whose it is.
     if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
-    const user = await accounts.storage.findUserById(userId)
-    const emailCanonical = canonicalEmail(email ?? '')
-    if (!user?.active || user.credentialVersion !== credentialVersion || !email || !emailCanonical) return null
-    const name = nameAfter(accounts, user, email, emailCanonical)
-    const set = { email, emailCanonical, emailVerifiedAt: accounts.clock(), ...name }
-    const mails = [noticeOf(accounts, 'email_changed', user, client)]
-    const outcome = await changeCredentials(accounts, user, { set, sessions: { keep: account.sessionId }, mails })
-    if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
-    return outcome === 'changed' ? user : null
+    for (let tries = 0; tries < mostTries; tries++) {
+      const user = await accounts.storage.findUserById(userId)
+      if (!user?.active || user.credentialVersion !== credentialVersion || email === undefined) return null
+      const outcome = await takeAddress(accounts, account, user, email, client)
+      if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
+      if (outcome === 'changed') return user
+      // The username may be another one now, which is no change of credentials.
+    }
+    return null
   })
   emit(accounts, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
+}
+
+async function takeAddress(accounts: Accounts, { sessionId }: Account, user: User, email: string, client: Client) {
+  const emailCanonical = canonicalEmail(email) as string
+  const name = nameAfter(accounts, user, email, emailCanonical)
+  return changeCredentials(accounts, user, {
+    set: { email, emailCanonical, emailVerifiedAt: accounts.clock(), ...name },
+    sessions: { keep: sessionId },
+    seenUsername: user.username,
+    mails: [noticeOf(accounts, 'email_changed', user, client)],
+  })
 }
 
 // A username that was the old address would be somebody else's address from now on.

@@ -8,6 +8,7 @@ import {
   sampleUser,
   start,
   storableTexts,
+  storedSession,
   storedUser,
   uniqueName,
 } from './samples.ts'
@@ -99,6 +100,49 @@ export const profileContract: { name: string; run(subject: Storage): Promise<voi
       assert.equal(await subject.updateUser({ id: missingId(subject), profile: {} }), null)
 
       assert.deepEqual((await subject.findUserById(user.id))?.profile, {})
+    },
+  },
+  {
+    name: 'an update that a session asks for needs that session, as it is now, and the address that was seen',
+    async run(subject) {
+      const user = await storedUser(subject)
+      const { id, emailCanonical } = user
+      const [live, ended, theirs] = [
+        await storedSession(subject, {}, user),
+        await storedSession(subject, {}, user),
+        await storedSession(subject),
+      ]
+      await subject.endSession(ended.id, id, start)
+      const asked = (fence: { sessionId: string; emailCanonical?: string }) =>
+        subject.updateUser({ id, profile: { city: 'Oslo' }, fence })
+
+      for (const sessionId of [ended.id, theirs.id, uniqueName()]) assert.equal(await asked({ sessionId }), null)
+      assert.equal(await asked({ sessionId: live.id, emailCanonical: uniqueName() }), null)
+      assert.deepEqual((await subject.findUserById(id))?.profile, {})
+      assert.deepEqual(((await asked({ sessionId: live.id, emailCanonical })) as User).profile, { city: 'Oslo' })
+
+      await subject.changeCredentials(passwordChange(user, { sessions: { keep: live.id } }))
+      assert.deepEqual(((await asked({ sessionId: live.id })) as User).profile, { city: 'Oslo' })
+    },
+  },
+  {
+    name: 'no update of a session lands after a change of credentials that ended it, or of the address it was judged by',
+    async run(subject) {
+      for (const sessions of ['end', 'keep'] as const) {
+        const user = await storedUser(subject)
+        const { id, emailCanonical } = user
+        const session = await storedSession(subject, {}, user)
+        const set = { profile: profileOf({ city: 'Oslo' }), emailCanonical: uniqueName() }
+        const change = passwordChange(user, { set, sessions })
+        const fence = { sessionId: session.id, ...(sessions === 'keep' && { emailCanonical }) }
+
+        await race(async (index) => {
+          if (index === 25) return subject.changeCredentials(change)
+          return subject.updateUser({ id, profile: { [`member${index}`]: index }, fence })
+        })
+
+        assert.deepEqual((await subject.findUserById(id))?.profile, set.profile)
+      }
     },
   },
   {
