@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger } from 'fastify'
 import type { Accounts } from './accounts.ts'
 import type { Client } from './client.ts'
-import type { AccountEvent, CodePurpose, User, UserId } from './contracts.ts'
+import type { AccountEvent, CodePurpose, Profile, User, UserId } from './contracts.ts'
 import { hostRefusal, loggable } from './errors.ts'
 
 /** What events tell beside who, when and from where. */
@@ -49,7 +49,7 @@ export type HookContexts = {
   beforeRegister: {
     username: string | null
     email: string
-    profile: Record<string, unknown>
+    profile: Profile
     client: Client
   }
   /** After the password was proved. */

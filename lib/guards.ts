@@ -9,7 +9,7 @@ import type { AccessToken, Tokens } from './tokens.ts'
 
 /** What a guard reads of a request; so it fits every kind of Fastify server, HTTP/2 too. */
 export interface GuardedRequest {
-  readonly headers: { readonly authorization?: string }
+  readonly headers: { readonly authorization?: string | undefined }
 }
 
 type Guard = (request: GuardedRequest, reply: unknown) => Promise<void>
@@ -70,24 +70,33 @@ export interface GuardParts {
 
 /** Builds the guards of a realm. */
 export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
+  const guards = new WeakSet<object>()
+  function known<G extends Guard>(guard: G): G {
+    guards.add(guard)
+    return guard
+  }
+
   async function guard(request: GuardedRequest, optional: boolean): Promise<void> {
     const { authorization } = request.headers
-    const entrance = optional && authorization === undefined ? null : await enter(parts, bearerToken(authorization))
-    ;(request as Guarded)[entranceKey] = entrance
+    const guarded = request as Guarded
+    guarded[entranceKey] ??= null
+    if (optional && authorization === undefined) guarded[entranceKey] = null
+    else guarded[entranceKey] = await enter(parts, bearerToken(authorization))
   }
 
   function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
     // Told by the request: one who leaves `reply` out means to be refused all the same.
-    if (reply !== undefined || 'headers' in first) return guard(first as GuardedRequest, false)
-    const { optional } = first
+    if (reply !== undefined || 'headers' in Object(first)) return guard(first as GuardedRequest, false)
+    const { optional } = Object(first) as { optional?: boolean }
     if (typeof optional !== 'boolean') throw new TypeError('fastify-accounts: authenticate() takes { optional: true }')
     return known((request) => guard(request, optional))
   }
 
   function require(given: Requirements): Guard {
-    const checks = checksOf(parts, given)
+    const checks = checksOf(parts, Object(given))
     return known(async (request) => {
       const guarded = request as Guarded
+      guarded[entranceKey] ??= null
       const before = guarded[entranceKey]
       const fresh = await enter(parts, bearerToken(request.headers.authorization))
       // Guards of one request share what they read of the user.
@@ -103,7 +112,12 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     })
   }
   const verifyToken = async (token: string) => (await enter(parts, token)).account
-  return { authenticate: known(authenticate as Authenticate), require, protect, verifyToken }
+  return {
+    authenticate: known(authenticate as Authenticate),
+    require,
+    protect: (scope) => protect(scope, guards),
+    verifyToken,
+  }
 }
 
 /** A request that was let in. */
@@ -228,16 +242,12 @@ function wrongRequirement(name: string, shape: string): TypeError {
   return new TypeError(`fastify-accounts: "${name}" of require() must be ${shape}`)
 }
 
-const guards = new WeakSet<object>()
-
-function known<G extends Guard>(guard: G): G {
-  guards.add(guard)
-  return guard
-}
-
-function protect(scope: FastifyInstance): void {
+function protect(scope: FastifyInstance, guards: WeakSet<object>): void {
+  if (typeof scope?.addHook !== 'function') {
+    throw new TypeError('fastify-accounts: protect() takes the scope whose routes it looks after')
+  }
   scope.addHook('onRoute', (route) => {
-    if ((route.config as { accounts?: unknown } | undefined)?.accounts === false || guarded(route)) return
+    if ((route.config as { accounts?: unknown } | undefined)?.accounts === false || guarded(route, guards)) return
     throw new TypeError(
       `fastify-accounts: ${[route.method].flat().join(',')} ${route.url} is in a protected scope and has no guard; ` +
         'give it { onRequest: app.accounts.authenticate }, ' +
@@ -246,11 +256,11 @@ function protect(scope: FastifyInstance): void {
   })
 }
 
-function guarded({ onRequest, preParsing, preValidation, preHandler }: RouteOptions): boolean {
+function guarded({ onRequest, preParsing, preValidation, preHandler }: RouteOptions, guards: WeakSet<object>): boolean {
   return [onRequest, preParsing, preValidation, preHandler].flat().some((hook) => hook && guards.has(hook))
 }
 
-/** Where a guard leaves whom it let in; undefined while no guard ran. */
+/** Where a guard leaves whom it let in: null when it let nobody in, undefined while no guard ran. */
 export const entranceKey = Symbol('fastify-accounts.entrance')
 
 interface Guarded {
@@ -259,15 +269,20 @@ interface Guarded {
 
 /** The getter behind `request.account`. */
 export function requestAccount(this: FastifyRequest): Account {
-  const entrance = (this as Guarded)[entranceKey]
+  return accountOf(this, 'account') as Account
+}
+
+function accountOf(request: FastifyRequest, property: 'account' | 'accountOrNull'): Account | null {
+  const entrance = (request as Guarded)[entranceKey]
   if (entrance) return entrance.account
-  const route = `${this.method} ${this.routeOptions.url ?? this.url}`
+  if (entrance === null && property === 'accountOrNull') return null
+  const route = `${request.method} ${request.routeOptions.url ?? request.url}`
   const fix =
-    entrance === null ? 'its guard is optional: read request.accountOrNull' : 'it has no guard that ran before'
-  throw new Error(`fastify-accounts: request.account was read on ${route}, but ${fix}`)
+    entrance === null ? 'its guard let nobody in: read request.accountOrNull' : 'it has no guard that ran before'
+  throw new Error(`fastify-accounts: request.${property} was read on ${route}, but ${fix}`)
 }
 
 /** The getter behind `request.accountOrNull`. */
 export function requestAccountOrNull(this: FastifyRequest): Account | null {
-  return (this as Guarded)[entranceKey] === null ? null : requestAccount.call(this)
+  return accountOf(this, 'accountOrNull')
 }

@@ -6,10 +6,10 @@ import { AccountsError } from './errors.ts'
 import { type EventDetails, emit } from './events.ts'
 import { mustVerify } from './options.ts'
 
-/** The token pair of a log-in or a refresh; no `refresh` with `refresh: { rotate: false }`. */
+/** The token pair of a log-in. */
 export interface TokenPair {
   access: string
-  refresh?: string
+  refresh: string
 }
 
 /**
@@ -47,12 +47,16 @@ export function newSession({ options, clock }: Accounts, user: User, { ip, userA
 }
 
 /**
- * Exchanges a refresh token for a new pair. RFC 9700 4.14.2: a token that comes back after it was replaced ends its
+ * Exchanges a refresh token for a new pair, or for an access token alone with `rotate: false`. RFC 9700 4.14.2: a token that comes back after it was replaced ends its
  * session; the newest may come back, since answers get lost and tabs race.
  *
  * @throws {AccountsError} ACCOUNTS_REFRESH_REUSED when this very call ended the session, ACCOUNTS_TOKEN_INVALID
  */
-export async function continueSession(accounts: Accounts, refreshToken: string, client: Client): Promise<TokenPair> {
+export async function continueSession(
+  accounts: Accounts,
+  refreshToken: string,
+  client: Client,
+): Promise<Pick<TokenPair, 'access'> & Partial<TokenPair>> {
   const { tokens, storage, options, clock, revocation } = accounts
   const { sessionId, counter } = tokens.verifyRefresh(refreshToken)
   const { rotate, graceSeconds, lateReplays } = options.refresh

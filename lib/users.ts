@@ -24,7 +24,9 @@ export interface UserToCreate extends Omit<Registration, 'profile'> {
 }
 
 /** What `users.import` takes. */
-export interface UserToImport extends Omit<UserToCreate, 'password'> {
+export interface UserToImport extends Omit<UserToCreate, 'password' | 'profile'> {
+  /** Users of yesterday may lack a field that is required today; members that no field names are ignored. */
+  profile?: Partial<Profile>
   /** An argon2 hash as a PHC string; left out, nobody can log in before a password reset. */
   passwordHash?: string | null
   /** Milliseconds. @default now */

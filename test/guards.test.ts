@@ -4,7 +4,7 @@ import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { memoryStorage } from '../lib/adapters/memory.ts'
 import type { Storage } from '../lib/contracts.ts'
-import plugin, { type AccountsOptions, type Requirements } from '../lib/index.ts'
+import plugin, { type Accounts, type AccountsOptions, type Requirements } from '../lib/index.ts'
 import { createUser, loginAs, testOptions } from '../lib/testing.ts'
 import { type Answer, clientOf, settableClock } from './app.ts'
 import { accountsOf } from './members.ts'
@@ -241,13 +241,7 @@ t.test('a refusal leaves no header on the answer of another guard that lets the 
     if (request.headers.key !== 'right') throw new Error('a wrong key')
   }
   const admin = require({ role: 'admin' })
-  const seen = (request: { account: { id: unknown } }) => {
-    try {
-      return { id: request.account.id }
-    } catch {
-      return { id: null }
-    }
-  }
+  const seen = (request: { accountOrNull: { id: unknown } | null }) => ({ id: request.accountOrNull?.id ?? null })
   app.get('/or', { preHandler: app.auth([authenticate, key as never]) }, seen as never)
   app.get('/either', { preHandler: app.auth([admin, key as never]) }, seen as never)
   app.get('/both', { preHandler: app.auth([admin, key as never], { relation: 'and' }) }, seen as never)
@@ -258,6 +252,7 @@ t.test('a refusal leaves no header on the answer of another guard that lets the 
 
   const byKey = await visit('/or', { key: 'right' })
   t.equal(byKey.status, 200)
+  t.same(byKey.body, { id: null })
   t.equal(byKey.headers['www-authenticate'], undefined)
   t.equal(byKey.headers['retry-after'], undefined)
   const refused = await visit('/either', { ...support, key: 'wrong' })
@@ -324,6 +319,31 @@ t.test('a protected scope takes every kind of guard in every place, and open rou
   t.equal((await send({ method: 'HEAD', url: '/one' })).status, 401)
   t.equal((await send({ method: 'DELETE', url: '/deep' })).status, 401)
   for (const url of ['/three', '/status', '/outside']) t.equal((await visit(url)).status, 200)
+})
+
+t.test('a protected scope takes no guard of another realm', async (t) => {
+  const { app, accounts } = await host(t)
+  await app.register(plugin, { ...testOptions(), name: 'staff', prefix: '/staff' })
+  const { staff } = app as unknown as { staff: Accounts }
+  app.register(async (scope) => {
+    staff.protect(scope)
+    scope.get('/ours', { onRequest: staff.authenticate }, async () => 'ok')
+    scope.get('/theirs', { onRequest: accounts.authenticate }, async () => 'ok')
+  })
+
+  await t.rejects(async () => app.ready(), { message: /GET \/theirs/ })
+})
+
+t.test('a guard that is made of nothing says what it takes', async (t) => {
+  const { accounts } = await host(t)
+  const wrong: [() => unknown, RegExp][] = [
+    [() => accounts.require(null as never), /require\(\) takes one or more of role/],
+    [() => accounts.require(undefined as never), /require\(\) takes one or more of role/],
+    [() => accounts.authenticate(undefined as never), /authenticate\(\) takes \{ optional: true \}/],
+    [() => accounts.protect(undefined as never), /protect\(\) takes the scope/],
+  ]
+
+  for (const [make, message] of wrong) t.throws(make, { name: 'TypeError', message })
 })
 
 t.test('what a host wraps around a guard is not taken for one', async (t) => {

@@ -33,7 +33,6 @@ const options: ts.CompilerOptions = {
   module: ts.ModuleKind.NodeNext,
   moduleResolution: ts.ModuleResolutionKind.NodeNext,
   strict: true,
-  exactOptionalPropertyTypes: false,
   noUncheckedIndexedAccess: true,
   skipLibCheck: true,
   noEmit: true,
@@ -49,8 +48,8 @@ compiler.getSourceFile = (name, ...rest) => {
   return parsed.get(name)
 }
 
-function complaints(folder: string, host: string): string[] {
-  const settings = { ...options, typeRoots: [join(root, 'node_modules/@types')] }
+function complaints(folder: string, host: string, more: ts.CompilerOptions = {}): string[] {
+  const settings = { ...options, ...more, typeRoots: [join(root, 'node_modules/@types')] }
   const program = ts.createProgram([join(folder, host)], settings, compiler)
   return ts.getPreEmitDiagnostics(program).map(({ file, start = 0, messageText }) => {
     const line = file ? file.getLineAndCharacterOfPosition(start).line + 1 : 0
@@ -63,6 +62,7 @@ t.test('hosts compile against the built package without a cast, and mistakes do 
 
   t.ok(hosts.length >= 7)
   for (const host of hosts) t.strictSame(complaints(folder, host), [], host)
+  t.strictSame(complaints(folder, 'guards.ts', { exactOptionalPropertyTypes: true }), [], 'also in the strictest host')
 })
 
 t.test('a host with kysely 0.29 compiles', async (t) => {

@@ -120,6 +120,7 @@ const user: User = await users.create({
 })
 const imported: Imported[] = await users.import([
   { email: 'ada@example.org', passwordHash: '$argon2id$', profile: { company: 'Engines' }, createdAt: 0 },
+  { email: 'old@example.org', profile: {} },
 ])
 for (const outcome of imported) {
   // @ts-expect-error it may have been refused
@@ -130,6 +131,8 @@ for (const outcome of imported) {
 const found: User | null = await users.find({ email: 'ada@example.org' })
 const page: User[] = await users.list({ after: user.id, limit: 10 })
 const pair: TokenPair = await startSession(user.id)
+const refresh: string = pair.refresh
+addHook('beforeRegister', ({ profile }) => console.log(profile.company.length))
 await users.setPassword(user.id, 'another horse battery')
 await users.setRole(user.id, null)
 await users.disable(7)
@@ -229,4 +232,4 @@ app.accounts.close()
 // @ts-expect-error the users cannot be exchanged
 app.accounts.users = users
 
-console.log(at, company, offset, page, pair, same, status)
+console.log(at, company, offset, page, pair, refresh, same, status)
