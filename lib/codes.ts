@@ -91,12 +91,13 @@ export function newCode(
   return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }
 }
 
-/** Stores a code, whose life begins here, and answers its end. A code that is stored already stays as it is. */
+/**
+ * Stores a code, whose life begins here, and answers its end. A code that is stored already stays as it is: its end is
+ * that of its first life, 0 when it is dead.
+ */
 export async function putCode(accounts: Accounts, { ttl, ...code }: CodeDraft): Promise<number> {
   const now = accounts.clock()
-  const expiresAt = now + ttl * 1000
-  await cacheOf(accounts).put({ ...code, expiresAt, grantMs }, now)
-  return expiresAt
+  return cacheOf(accounts).put({ ...code, expiresAt: now + ttl * 1000, grantMs }, now)
 }
 
 function newRecord(accounts: Accounts, purpose: CodePurpose, token: string, code: string, subject: Subject) {

@@ -357,9 +357,9 @@ export interface NewCode {
 export interface Cache {
   /**
    * Stores all records of one code and the account's index in one step. Never overwrites: a record that exists, alive
-   * or dead, stays as it is.
+   * or dead, stays as it is. Answers when the life of the first record ends, 0 when it is dead.
    */
-  put(code: NewCode, now: number): Promise<void>
+  put(code: NewCode, now: number): Promise<number>
   /**
    * Guesses a code. In state `issued` the try is counted first, then compared: of N parallel guesses exactly `tries`
    * are compared, and a record whose tries are used up is dead. A right guess moves the record to `verified`, where

@@ -9,7 +9,7 @@ import { open, seal } from './secrets.ts'
 
 /** A mail that waits for its hand-over: the life of its code, if it has one, begins there. */
 export interface Draft {
-  message: Omit<Message, 'brand' | 'expiresAt'>
+  message: Omit<Message, 'brand' | 'expiresAt' | 'minutes'>
   code: CodeDraft | null
   createdAt: number
   /** When handing it over is of no use any more. */
@@ -33,7 +33,6 @@ export function noticeOf(accounts: Accounts, kind: MessageKind, user: Addressee,
     code: null,
     token: null,
     url: null,
-    minutes: 0,
     ...asked(client, now),
   }
   return { message, code: null, createdAt: now, expiresAt: now + noticeLifeMs }
@@ -73,7 +72,7 @@ export function proofOf(accounts: Accounts, given: Proof, client: Client): { tok
   })
   const id = randomBytes(16).toString('base64url')
   const message = {
-    ...{ id, kind: purpose, to, user: shown, code, token: null, url: null, minutes: Math.round(ttl / 60) },
+    ...{ id, kind: purpose, to, user: shown, code, token: null, url: null },
     ...asked(client, now),
   }
   return { token, draft: { message, code: draft, createdAt: now, expiresAt: now + ttl * 1000 } }
@@ -116,16 +115,25 @@ function context(name: string, id: string): string {
 /** Hands stored mails over after the change has committed. A fault is left to the sweeper. */
 export async function handOver(accounts: Accounts, drafts: Draft[]): Promise<void> {
   if (!accounts.mailer || accounts.joined) return
-  await Promise.all(drafts.map((draft) => post(accounts, draft).catch(() => {})))
+  await Promise.all(drafts.map((draft) => deliver(accounts, draft).catch(() => {})))
 }
 
-// In this order: whoever reads the mail finds the code alive.
-async function post(accounts: Accounts, { code, message, expiresAt }: Draft): Promise<void> {
-  const end = code ? await putCode(accounts, code) : expiresAt
-  const mailer = mailerOf(accounts)
-  await mailer.send({ ...message, brand: accounts.options.mail.brand, expiresAt: end })
+async function deliver(accounts: Accounts, draft: Draft): Promise<void> {
+  const sent = await post(accounts, draft)
   // Another instance could not tell that it was sent, and would send it again.
-  if (mailer.inProcess) await accounts.storage.settleMails([message.id])
+  if (!sent || mailerOf(accounts).inProcess) await accounts.storage.settleMails([draft.message.id])
+}
+
+/**
+ * Begins the life of a mail's code and hands the mail to the mailer, in this order: whoever reads it finds the code
+ * alive. False when its code has died since it was stored; then nothing is mailed.
+ */
+export async function post(accounts: Accounts, { code, message, expiresAt }: Draft): Promise<boolean> {
+  const end = code ? await putCode(accounts, code) : expiresAt
+  if (end === 0) return false
+  const minutes = code ? Math.round((end - accounts.clock()) / 60_000) : 0
+  await mailerOf(accounts).send({ ...message, minutes, brand: accounts.options.mail.brand, expiresAt: end })
+  return true
 }
 
 /** The mailer, where a feature that needs it is on. */
@@ -149,7 +157,7 @@ export async function sweepOutbox(accounts: Accounts): Promise<void> {
   const unreadable = opened.filter(({ draft }) => draft === 'altered').map(({ mail }) => mail.id)
   const done = mails.filter((_, index) => states[index] === 'done').map(({ id }) => id)
   if (done.length + unreadable.length > 0) await storage.settleMails([...done, ...unreadable])
-  await Promise.all(opened.map(({ draft }) => (typeof draft === 'string' ? undefined : post(accounts, draft))))
+  await Promise.all(opened.map(({ draft }) => (typeof draft === 'string' ? undefined : deliver(accounts, draft))))
   if (mails.length === batch) await sweepOutbox(accounts)
 }
 

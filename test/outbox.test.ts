@@ -8,13 +8,13 @@ import { queueMailer } from '../lib/adapters/bullmq.ts'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { memoryCache, memoryMailer } from '../lib/adapters/memory.ts'
 import { noClient } from '../lib/client.ts'
-import type { Mailer } from '../lib/contracts.ts'
+import type { Mailer, Message } from '../lib/contracts.ts'
 import { purge } from '../lib/housekeeping.ts'
 import plugin, { type Accounts, type AccountsOptions } from '../lib/index.ts'
 import { noticeOf, rowsOf, sweepOutbox } from '../lib/outbox.ts'
 import { startMailWorker } from '../lib/worker.ts'
 import { accountActs, newPassword, password, passwords, told } from './account-acts.ts'
-import { accountsOf, clientOf, openDatabase, secret, settableClock, startServer } from './app.ts'
+import { accountsOf, clientOf, memoryApp, openDatabase, secret, settableClock, startServer } from './app.ts'
 import { faultProxy, freePort, noPostgres, noRedis, startRedis, uniqueName, until } from './helper.ts'
 import { codeIn, type SmtpCatcher, startSmtp } from './smtp-catcher.ts'
 
@@ -77,6 +77,59 @@ t.test(
     t.strictSame(recipientsOf(smtp), registered.map(({ email }) => email).toSorted())
   },
 )
+
+t.test('a mail whose code was put before the mailer took it tells what is left of its life', async (t) => {
+  const clock = settableClock()
+  const mailer = refusingMailer()
+  const host = await memoryApp(t, { clock, mailer, registration: { verifyEmail: true }, passwords })
+  const accounts = accountsOf(host)
+  const { token } = (await host.post('/api/register/', registration())).body
+  t.equal(mailer.sent.length, 0)
+
+  clock.pass(23 * hour)
+  mailer.refuses = false
+  await sweepOutbox(accounts)
+
+  t.match(mailer.sent, [{ minutes: 60, expiresAt: clock() + hour }])
+  const code = mailer.sent[0]?.code
+  clock.pass(hour - 1)
+  t.equal((await host.post('/auth/verify_email/', { token, otp: code })).status, 200)
+})
+
+t.test('a mail whose code has died before it left is not sent', async (t) => {
+  const clock = settableClock()
+  const mailer = refusingMailer()
+  const host = await memoryApp(t, { clock, mailer, passwords })
+  const { member, accounts } = accountActs({ ...host, mailer: memoryMailer() })
+  const user = await member()
+  t.equal((await user.changeEmail('new@example.org')).status, 200)
+  mailer.refuses = false
+  t.equal((await user.remove()).status, 204)
+  t.match(mailer.sent, [{ kind: 'account_deleted' }])
+
+  clock.pass(later)
+  await sweepOutbox(accounts)
+  t.match(mailer.sent, [{ kind: 'account_deleted' }])
+  clock.pass(later)
+  t.same(await accounts.storage.claimMails(clock(), clock() + 1, 10), [], 'and it waits no longer')
+})
+
+/** A mailer that takes nothing until it is told to, and then all. */
+function refusingMailer() {
+  const sent: Message[] = []
+  const mailer = {
+    ...memoryMailer(),
+    sent,
+    refuses: true,
+    async send(message: Message) {
+      if (mailer.refuses) throw new Error('the queue is full')
+      sent.push(message)
+    },
+    progress: async (ids: string[]) =>
+      ids.map((id) => (sent.some((message) => message.id === id) ? ('done' as const) : ('unknown' as const))),
+  }
+  return mailer
+}
 
 t.test('mails of an instance killed between commit and hand-over are sent by another', { skip }, async (t) => {
   const { redis, smtp, open, work, db, url, redisThroughProxy, name, sweepUntil } = await realm(t)

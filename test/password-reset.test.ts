@@ -399,7 +399,7 @@ t.test('[R-OTP-6] a used grant is dead though Redis is restored', { skip: noPost
 })
 
 t.test('[R-OTP-1] the digits of codes are uniform and tokens are 32 random bytes', async (t) => {
-  const forgetful = { ...memoryCache(), put: async () => {} }
+  const forgetful = { ...memoryCache(), put: async () => 0 }
   const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful })
   const request = {
     purpose: 'reset',

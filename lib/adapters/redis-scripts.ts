@@ -29,7 +29,9 @@ for i = 2, #KEYS do
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - 60000))
 if redis.call('PTTL', KEYS[1]) < last - now + 60000 then expire_in(KEYS[1], last - now) end
-return 'OK'`,
+local first = redis.call('HMGET', KEYS[2], 'state', 'ends_at')
+local alive = (first[1] == 'issued' or first[1] == 'verified') and now < tonumber(first[2])
+return alive and first[2] or '0'`,
 
   guess: `${common}
 local record = redis.call('HMGET', KEYS[1], 'state', 'ends_at', 'grant_ms', 'tries', 'kid', 'mac', 'lease_until')

@@ -37,7 +37,7 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
     async put({ purpose, tag, account, records, tries, expiresAt, grantMs }, now) {
       const keys = [index(tag, account), ...records.map(({ tokenHash }) => record({ purpose, tag, tokenHash }))]
       const values = records.flatMap(({ mac, subject }) => [mac.kid, mac.mac, subject])
-      expect(await run('put', keys, now, expiresAt, grantMs, tries, ...values), ['OK'])
+      return wholeNumber(await run('put', keys, now, expiresAt, grantMs, tries, ...values))
     },
     async guess(ref, macs, now) {
       const guesses = macs.flatMap(({ kid, mac }) => [kid, mac])
@@ -115,6 +115,12 @@ function expect<const Word extends string>(reply: unknown, words: readonly Word[
 function textOrNull(reply: unknown): string | null {
   if (reply !== null && typeof reply !== 'string') throw unexpected()
   return reply
+}
+
+function wholeNumber(reply: unknown): number {
+  const value = typeof reply === 'string' ? Number(reply) : Number.NaN
+  if (!Number.isSafeInteger(value)) throw unexpected()
+  return value
 }
 
 /** What `TIME` answers: seconds and microseconds. */

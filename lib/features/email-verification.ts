@@ -1,14 +1,14 @@
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
 import { type Client, clientOf } from '../client.ts'
-import { checkCode, peekSubject, putCode, type Subject, withGrant } from '../codes.ts'
+import { checkCode, peekSubject, type Subject, withGrant } from '../codes.ts'
 import type { CredentialChange, User } from '../contracts.ts'
 import { changeCredentials } from '../credentials.ts'
 import { canonicalEmail } from '../email-address.ts'
 import { AccountsError } from '../errors.ts'
 import { emit } from '../events.ts'
 import { mustVerify } from '../options.ts'
-import { mailerOf, proofOf } from '../outbox.ts'
+import { post, proofOf } from '../outbox.ts'
 import { CodeToken, codeDigits, Email, MessageAndToken, MessageBody, Otp } from '../schemas.ts'
 import type { Route } from '../scope.ts'
 
@@ -66,8 +66,7 @@ export async function resendVerification(
     client,
   )
 
-  const expiresAt = draft.code ? await putCode(accounts, draft.code) : draft.expiresAt
-  await mailerOf(accounts).send({ ...draft.message, brand: accounts.options.mail.brand, expiresAt })
+  await post(accounts, draft)
 
   const identifier = draft.code?.tag
   emit(accounts, 'codeIssue', { client, userId: user?.id, identifier, details: { purpose: 'verify' } })

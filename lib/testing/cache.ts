@@ -61,6 +61,25 @@ const recordCases: CacheCase[] = [
     },
   },
   {
+    name: 'put answers when the life of the code that is stored ends, and 0 when it is dead',
+    async run(cache) {
+      const code = newCode()
+      const [ref, later] = [refOf(code), { ...code, expiresAt: code.expiresAt + 5000 }]
+
+      assert.equal(await cache.put(code, now), code.expiresAt)
+      assert.equal(await cache.put(later, now + 5000), code.expiresAt)
+      await cache.guess(ref, right, now + 6000)
+      assert.equal(await cache.put(later, now + 7000), now + 6000 + code.grantMs)
+      await cache.burn(code)
+      assert.equal(await cache.put(later, now + 8000), 0)
+
+      const exhausted = newCode()
+      await cache.put(exhausted, now)
+      await parallel(6, () => cache.guess(refOf(exhausted), wrong, now))
+      assert.equal(await cache.put(exhausted, now), 0)
+    },
+  },
+  {
     name: '[R-OTP-8] another code of the account displaces none',
     async run(cache) {
       const code = newCode()
