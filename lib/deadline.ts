@@ -1,7 +1,8 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError, loggable } from './errors.ts'
 
-const deadlineMs = 1000
+/** How long the caller of a port waits. */
+export const deadlineMs = 1000
 const patience = 3
 const pauseMs = 1000
 // Sent every second: the connection tells of each outage once.

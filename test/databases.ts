@@ -50,11 +50,11 @@ export async function openFresh(t: Teardown): Promise<Opened & { url: string }> 
   return { ...opened, url }
 }
 
-/** Waits until a statement in the database waits for a lock. */
-export async function untilSomebodyWaits(db: AnyKysely): Promise<void> {
+/** Waits until a statement in the database, or so many, wait for a lock. */
+export async function untilSomebodyWaits(db: AnyKysely, waiting = 1): Promise<void> {
   await until(async () => {
     const query = sql`select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
-    return (await query.execute(db)).rows.length > 0
+    return (await query.execute(db)).rows.length >= waiting
   })
 }
 

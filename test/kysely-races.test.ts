@@ -1,8 +1,10 @@
 import { setImmediate } from 'node:timers/promises'
+import { sql } from 'kysely'
 import t from 'tap'
-import { kyselyStorage, migrateToLatest } from '../lib/adapters/kysely.ts'
-import type { Session } from '../lib/contracts.ts'
+import { type AnyKysely, kyselyStorage, migrateToLatest } from '../lib/adapters/kysely.ts'
+import type { Profile, Session } from '../lib/contracts.ts'
 import {
+  claimedOf,
   idsOf,
   passwordChange,
   rule,
@@ -223,6 +225,101 @@ t.test('a stricter default isolation lets no session outlive a password change',
   t.strictSame(await waiting.done, { ended: [session.id] })
   t.equal(await storage.sessionActive(session.id, user.id, start), false)
 })
+
+t.test('racers under a stricter default isolation all succeed', { skip }, async (t) => {
+  const { db: owner, url } = await openFresh(t)
+  await migrateToLatest(owner)
+  const { db, close } = openPostgres(url, { options: '-c default_transaction_isolation=repeatable\\ read' })
+  t.teardown(close)
+  const storage = kyselyStorage(db)
+  const user = await storedUser(storage)
+  const session = await storedSession(storage, {}, user)
+
+  /** Four callers whose snapshots are older than what the quickest of them commits. */
+  async function race<T>(table: string, id: unknown, caller: (index: number) => Promise<T>): Promise<T[]> {
+    const racing = await owner.transaction().execute(async (transaction) => {
+      await transaction.selectFrom(table).select('id').where('id', '=', id).forUpdate().execute()
+      const outcomes = Promise.all([0, 1, 2, 3].map(caller))
+      await untilSomebodyWaits(owner, 4)
+      return { outcomes }
+    })
+    return racing.outcomes
+  }
+
+  const refreshed = await race('accounts_sessions', session.id, () =>
+    storage.refreshSession(session.id, 0, rule, start),
+  )
+  await race('accounts_users', user.id, (index) =>
+    storage.updateUser({ id: user.id, profile: { [`member${index}`]: index } as Profile }),
+  )
+
+  t.match(refreshed, Array(4).fill({ result: 'accepted', counter: 0 }))
+  t.match(await storage.findUserById(user.id), { profile: { member0: 0, member1: 1, member2: 2, member3: 3 } })
+})
+
+for (const state of ['40001', '40P01']) {
+  t.test(`what the database undoes as ${state} is done again, at most three times`, { skip }, async (t) => {
+    const { db } = await openFresh(t)
+    await migrateToLatest(db)
+    const storage = kyselyStorage(db)
+    const tries = await refusals(db, state)
+    const refresh = (subject = storage) => subject.refreshSession('x', 0, rule, start)
+    const user = sampleUser()
+    const mails = [sampleMail(), sampleMail(), sampleMail(), sampleMail()]
+    const unsent = mails.values()
+
+    await tries.refuse(3)
+    t.type(await storage.insertUser(user, () => [unsent.next().value!]), 'object')
+    t.equal(await tries.count(), 4)
+    t.equal((await storage.listUsers({ limit: 10 })).length, 1)
+    t.strictSame(idsOf(await claimedOf(storage, mails)), [mails[3]!.id])
+
+    await tries.refuse(4)
+    await t.rejects(refresh(), { code: state })
+    t.equal(await tries.count(), 4)
+
+    await tries.refuse(1)
+    const joined = db.transaction().execute((transaction) => refresh(kyselyStorage(transaction)))
+    await t.rejects(joined, { code: state })
+    t.equal(await tries.count(), 1)
+  })
+}
+
+t.test('nothing is done again once its caller has been told that it failed', { skip }, async (t) => {
+  const { db } = await openFresh(t)
+  await migrateToLatest(db)
+  const tries = await refusals(db, '40001', 1.1)
+
+  await tries.refuse(1)
+  await t.rejects(kyselyStorage(db).refreshSession('x', 0, rule, start), { code: '40001' })
+
+  t.equal(await tries.count(), 1)
+})
+
+/** Lets the database refuse what changes sessions or stores mails, so many times. */
+async function refusals(db: AnyKysely, state: string, seconds = 0) {
+  // A sequence is not rolled back.
+  await sql`create sequence tries`.execute(db)
+  await sql`create table refused as select 0 as times`.execute(db)
+  await sql`create function refuse() returns trigger language plpgsql as ${sql.lit(`begin
+    if nextval('tries') > (select times from refused) then return null; end if;
+    perform pg_sleep(${seconds});
+    raise exception using errcode = '${state}';
+  end`)}`.execute(db)
+  for (const event of ['update on accounts_sessions', 'insert on accounts_outbox']) {
+    await sql`create trigger refuse after ${sql.raw(event)} for each statement execute function refuse()`.execute(db)
+  }
+  return {
+    async refuse(times: number) {
+      await sql`update refused set times = ${times}`.execute(db)
+      await sql`alter sequence tries restart`.execute(db)
+    },
+    async count() {
+      const query = sql<{ tries: string }>`select last_value as tries from tries`
+      return Number((await query.execute(db)).rows[0]?.tries)
+    },
+  }
+}
 
 t.test('a claim of mails keeps to its limit whatever plan the database makes', { skip }, async (t) => {
   const { db: owner, url } = await openFresh(t)

@@ -1,5 +1,7 @@
-import { randomBytes } from 'node:crypto'
+import { randomBytes, randomInt } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
 import { type Kysely, sql } from 'kysely'
+import { deadlineMs } from '../deadline.ts'
 import type { AccountsTables } from './kysely-tables.ts'
 
 type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
@@ -44,6 +46,35 @@ async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   }
 }
 
+const repeats = 3
+const pauseMs = 10
+
+/**
+ * The verbs, each repeated at most three times when the database has undone it for the sake of another caller. Only for
+ * verbs of which nothing is left then, and never within a host's transaction, which the database undoes as a whole.
+ */
+export function repeating<Verbs extends object>(verbs: Verbs): Verbs {
+  const members = Object.entries(verbs).map(([name, verb]) => [
+    name,
+    typeof verb === 'function' ? (...args: unknown[]) => repeated(async () => verb(...args)) : verb,
+  ])
+  return Object.fromEntries(members)
+}
+
+async function repeated<T>(call: () => Promise<T>): Promise<T> {
+  const started = performance.now()
+  for (let tries = 1; ; tries++) {
+    try {
+      return await call()
+    } catch (error) {
+      // Past the deadline the caller has been told that it failed.
+      if (!undone(error) || tries > repeats || performance.now() - started > deadlineMs) throw error
+    }
+    // Jittered, so that those who met do not meet again.
+    await pause(randomInt(1, pauseMs * tries))
+  }
+}
+
 /** Whether the database refused a value: SQLSTATE classes 22 data and 54 limits, 23514 check, 23502 not null. */
 export function refusesValue(error: unknown): boolean {
   return hasState(error, /^(?:22|54|23514|23502)/)
@@ -62,6 +93,11 @@ export function violatesReference(error: unknown): boolean {
 /** Whether the database ended a deadlock by refusing this statement. */
 export function deadlocked(error: unknown): boolean {
   return hasState(error, /^40P01/)
+}
+
+// 40001 where the isolation is stricter than READ COMMITTED, 40P01 for a deadlock.
+function undone(error: unknown): boolean {
+  return hasState(error, /^(?:40001|40P01)/)
 }
 
 function hasState(error: unknown, states: RegExp): boolean {

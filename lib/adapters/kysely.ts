@@ -10,6 +10,7 @@ import { databaseTime } from './kysely-rows.ts'
 import { sessionEndVerbs } from './kysely-session-ends.ts'
 import { sessionVerbs } from './kysely-sessions.ts'
 import type { AccountsTables, AnyKysely, IdOptions } from './kysely-tables.ts'
+import { repeating } from './kysely-transactions.ts'
 import { userChangeVerbs } from './kysely-user-changes.ts'
 import { userVerbs } from './kysely-users.ts'
 
@@ -27,7 +28,7 @@ export type { AnyKysely, IdOptions } from './kysely-tables.ts'
 export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Storage {
   if (ids !== 'integer' && ids !== 'uuid') throw new TypeError(`"ids" is ${ids}: pass 'integer' or 'uuid'.`)
   const tables: Kysely<AccountsTables> = db
-  return {
+  const storage: Storage = {
     ids,
     ...newUserVerbs(tables, ids),
     ...userVerbs(tables, ids),
@@ -44,4 +45,7 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
       return Number(now)
     },
   }
+  if (db.isTransaction) return storage
+  // An import is many steps: repeated, it would find its own users taken.
+  return { ...repeating(storage), importUsers: storage.importUsers }
 }
