@@ -6,6 +6,7 @@ import { memoryStorage } from '../lib/adapters/memory.ts'
 import type { User } from '../lib/contracts.ts'
 import plugin, { type AccountsOptions, createAccounts } from '../lib/index.ts'
 import { sweepOutbox } from '../lib/outbox.ts'
+import { passwordChange } from '../lib/testing/samples.ts'
 import { testOptions } from '../lib/testing.ts'
 import { type Answer, memoryApp, openDatabase, realApp, secret, settableClock } from './app.ts'
 import { noPostgres, redisUrl, uniqueName } from './helper.ts'
@@ -303,6 +304,91 @@ t.test('within a transaction of the host everything comes and goes with it', { s
   t.equal(await accounts.storage.endSession('x', null, 0), null)
   const rows = await db.selectFrom('accounts_sessions').select('ended_at').where('user_id', '=', id).execute()
   t.ok(rows.every((row: { ended_at: unknown }) => row.ended_at !== null))
+})
+
+/** Accounts on a database, and the errors that they log. */
+async function openJoinable(t: Test) {
+  const { db } = await openDatabase(t)
+  const { storage, ...parts } = testOptions()
+  const lines: string[] = []
+  const app = Fastify({ logger: { level: 'error', stream: { write: (line: string) => void lines.push(line) } } })
+  t.teardown(() => app.close())
+  await app.register(plugin, { ...parts, db })
+  const accounts = accountsOf(app)
+  const { id } = await accounts.users.create(ada)
+  const sessions = () => db.selectFrom('accounts_sessions').select('ended_at as endedAt').where('user_id', '=', id)
+  return { db, accounts, id, lines, sessions: () => sessions().execute() }
+}
+
+for (const level of ['repeatable read', 'serializable'] as const) {
+  t.test(`within a transaction of the host nothing ends sessions at ${level}`, { skip: noPostgres }, async (t) => {
+    const { db, accounts, id, lines, sessions } = await openJoinable(t)
+    const user = await accounts.storage.findUserWithPassword(id)
+    const cause = { name: 'TypeError', message: /isolation level "read committed"/ }
+    const refused = { code: 'ACCOUNTS_UNAVAILABLE', cause }
+
+    await db
+      .transaction()
+      .setIsolationLevel(level)
+      .execute(async (trx) => {
+        const { users } = accounts.using(kyselyStorage(trx))
+        await users.find({ id })
+        await accounts.startSession(id)
+        await t.rejects(users.setPassword(id, 'another horse battery'), refused)
+        await t.rejects(users.disable(id), refused)
+        await t.rejects(users.endSessions(id), refused)
+        await t.rejects(users.delete(id), refused)
+        await t.rejects(kyselyStorage(trx).changeCredentials(passwordChange(user!, { sessions: { keep: 'x' } })), cause)
+        await users.create({ email: 'grace@example.org' })
+      })
+
+    t.same(await accounts.storage.findUserWithPassword(id), user)
+    t.same(await sessions(), [{ endedAt: null }])
+    t.same(await db.selectFrom('accounts_outbox').selectAll().execute(), [])
+    t.ok(await accounts.users.find({ email: 'grace@example.org' }), 'the transaction went on')
+    const logged = lines.map((line) => JSON.parse(line))
+    t.match(
+      logged.map(({ msg }) => msg),
+      [/"changeCredentials" failed/, /"changeCredentials" failed/, /"endSessions" failed/, /"deleteUser" failed/],
+    )
+    for (const { err } of logged) t.match(err.message, cause.message)
+  })
+
+  t.test(`within a transaction of the host other verbs work at ${level}`, { skip: noPostgres }, async (t) => {
+    const { db, accounts, id, lines, sessions } = await openJoinable(t)
+
+    await db
+      .transaction()
+      .setIsolationLevel(level)
+      .execute(async (trx) => {
+        const storage = kyselyStorage(trx)
+        const { users, startSession } = accounts.using(storage)
+        await users.setRole(id, 'admin')
+        await startSession(id)
+        const change = passwordChange((await users.find({ id }))!, { sessions: 'keep' })
+        t.same(await storage.changeCredentials(change), { ended: [] })
+      })
+
+    t.match(await accounts.storage.findUserWithPassword(id), { role: 'admin', passwordHash: '$argon2id$new' })
+    t.same(await sessions(), [{ endedAt: null }])
+    t.same(lines, [])
+  })
+}
+
+t.test('[R-SES-1] a log-in that a transaction of the host has not seen is ended', { skip: noPostgres }, async (t) => {
+  const { db, accounts, id, sessions } = await openJoinable(t)
+
+  await db
+    .transaction()
+    .setIsolationLevel('read committed')
+    .execute(async (trx) => {
+      const { users } = accounts.using(kyselyStorage(trx))
+      await users.find({ id })
+      await accounts.startSession(id)
+      await users.setPassword(id, 'another horse battery')
+    })
+
+  t.match(await sessions(), [{ endedAt: String }])
 })
 
 t.test('accounts do without an app of the host', { skip: noPostgres }, async (t) => {

@@ -6,7 +6,7 @@ import { bound, boundAll, isOneOf } from './kysely-rows.ts'
 import { endSessionsOf, liveSessions } from './kysely-session-ends.ts'
 import { sessionRow } from './kysely-sessions.ts'
 import type { AccountsTables } from './kysely-tables.ts'
-import { inTransaction, violatesReference, violatesUnique } from './kysely-transactions.ts'
+import { inTransaction, requireReadCommitted, violatesReference, violatesUnique } from './kysely-transactions.ts'
 
 type CredentialVerbs = Pick<Storage, 'changeCredentials' | 'deleteUser'>
 
@@ -19,11 +19,13 @@ export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids'])
   return {
     async changeCredentials(change) {
       if (!possibleId(ids, change.userId) || !storable(change.set)) return 'stale'
+      if (change.sessions !== 'keep') await requireReadCommitted(db)
       return changeOrName(db, change, 2)
     },
 
     async deleteUser(deletion) {
       if (!possibleId(ids, deletion.userId)) return 'stale'
+      await requireReadCommitted(db)
       try {
         return await inTransaction(db, (transaction) => deleteFenced(transaction, deletion))
       } catch (error) {

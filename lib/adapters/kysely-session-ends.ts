@@ -3,10 +3,14 @@ import type { Storage, UserId } from '../contracts.ts'
 import { possibleId, storable } from '../storable.ts'
 import { bound, idOf, isOneOf } from './kysely-rows.ts'
 import type { AccountsTables } from './kysely-tables.ts'
+import { requireReadCommitted } from './kysely-transactions.ts'
 
 type SessionEndVerbs = Pick<Storage, 'endSession' | 'endSessions' | 'endAnySessions' | 'endedSince'>
 
-/** The verbs that end sessions; each is one statement, `endSession` two when there is none to end. */
+/**
+ * The verbs that end sessions; each is one statement, `endSession` two when there is none to end, `endSessions` two
+ * within a host's transaction.
+ */
 export function sessionEndVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): SessionEndVerbs {
   return {
     async endSession(id, userId, now) {
@@ -31,7 +35,9 @@ export function sessionEndVerbs(db: Kysely<AccountsTables>, ids: Storage['ids'])
     },
 
     async endSessions(userId, now) {
-      return possibleId(ids, userId) ? endSessionsOf(db, userId, now) : []
+      if (!possibleId(ids, userId)) return []
+      await requireReadCommitted(db)
+      return endSessionsOf(db, userId, now)
     },
 
     endAnySessions: (limit, now) => endAll(db, liveSessions(db).limit(bound(limit)), now),

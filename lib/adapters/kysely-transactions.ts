@@ -21,6 +21,21 @@ export async function survivably<T>(db: Kysely<AccountsTables>, step: Step<T>): 
   return db.isTransaction ? behindSavepoint(db, step) : step(db)
 }
 
+/**
+ * Refuses a host's transaction whose snapshot would hide a session that was stored meanwhile: what ends all sessions of
+ * a user would leave that one alive.
+ *
+ * @throws {TypeError} when its isolation is stricter than READ COMMITTED
+ */
+export async function requireReadCommitted(db: Kysely<AccountsTables>): Promise<void> {
+  if (!db.isTransaction) return
+  const level = sql<string>`current_setting('transaction_isolation')`
+  const { isolation } = await db.selectNoFrom(level.as('isolation')).executeTakeFirstOrThrow()
+  // PostgreSQL takes READ UNCOMMITTED for the same.
+  if (isolation.startsWith('read ')) return
+  throw new TypeError('fastify-accounts: using() needs a transaction of isolation level "read committed"')
+}
+
 const turns = new WeakMap<Kysely<AccountsTables>, Promise<unknown>>()
 
 // One after the other: savepoints nest, and releasing one of two callers' takes the later one along.
