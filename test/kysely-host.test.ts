@@ -2,11 +2,13 @@ import { ParseJSONResultsPlugin, sql } from 'kysely'
 import t from 'tap'
 import { kyselyStorage, migrateToLatest } from '../lib/adapters/kysely.ts'
 import type { AccountEvent, NewUser, Profile } from '../lib/contracts.ts'
+import { sampleEvent } from '../lib/testing/events.ts'
 import {
   claimedOf,
   passwordChange,
   sampleDeletion,
   sampleMail,
+  sampleSession,
   sampleUser,
   start,
   storedSession,
@@ -169,6 +171,47 @@ t.test('verbs at once in one transaction of a host do not meet each other’s sa
   })
 
   t.match(outcomes, [{ id: Number }, 'email_taken', { ended: [] }, { id: Number }])
+})
+
+t.test('what verbs at once in one transaction say they did is done', { skip }, async (t) => {
+  const { db } = await openFresh(t)
+  await migrateToLatest(db)
+  const storage = kyselyStorage(db)
+  await sql`create table orders (user_id bigint references accounts_users)`.execute(db)
+  const [used, user] = [await storedUser(storage), await storedUser(storage)]
+  await db.insertInto('orders').values({ user_id: used.id }).execute()
+  const session = sampleSession(user)
+
+  const outcomes = await db.transaction().execute((trx) => {
+    const joined = kyselyStorage(trx)
+    return Promise.all([
+      joined.deleteUser(sampleDeletion(used)),
+      joined.setRole(user.id, 'admin'),
+      joined.insertSession(session),
+      joined.addEvent(sampleEvent(user.id, start)),
+      joined.updateUser({ id: user.id, profile: { city: 'Oslo' } }),
+    ])
+  })
+
+  t.match(outcomes, ['in_use', true, true, undefined, { profile: { city: 'Oslo' } }])
+  t.match(await storage.findUserById(user.id), { role: 'admin', profile: { city: 'Oslo' } })
+  t.equal(await storage.sessionActive(session.id, user.id, start), true)
+  t.equal((await storage.listEvents(user.id, { limit: 9 })).length, 1)
+})
+
+t.test('an event that cannot be kept loses nothing else of the host’s transaction', { skip }, async (t) => {
+  const { db } = await openFresh(t)
+  await migrateToLatest(db)
+  await db.schema.dropTable('accounts_events').execute()
+
+  const { id } = await db.transaction().execute(async (trx) => {
+    const joined = kyselyStorage(trx)
+    const user = await storedUser(joined)
+    await t.rejects(joined.addEvent(sampleEvent(user.id, start)), { code: '42P01' })
+    return user
+  })
+
+  t.match(await kyselyStorage(db).findUserById(id), { id })
 })
 
 t.test('a plugin of the host that parses JSON changes nothing that comes back', { skip }, async (t) => {

@@ -3,12 +3,14 @@ import type { AccountEvent, Storage } from '../contracts.ts'
 import { possibleId } from '../storable.ts'
 import { bound, boundAll, idOf, parsed } from './kysely-rows.ts'
 import type { AccountsTables } from './kysely-tables.ts'
+import { survivably } from './kysely-transactions.ts'
 
 /** The verbs about security events; each is one statement. */
 export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pick<Storage, 'addEvent' | 'listEvents'> {
   return {
     async addEvent(event) {
-      await db.insertInto('accounts_events').values(rowOf(event, ids)).execute()
+      const row = rowOf(event, ids)
+      await survivably(db, (joined) => joined.insertInto('accounts_events').values(row).execute())
     },
 
     async listEvents(userId, { before, limit }) {

@@ -11,14 +11,14 @@ type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
  * that it survives when they fail.
  */
 export async function inTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
-  if (db.isTransaction) return behindSavepoint(db, step)
+  if (db.isTransaction) return saved(db, step)
   // Anything stricter would hide a session that was stored while a statement waited for the user's row.
   return db.transaction().setIsolationLevel('read committed').execute(step)
 }
 
 /** Runs a statement that may fail; within a host's transaction behind a savepoint, so that it survives. */
 export async function survivably<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
-  return db.isTransaction ? behindSavepoint(db, step) : step(db)
+  return db.isTransaction ? saved(db, step) : step(db)
 }
 
 /**
@@ -34,18 +34,6 @@ export async function requireReadCommitted(db: Kysely<AccountsTables>): Promise<
   // PostgreSQL takes READ UNCOMMITTED for the same.
   if (isolation.startsWith('read ')) return
   throw new TypeError('fastify-accounts: using() needs a transaction of isolation level "read committed"')
-}
-
-const turns = new WeakMap<Kysely<AccountsTables>, Promise<unknown>>()
-
-// One after the other: savepoints nest, and releasing one of two callers' takes the later one along.
-function behindSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
-  const turn = (turns.get(db) ?? Promise.resolve()).then(() => saved(db, step))
-  turns.set(
-    db,
-    turn.catch(() => {}),
-  )
-  return turn
 }
 
 async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
@@ -64,14 +52,37 @@ async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
 const repeats = 3
 const pauseMs = 10
 
+const turns = new WeakMap<object, Promise<unknown>>()
+
+/**
+ * The verbs, one after the other within a host's transaction: savepoints nest, and what one caller rolls back or
+ * releases takes along what another did meanwhile.
+ */
+export function inTurns<Verbs extends object>(db: object, verbs: Verbs): Verbs {
+  return around(verbs, (call) => {
+    const turn = (turns.get(db) ?? Promise.resolve()).then(call)
+    turns.set(
+      db,
+      turn.catch(() => {}),
+    )
+    return turn
+  })
+}
+
 /**
  * The verbs, each repeated at most three times when the database has undone it for the sake of another caller. Only for
  * verbs of which nothing is left then, and never within a host's transaction, which the database undoes as a whole.
  */
 export function repeating<Verbs extends object>(verbs: Verbs): Verbs {
+  return around(verbs, repeated)
+}
+
+type Wrap = <T>(call: () => Promise<T>) => Promise<T>
+
+function around<Verbs extends object>(verbs: Verbs, wrap: Wrap): Verbs {
   const members = Object.entries(verbs).map(([name, verb]) => [
     name,
-    typeof verb === 'function' ? (...args: unknown[]) => repeated(async () => verb(...args)) : verb,
+    typeof verb === 'function' ? (...args: unknown[]) => wrap(async () => verb(...args)) : verb,
   ])
   return Object.fromEntries(members)
 }

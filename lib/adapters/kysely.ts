@@ -10,7 +10,7 @@ import { databaseTime } from './kysely-rows.ts'
 import { sessionEndVerbs } from './kysely-session-ends.ts'
 import { sessionVerbs } from './kysely-sessions.ts'
 import type { AccountsTables, AnyKysely, IdOptions } from './kysely-tables.ts'
-import { repeating } from './kysely-transactions.ts'
+import { inTurns, repeating } from './kysely-transactions.ts'
 import { userChangeVerbs } from './kysely-user-changes.ts'
 import { userVerbs } from './kysely-users.ts'
 
@@ -46,7 +46,7 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
       return Number(now)
     },
   }
-  if (db.isTransaction) return storage
+  if (db.isTransaction) return inTurns(db, storage)
   // An import is many steps: repeated, it would find its own users taken.
   return { ...repeating(storage), importUsers: storage.importUsers }
 }
