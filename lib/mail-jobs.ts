@@ -34,7 +34,7 @@ export function jobId(messageId: string): string {
 
 /** Checks a secret and derives its ring; a ring is passed through. */
 export function ringOf(name: string, secret: MailSecret): Ring {
-  if (Array.isArray(secret) && typeof secret[0] === 'object') return secret as unknown as Ring
+  if (Array.isArray(secret) && typeof secret[0]?.key === 'function') return secret as unknown as Ring
   return createRing(name, secrets('secret', secret).reveal())
 }
 

@@ -5,7 +5,8 @@ import type { Brand, Message } from './contracts.ts'
 import { canonicalEmail } from './email-address.ts'
 import { jsonLog, type MailLog } from './mail-log.ts'
 import { brandOf, type MailTemplates, render, type WrittenMail } from './mail-templates.ts'
-import { wrongOption } from './option-checks.ts'
+import { anything, port, wrongOption } from './option-checks.ts'
+import { brand, templates } from './option-rules.ts'
 
 /** A mail on its way to a transport. */
 export interface Mail extends WrittenMail {
@@ -39,6 +40,15 @@ export interface MailOptions {
   templates?: MailTemplates
   /** @default JSON lines on stdout and stderr */
   log?: MailLog
+}
+
+/** The checks of `MailOptions`, for `section`. `openPost` looks at the sender and the transport. */
+export const mailChecks = {
+  transport: anything<MailTransport>(),
+  from: anything<string>(),
+  brand,
+  templates,
+  log: port<MailLog>(['info', 'warn', 'error'], 'a logger such as app.log'),
 }
 
 /** Writes messages and hands them to the transport. */
@@ -89,7 +99,8 @@ interface Sender {
 }
 
 function parseSender(from: unknown): Sender {
-  const [, name = '', inBrackets, bare] = /^(?:"?([^"<>@\p{Cc}]*?)"?\s*<([^<>\s]+)>|([^<>\s]+))$/u.exec(`${from}`) ?? []
+  const text = typeof from === 'string' ? from : ''
+  const [, name = '', inBrackets, bare] = /^(?:"?([^"<>@\p{Cc}]*?)"?\s*<([^<>\s]+)>|([^<>\s]+))$/u.exec(text) ?? []
   const address = inBrackets ?? bare ?? ''
   const domain = address.slice(address.lastIndexOf('@') + 1)
   // A development machine may send as root@localhost.
@@ -154,7 +165,7 @@ export function smtpOptions(transport: unknown): SMTPPoolOptions & { pool: true 
   const fix = 'must be an SMTP URL, SMTP options, a nodemailer transport or a function (mail) => Promise'
   const given = typeof transport === 'string' ? { url: transport } : (transport as SMTPPoolOptions)
   // The value is not shown: it may hold a password.
-  if (typeof given !== 'object' || given === null)
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || given instanceof Promise)
     throw wrongOption('transport', fix, `a value of type ${typeof transport}`)
   const url = URL.canParse(`${given.url}`) ? new URL(`${given.url}`) : undefined
   if (given.url !== undefined && !/^smtps?:$/.test(url?.protocol ?? ''))

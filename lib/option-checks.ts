@@ -55,6 +55,11 @@ export function text(pattern: RegExp, fix: string, fallback: string): Check<stri
   }
 }
 
+/** Anything: it is checked where it is used. */
+export function anything<T>(): Check<T> {
+  return (_path, given) => given as T
+}
+
 /** An object that has all the named methods, or undefined. */
 export function port<T>(methods: readonly string[], makers: string): Check<T | undefined> {
   return (path, given) => {

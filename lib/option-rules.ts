@@ -1,9 +1,9 @@
 import { inspect } from 'node:util'
 import type { onRequestHookHandler, RouteOptions } from 'fastify'
 import Type, { IsObject, type TObject } from 'typebox'
-import type { Brand } from './contracts.ts'
+import type { Brand, MessageKind } from './contracts.ts'
 import { knownSecret } from './known-secrets.ts'
-import { type Check, integer, section, shown, text, wrongOption } from './option-checks.ts'
+import { type Check, fn, integer, section, shown, text, wrongOption } from './option-checks.ts'
 
 /** A value that never shows in logs or errors. */
 export interface Hidden<T> {
@@ -178,9 +178,6 @@ export const names: Check<readonly string[] | undefined> = (path, given) => {
   throw wrongOption(path, 'must be a list of names', shown(given))
 }
 
-/** What the mail worker alone uses; it checks it. */
-export const forWorker: Check<unknown> = (_path, given) => hidden(given)
-
 /** The cost of a hash, within OWASP's table and our own ceiling for stored hashes. */
 export const argon2: Check<Argon2Cost> = (path, given) => {
   const cost = section<Argon2Cost>({
@@ -222,6 +219,31 @@ function webAddress(given: unknown): URL | null {
   const loopback = url && ['localhost', '127.0.0.1', '[::1]'].includes(url.hostname)
   return url?.protocol === 'https:' || (url?.protocol === 'http:' && loopback) ? url : null
 }
+
+const template = fn('(input) => ({ subject, text, html })', undefined as MailTemplates[MessageKind])
+
+/** Mails of the host's own, by kind. */
+export const templates = section<{ [Kind in MessageKind]: MailTemplates[Kind] }>({
+  reset: template,
+  verify: template,
+  change: template,
+  password_changed: template,
+  email_changed: template,
+  account_deleted: template,
+  account_exists: template,
+  username_taken: template,
+})
+
+// What the mail worker alone uses; it checks it.
+const forWorker: Check<unknown> = (_path, given) => hidden(given)
+
+/** How mails look, and what the worker of a config takes. */
+export const mail = section({
+  brand,
+  transport: forWorker as Check<Hidden<MailTransport | undefined>>,
+  from: forWorker as Check<Hidden<string | undefined>>,
+  templates,
+})
 
 /** Redis, hidden since a URL may hold a password. */
 export const redis: Check<Hidden<RedisPair> | undefined> = (path, given) => {

@@ -1,29 +1,16 @@
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
 import type { Brand, Cache, Claims, Mailer, Storage, User } from './contracts.ts'
-import {
-  boolean,
-  type Check,
-  fn,
-  integer,
-  oneOf,
-  section,
-  sectionOrOff,
-  shown,
-  text,
-  wrongOption,
-} from './option-checks.ts'
+import { boolean, fn, integer, oneOf, section, sectionOrOff, shown, text, wrongOption } from './option-checks.ts'
 import { cache, mailer, storage } from './option-ports.ts'
 import {
   type AnyKysely,
   type Argon2Cost,
   argon2,
-  brand,
-  forWorker,
-  type Hidden,
   kysely,
   type MailTemplates,
   type MailTransport,
+  mail,
   names,
   optionalText,
   profile,
@@ -318,12 +305,7 @@ const resolveAll = section({
     delete: oneOf(['row', 'deactivate', false], 'row'),
   }),
   roles,
-  mail: section({
-    brand,
-    transport: forWorker as Check<Hidden<MailTransport | undefined>>,
-    from: forWorker as Check<Hidden<string | undefined>>,
-    templates: forWorker as Check<Hidden<MailTemplates | undefined>>,
-  }),
+  mail,
   revocation: oneOf(['feed', 'storage', 'none'], 'feed'),
   eventLog: (path, given = false) => eventLog(path, given === true ? {} : given),
   network: fn('(request) => string', (request: FastifyRequest) => request.ip),

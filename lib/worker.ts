@@ -2,8 +2,16 @@ import { DelayedError, type Job, UnrecoverableError, Worker } from 'bullmq'
 import { openRedis, type RedisSource } from './adapters/redis-connection.ts'
 import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, ringOf } from './mail-jobs.ts'
 import { jsonLog, type MailLog } from './mail-log.ts'
-import { judgeFault, type MailOptions, type MailPost, openPost, retryDelay, within } from './mail-transport.ts'
-import { integer } from './option-checks.ts'
+import {
+  judgeFault,
+  type MailOptions,
+  type MailPost,
+  mailChecks,
+  openPost,
+  retryDelay,
+  within,
+} from './mail-transport.ts'
+import { anything, fn, integer, section } from './option-checks.ts'
 import { realmName } from './option-rules.ts'
 
 /** Options of `startMailWorker`. */
@@ -19,7 +27,7 @@ export interface MailWorkerOptions extends MailOptions {
   /** The time in milliseconds. @default Date.now */
   clock?: () => number
   /** @internal Shortened by tests. */
-  timing?: Partial<typeof defaultTiming>
+  timing?: Partial<Timing>
 }
 
 /** A running worker. */
@@ -28,16 +36,32 @@ export interface MailWorker {
   close(): Promise<void>
 }
 
-const defaultTiming = {
+interface Timing {
   /** Wait before the second attempt; doubled each time. */
-  retryMs: 2000,
-  retryMostMs: 60_000,
+  retryMs: number
+  retryMostMs: number
   /** How long a mail belongs to a worker that gives no sign of life. */
-  lockMs: 20_000,
+  lockMs: number
   /** How often workers look for mails of workers that died. */
-  stalledMs: 10_000,
-  drainMs: 8000,
+  stalledMs: number
+  drainMs: number
 }
+
+const resolve = section({
+  ...mailChecks,
+  redis: anything<RedisSource>(),
+  secret: anything<MailSecret>(),
+  name: realmName,
+  concurrency: integer(1, 1000, 5),
+  clock: fn('() => milliseconds', () => Date.now()),
+  timing: section<Timing>({
+    retryMs: integer(1, 60_000, 2000),
+    retryMostMs: integer(1, 60_000, 60_000),
+    lockMs: integer(1, 60_000, 20_000),
+    stalledMs: integer(1, 60_000, 10_000),
+    drainMs: integer(1, 60_000, 8000),
+  }),
+})
 
 /**
  * Starts sending the mails that the app queues. Any number of workers may run side by side, and none needs the
@@ -47,13 +71,10 @@ const defaultTiming = {
  * the same code and `Message-ID` in every copy. It is tried until the end of its life, never after it.
  */
 export function startMailWorker(options: MailWorkerOptions): MailWorker {
-  const { log = jsonLog, clock = Date.now } = options
-  const timing = { ...defaultTiming, ...options.timing }
-  const concurrency = integer(1, 1000, 5)('concurrency', options.concurrency)
-  const name = realmName('name', options.name)
-  const ring = ringOf(name, options.secret)
+  const { log = jsonLog, name, redis, secret, concurrency, clock, timing } = resolve('', options)
+  const ring = ringOf(name, secret)
   const post = openPost(options)
-  const connections = openConnections(options.redis, log)
+  const connections = openConnections(redis, log)
   const process = processor({ open: (id, job) => openJob(ring, name, id, job), post, log, clock, timing })
   const active = activeWork()
 
@@ -122,7 +143,7 @@ interface Work {
   post: MailPost
   log: MailLog
   clock: () => number
-  timing: typeof defaultTiming
+  timing: Timing
 }
 
 function processor({ open, post, log, clock, timing }: Work) {

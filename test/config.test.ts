@@ -182,6 +182,17 @@ t.test('the worker names the option or the variable that is missing or wrong, ne
     [{ mail: { ...right.mail, transport: 'http://canary' } }, {}, /config\.json\.js: option "mail\.transport" must be/],
     [{ mail: { transport: 'smtp://127.0.0.1:1' } }, {}, /: MAIL_FROM is not set; .+, or set "mail\.from" in/],
     [{ mail: { ...right.mail, brand: { color: 'red' } } }, {}, /config\.json\.js: option "mail\.brand\.color" must be/],
+    [{ mail: { ...right.mail, brand: 7 } }, {}, /config\.json\.js: option "mail\.brand" must be .+, but 7 was given/],
+    [
+      { mail: { ...right.mail, templates: { reset: 5 } } },
+      {},
+      /config\.json\.js: option "mail\.templates\.reset" must/,
+    ],
+    [
+      { mail: { ...right.mail, template: {} } },
+      {},
+      /config\.json\.js: option "mail\.template" is unknown; did you mean/,
+    ],
   ]
   const files = wrong.map(([options], index) => [
     `${index}-config.json.js`,
@@ -291,11 +302,15 @@ t.test('mails shows the brand and the templates of the config, and tells of thos
       reset() { throw new TypeError('canary') }, verify: () => undefined,
     } } }`,
     'wrong.js': 'export default { mail: { brand: { color: "red" } } }',
+    'kind.js': 'export default { mail: { templates: { rest: () => {} } } }',
+    'number.js': 'export default { mail: { templates: { reset: 5 } } }',
+    'member.js': 'export default { mail: { template: {} } }',
   })
   const mails = (file: string) =>
     done(t, ['mails', '--config', `${folder}/${file}`, '--out', `${folder}/${file}-mails`])
 
   const [own, failing, wrong] = await Promise.all(['own.js', 'failing.js', 'wrong.js'].map(mails))
+  const refused = await Promise.all(['kind.js', 'number.js', 'member.js'].map(mails))
 
   t.match(own, { code: 0, err: '' })
   t.equal(readFileSync(`${folder}/own.js-mails/reset.txt`, 'utf8'), 'Subject: Acme\n\nOwn 12345678')
@@ -304,4 +319,10 @@ t.test('mails shows the brand and the templates of the config, and tells of thos
   t.match(failing, { code: 1, err: /^fastify-accounts: built-in mails .+: reset \(TypeError\), verify \(no mail\)\n$/ })
   t.match(readFileSync(`${folder}/failing.js-mails/reset.txt`, 'utf8'), '1234 5678')
   t.match(wrong, { code: 1, out: '', err: /^fastify-accounts: .+wrong\.js: option "mail\.brand\.color" must be .+\n$/ })
+  const says = [
+    /^fastify-accounts: .+kind\.js: option "mail\.templates\.rest" is unknown; did you mean "reset"\?\n$/,
+    /^fastify-accounts: .+number\.js: option "mail\.templates\.reset" must be a function .+, but 5 was given\n$/,
+    /^fastify-accounts: .+member\.js: option "mail\.template" is unknown; did you mean "templates"\?\n$/,
+  ]
+  for (const [index, run] of refused.entries()) t.match(run, { code: 1, out: '', err: says[index] })
 })

@@ -95,7 +95,19 @@ t.test('the README lists every option, with the default that holds', async (t) =
   }
 })
 
-const whole = ['db', 'storage', 'redis', 'cache', 'mailer', 'secret', 'routes', 'brand', 'argon2', 'profile']
+const whole = [
+  'db',
+  'storage',
+  'redis',
+  'cache',
+  'mailer',
+  'secret',
+  'routes',
+  'brand',
+  'templates',
+  'argon2',
+  'profile',
+]
 
 function leaves(options: Record<string, unknown>, path = ''): [string, unknown][] {
   return Object.entries(options).flatMap(([name, value]): [string, unknown][] => {

@@ -244,4 +244,18 @@ t.test('wrong options are told by name', async (t) => {
     name: 'TypeError',
     message: /"brand.color"/,
   })
+  const right = { transport: 'smtp://127.0.0.1', from }
+  const unknown = [
+    { brnd: {} },
+    { clock: 5 },
+    { log: {} },
+    { templates: { rest: () => {} } },
+    { templates: { reset: 5 } },
+    { timing: { retryMs: '1' } },
+  ]
+  for (const options of unknown) {
+    const [name] = Object.keys(options)
+    const { message } = t.throws(() => smtpMailer({ ...right, ...(options as object) }), TypeError) as Error
+    t.match(message, `option "${name}`)
+  }
 })

@@ -601,12 +601,25 @@ t.test('wrong options are told by name, and never shown when they may hold a pas
   const right = { redis: redisUrl(), secret, from, transport: 'smtp://127.0.0.1:1', log: silent }
   const wrong: [keyof MailWorkerOptions, unknown][] = [
     ['secret', 'canary'],
+    ['secret', [null, 'canary']],
     ['name', 'Not a name'],
     ['redis', 'canary'],
+    ['redis', { url: 'canary' }],
+    ['redis', undefined],
     ['from', 'canary, b@example.com'],
+    ['from', ['canary@example.com']],
     ['transport', 'http://user:canary@example.com'],
     ['transport', 7],
+    ['transport', ['smtp://canary']],
+    ['transport', Promise.resolve()],
+    ['transport', undefined],
     ['concurrency', 0],
+    ['clock', 5],
+    ['log', { info() {} }],
+    ['timing', { lockMs: 0 }],
+    ['templates', [() => {}]],
+    ['templates', null],
+    ['brand', 7],
     ['brand', { colour: '#fff' }],
     ['brand', { color: 'red;background:url(x)' }],
     ['brand', { logoUrl: 'http://example.com/logo.png' }],
@@ -618,5 +631,25 @@ t.test('wrong options are told by name, and never shown when they may hold a pas
     ) as Error
     t.match(error.message, `"${option}`)
     t.notMatch(error.message, 'canary')
+  }
+})
+
+t.test('an option or a template that the worker does not know is refused with the nearest right name', async (t) => {
+  const right = { redis: redisUrl(), secret, from, transport: 'smtp://127.0.0.1:1', log: silent }
+  const template = () => ({ subject: 'a', text: 'a', html: 'a' })
+  const wrong: [object, string][] = [
+    [{ concurency: 5 }, '"concurency" is unknown; did you mean "concurrency"?'],
+    [{ template: { reset: template } }, '"template" is unknown; did you mean "templates"?'],
+    [{ templates: { rest: template } }, '"templates.rest" is unknown; did you mean "reset"?'],
+    [
+      { templates: { verify: 5 } },
+      '"templates.verify" must be a function (input) => ({ subject, text, html }), but 5 ',
+    ],
+    [{ brand: { logo: 'https://example.com/l.png' } }, '"brand.logo" is unknown; did you mean "logoUrl"?'],
+    [{ timing: { retries: 5 } }, '"timing.retries" is unknown; did you mean "retryMs"?'],
+  ]
+  for (const [options, says] of wrong) {
+    const error = t.throws(() => startMailWorker({ ...right, ...options }), TypeError) as Error
+    t.ok(error.message.startsWith(`fastify-accounts: option ${says}`), error.message)
   }
 })

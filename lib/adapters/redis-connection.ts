@@ -11,13 +11,14 @@ export type RedisSource = string | Redis | Cluster
  * @param overrides a member that is `undefined` unsets ours; with `maxRetriesPerRequest: null` commands wait for ever
  * and unanswered ones are sent again
  * @param onError told of the first fault of each outage, without the arguments of the command that met it
- * @throws {TypeError} for a text that is not the address of a Redis
+ * @throws {TypeError} for what is neither the address of a Redis nor a client
  */
 export function openRedis(
   redis: RedisSource,
   overrides: RedisOptions = {},
   onError: (error: Error) => void = () => {},
 ): Redis | Cluster {
+  if (typeof redis !== 'string' && typeof redis?.duplicate !== 'function') throw notAnAddress()
   const client = duplicate(typeof redis === 'string' ? template(redis) : redis, settings(overrides))
   let down = false
   client.on('ready', () => {

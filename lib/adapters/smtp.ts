@@ -3,17 +3,32 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Mailer, Message } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { jsonLog } from '../mail-log.ts'
-import { judgeFault, type MailOptions, openPost, retryDelay, within } from '../mail-transport.ts'
+import { judgeFault, type MailOptions, mailChecks, openPost, retryDelay, within } from '../mail-transport.ts'
+import { fn, integer, section } from '../option-checks.ts'
 
 /** Options of `smtpMailer`. */
 export interface SmtpMailerOptions extends MailOptions {
   /** The time in milliseconds. @default Date.now */
   clock?: () => number
   /** @internal Shortened by tests. */
-  timing?: Partial<typeof defaultTiming>
+  timing?: Partial<Timing>
 }
 
-const defaultTiming = { retryMs: 2000, retryMostMs: 60_000, drainMs: 8000 }
+interface Timing {
+  retryMs: number
+  retryMostMs: number
+  drainMs: number
+}
+
+const resolve = section({
+  ...mailChecks,
+  clock: fn('() => milliseconds', () => Date.now()),
+  timing: section<Timing>({
+    retryMs: integer(1, 60_000, 2000),
+    retryMostMs: integer(1, 60_000, 60_000),
+    drainMs: integer(1, 60_000, 8000),
+  }),
+})
 
 /** More mails on their way than this and `send` refuses. */
 export const mostPending = 10_000
@@ -28,8 +43,7 @@ export const mostDone = 10_000
  * 10,000 that were sent or given up. `close` waits for what is on its way, at most 8 s.
  */
 export function smtpMailer(options: SmtpMailerOptions): Mailer {
-  const { log = jsonLog, clock = Date.now } = options
-  const timing = { ...defaultTiming, ...options.timing }
+  const { log = jsonLog, clock, timing } = resolve('', options)
   const post = openPost(options)
   const { pending, track, progress } = deliveries()
   const closing = new AbortController()

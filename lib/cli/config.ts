@@ -1,6 +1,7 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { mail as mailRule } from '../option-rules.ts'
 import type { AccountsOptions } from '../options.ts'
 import { failure, faultText } from './errors.ts'
 
@@ -43,6 +44,16 @@ function secretsOfEnvironment(): string[] {
     .flatMap(([, value = '']) => [...value.split(/\s*,\s*/), URL.canParse(value) ? new URL(value).password : ''])
     .filter((value) => value.length >= 6)
     .sort((one, other) => other.length - one.length)
+}
+
+/** The option `mail` of a config, checked. */
+export function mailOf({ mail }: Config, file: string | undefined): NonNullable<Config['mail']> {
+  try {
+    mailRule('mail', mail)
+  } catch (error) {
+    throw failure(`${file}: ${(error as Error).message.replace(/^fastify-accounts: /, '')}`)
+  }
+  return mail ?? {}
 }
 
 /** A variable of the environment; an empty one is not set. */

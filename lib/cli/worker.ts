@@ -1,5 +1,5 @@
 import type { MailWorkerOptions } from '../worker.ts'
-import { type Config, loadConfig, required, requiredSecret, variable } from './config.ts'
+import { type Config, loadConfig, mailOf, required, requiredSecret, variable } from './config.ts'
 import { failure } from './errors.ts'
 
 /** Sends the queued mails until a signal. */
@@ -18,7 +18,9 @@ export async function work({ config: file }: { config?: string }): Promise<void>
   process.exit(0)
 }
 
-function workerOptions({ secret, name, redis, mail = {} }: Config, file: string | undefined): MailWorkerOptions {
+function workerOptions(config: Config, file: string | undefined): MailWorkerOptions {
+  const { secret, name, redis } = config
+  const mail = mailOf(config, file)
   const or = (option: string) => (file === undefined ? '' : `, or set "${option}" in ${file}`)
   const { brand, templates } = mail
   return {
@@ -42,7 +44,6 @@ const sources = {
   redis: { variable: 'REDIS_URL', option: 'redis' },
   transport: { variable: 'SMTP_URL', option: 'mail.transport' },
   from: { variable: 'MAIL_FROM', option: 'mail.from' },
-  brand: { variable: '', option: 'mail.brand' },
 }
 
 /** The options of the worker come from elsewhere, so its refusals name the variable, or the option of the config. */
