@@ -88,8 +88,11 @@ export function section<T>(checks: { [K in keyof T]: Check<T[K]> }, shape = 'an 
 }
 
 /** A group of options that can be switched off as a whole. */
-export function sectionOrOff<T>(checks: { [K in keyof T]: Check<T[K]> }): Check<Readonly<T> | false> {
-  const on = section<T>(checks, 'false or an object')
+export function sectionOrOff<T>(
+  checks: { [K in keyof T]: Check<T[K]> },
+  shape = 'false or an object',
+): Check<Readonly<T> | false> {
+  const on = section<T>(checks, shape)
   return (path, given) => (given === false ? false : on(path, given))
 }
 

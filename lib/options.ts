@@ -243,7 +243,7 @@ export function conceals({ registration }: Pick<ResolvedOptions, 'registration'>
 
 const printable = /^[\x21-\x7e]{1,255}$/
 
-const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) })
+const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) }, 'true, false or an object')
 
 const resolveAll = section({
   name: realmName,

@@ -105,7 +105,7 @@ const wrong: [path: string, given: unknown, says: RegExp][] = [
   ['mail.templates.reset', 5, /function \(input\) => \(\{ subject, text, html \}\), but 5/],
   ['revocation', 'redis', /'feed' or 'storage' or 'none', but 'redis'/],
   ['revocation', false, /'feed' or 'storage' or 'none', but false/],
-  ['eventLog', 'yes', /false or an object with keep, but 'yes'/],
+  ['eventLog', 'yes', /must be true, false or an object with keep, but 'yes'/],
   ['eventLog.keep', 3599, /whole number from 3600 to 315360000/],
   ['eventLog.keep', '90d', /whole number/],
   ['network', 'ip', /function \(request\) => string/],
