@@ -1,12 +1,13 @@
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { sql } from 'kysely'
 import t from 'tap'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { redisCache } from '../lib/adapters/redis.ts'
 import { sampleSession, sampleUser } from '../lib/testing/samples.ts'
 import { startMailWorker } from '../lib/worker.ts'
 import { openDatabase, realApp, secret, startServer, type Teardown } from './app.ts'
-import { freePort, noPostgres, redisUrl, uniqueName, until } from './helper.ts'
+import { freePort, freshDatabase, noPostgres, redisUrl, uniqueName, until } from './helper.ts'
 import { done } from './program.ts'
 
 /** The lines of JSON that a run printed. */
@@ -149,6 +150,20 @@ t.test(
     )
   },
 )
+
+t.test('user tells to migrate a database whose tables are missing or old', { skip: noPostgres }, async (t) => {
+  const { url, drop } = await freshDatabase()
+  t.teardown(() => drop())
+  const old = await openDatabase(t)
+  await sql`alter table accounts_users drop column role`.execute(old.db)
+  const env = { REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
+  const list = (url: string) => done(t, ['user', 'list'], { ...env, DATABASE_URL: url })
+
+  const [empty, behind] = await Promise.all([url, old.url].map(list))
+
+  const fix = /^ACCOUNTS_UNAVAILABLE: .+ does not exist \(42(P01|703)\)\); run fastify-accounts migrate\n$/
+  for (const run of [empty, behind]) t.match(run, { code: 1, out: '', err: fix })
+})
 
 /** The shared Redis over a link that takes `ms` in each direction. */
 async function slowRedis(t: Teardown, ms: number): Promise<string> {

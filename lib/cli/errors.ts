@@ -22,7 +22,13 @@ export function told(error: unknown): { line: string; exitCode: number } {
 function refusalText({ code, message, reasons, errors, cause }: AccountsError): string {
   const problems = errors?.map(({ field, message }) => `${field} ${message}`.trim()) ?? reasons ?? []
   const why = cause === undefined ? problems : [...problems, faultText(cause)]
-  return `${code}: ${message}${why.length > 0 ? ` (${why.join(', ')})` : ''}`
+  return `${code}: ${message}${why.length > 0 ? ` (${why.join(', ')})` : ''}${fixOf(cause)}`
+}
+
+// PostgreSQL's codes for a table and a column that are missing.
+function fixOf(cause: unknown): string {
+  const { code } = Object(cause) as NodeJS.ErrnoException
+  return code === '42P01' || code === '42703' ? '; run fastify-accounts migrate' : ''
 }
 
 /** A driver's error may hold the address of a server: its code says enough, or its first line without addresses. */
