@@ -65,6 +65,11 @@ t.test(
       [['user', 'create', '--email', 'a@example.com', '--password', 'canary'], /Unknown option '--password';/],
       [['user', 'create', '--email', 'a@example.com', '--password-stdin=canary'], /does not take an argument;/],
       [['user', 'create', '--verified'], /user create needs --email/],
+      ...['{canary', '["canary"]', '"canary"', 'null', ''].map((json): [string[], RegExp] => [
+        ['user', 'create', '--email', 'a@example.com', '--profile', json],
+        /--profile must be a JSON object, such as '\{"company":"Example"\}'/,
+      ]),
+      [['user', 'list', '--profile', '{}'], /--profile does not belong to "user list"/],
       [['user', 'list', '--limit', '1001'], /--limit must be a whole number from 1 to 1000, but "1001" was given/],
       [['user', 'list', '--email', '--limit'], /Option '--email' argument is ambiguous;/],
       [['end-sessions'], /end-sessions logs everybody out: say so with --all/],

@@ -293,6 +293,26 @@ t.test(
   },
 )
 
+t.test('user create takes the profile fields that the config asks for', { skip: noPostgres }, async (t) => {
+  const { url } = await openDatabase(t)
+  const folder = t.testdir({
+    'profile.js': `import Type from 'typebox'
+      export default { registration: { profile: Type.Object({ company: Type.String({ maxLength: 20 }) }) } }`,
+  })
+  const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
+  const create = (...args: string[]) =>
+    done(t, ['user', 'create', '--email', account.email, ...args, '--config', `${folder}/profile.js`], env)
+
+  const missing = await create()
+  const wrong = await create('--profile', '{"company":7}')
+  const created = await create('--profile', '{"company":"Acme"}')
+
+  t.match(missing, { code: 1, out: '', err: /^ACCOUNTS_VALIDATION: .+ \(.*company.*\)\n$/ })
+  t.match(wrong, { code: 1, out: '', err: /^ACCOUNTS_VALIDATION: .+ \(.*company.*\)\n$/ })
+  t.equal(created.code, 0, created.err)
+  t.strictSame(JSON.parse(created.out).profile, { company: 'Acme' })
+})
+
 t.test('mails shows the brand and the templates of the config, and tells of those that fail', async (t) => {
   const folder = t.testdir({
     'own.js': `export default { mail: { brand: { name: 'Acme' }, templates: {

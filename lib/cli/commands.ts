@@ -13,6 +13,7 @@ export const flagTypes = {
   username: { type: 'string' },
   role: { type: 'string' },
   verified: { type: 'boolean' },
+  profile: { type: 'string' },
   'password-stdin': { type: 'boolean' },
 } as const
 
@@ -58,7 +59,7 @@ export const commands: Record<string, Command> = {
   'user show': { takes: who, flags: database, run: async (...call) => (await users()).showUser(...call) },
   'user create': {
     takes: [],
-    flags: [...database, 'email', 'username', 'role', 'verified', 'password-stdin'],
+    flags: [...database, 'email', 'username', 'role', 'verified', 'profile', 'password-stdin'],
     run: async (flags) => (await users()).createUser(flags),
   },
   'user set-password': {

@@ -14,6 +14,7 @@ Commands:
       --username <name>
       --role <role>
       --verified                  the address is known to be the user's
+      --profile <json>            the fields of registration.profile, such as '{"company":"Example"}'
       --password-stdin            read the password from the standard input; without one nobody can log in before
                                   a password reset
   user set-password <id|email> --password-stdin

@@ -1,4 +1,4 @@
-import type { User, UserId } from '../contracts.ts'
+import type { Profile, User, UserId } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { type AccountsFlags, type Opened, withAccounts } from './accounts.ts'
 import { usageError } from './errors.ts'
@@ -11,6 +11,7 @@ export interface UserFlags extends AccountsFlags {
   username?: string
   role?: string
   verified?: boolean
+  profile?: string
   'password-stdin'?: boolean
 }
 
@@ -35,10 +36,23 @@ export function showUser(flags: UserFlags, [who]: string[]): Promise<void> {
 export async function createUser(flags: UserFlags): Promise<void> {
   const { email, username, role, verified } = flags
   if (email === undefined) throw usageError('user create needs --email')
+  const profile = flags.profile === undefined ? undefined : profileOf(flags.profile)
   const password = flags['password-stdin'] ? await readPassword() : undefined
   await withAccounts(flags, async ({ users }) =>
-    print(await users.create({ email, username, role, verified, password })),
+    print(await users.create({ email, username, profile, role, verified, password })),
   )
+}
+
+// What was given is not repeated: it may be personal.
+function profileOf(text: string): Profile {
+  const problem = usageError(`--profile must be a JSON object, such as '{"company":"Example"}'`)
+  try {
+    const profile = JSON.parse(text)
+    if (typeof profile === 'object' && profile !== null && !Array.isArray(profile)) return profile
+  } catch {
+    throw problem
+  }
+  throw problem
 }
 
 /** Sets a password, which ends all sessions. */
