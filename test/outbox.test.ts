@@ -488,6 +488,19 @@ t.test(
   },
 )
 
+t.test('no mail that a memoryMailer has taken waits for another mailer', { skip: noPostgres }, async (t) => {
+  const { db } = await openDatabase(t)
+  const mailer = memoryMailer()
+  const { member } = await openInstance(t, { name: uniqueName(), secret, db, cache: memoryCache(), mailer, passwords })
+  const changing = await member()
+
+  t.equal(told(await changing.changePassword()), '200')
+
+  t.match(mailer.sent, [{ kind: 'password_changed', to: changing.email }])
+  const rows = await db.selectFrom('accounts_outbox').select(['settled', 'sealed']).execute()
+  t.strictSame(rows, [{ settled: true, sealed: '' }])
+})
+
 /** A clock that runs, and that tests set forward. */
 function runningClock() {
   const state = { ahead: 0 }

@@ -25,6 +25,7 @@ export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryM
   // Decoys too: they are as much done as mails.
   const done = new Set<string>()
   return {
+    inProcess: true,
     sent,
     async send(message) {
       done.add(message.id)
