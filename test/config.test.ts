@@ -319,7 +319,8 @@ t.test('mails shows the brand and the templates of the config, and tells of thos
       reset: ({ code, brand }) => ({ subject: brand.name, text: 'Own ' + code, html: '<b>' + code + '</b>' }),
     } } }`,
     'failing.js': `export default { mail: { templates: {
-      reset() { throw new TypeError('canary') }, verify: () => undefined,
+      reset({ user }) { throw new TypeError(\`no \${user.nickname} \${process.env.MAIL_PASSWORD}\`) },
+      verify: () => undefined, change() { throw undefined }, account_exists: undefined,
     } } }`,
     'wrong.js': 'export default { mail: { brand: { color: "red" } } }',
     'kind.js': 'export default { mail: { templates: { rest: () => {} } } }',
@@ -327,7 +328,7 @@ t.test('mails shows the brand and the templates of the config, and tells of thos
     'member.js': 'export default { mail: { template: {} } }',
   })
   const mails = (file: string) =>
-    done(t, ['mails', '--config', `${folder}/${file}`, '--out', `${folder}/${file}-mails`])
+    done(t, ['mails', '--config', `${folder}/${file}`, '--out', `${folder}/${file}-mails`], { MAIL_PASSWORD: 'canary' })
 
   const [own, failing, wrong] = await Promise.all(['own.js', 'failing.js', 'wrong.js'].map(mails))
   const refused = await Promise.all(['kind.js', 'number.js', 'member.js'].map(mails))
@@ -336,7 +337,9 @@ t.test('mails shows the brand and the templates of the config, and tells of thos
   t.equal(readFileSync(`${folder}/own.js-mails/reset.txt`, 'utf8'), 'Subject: Acme\n\nOwn 12345678')
   t.equal(readFileSync(`${folder}/own.js-mails/reset.html`, 'utf8'), '<b>12345678</b>')
   t.match(readFileSync(`${folder}/own.js-mails/verify.html`, 'utf8'), 'Acme')
-  t.match(failing, { code: 1, err: /^fastify-accounts: built-in mails .+: reset \(TypeError\), verify \(no mail\)\n$/ })
+  const failed = 'reset (TypeError: no undefined [redacted]), verify (no mail), change (Error: failed)'
+  const line = `fastify-accounts: built-in mails were written for templates that failed: ${failed}\n`
+  t.strictSame([failing?.code, failing?.err], [1, line])
   t.match(readFileSync(`${folder}/failing.js-mails/reset.txt`, 'utf8'), '1234 5678')
   t.match(wrong, { code: 1, out: '', err: /^fastify-accounts: .+wrong\.js: option "mail\.brand\.color" must be .+\n$/ })
   const says = [

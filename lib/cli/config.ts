@@ -29,8 +29,11 @@ async function load(file: string, path: string): Promise<{ default?: unknown }> 
   }
 }
 
-// Whoever wrote the module may have put what it reads from the environment into the text of an error.
-function withoutSecrets(error: unknown): string {
+/**
+ * The text of an error that a config threw. Whoever wrote it may have put what it reads from the environment into the
+ * text.
+ */
+export function withoutSecrets(error: unknown): string {
   const text = faultText(error)
   // JSON.parse quotes what it was given.
   const unquoted = error instanceof SyntaxError ? text.replace(/".*"/, '"…"') : text
