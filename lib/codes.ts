@@ -17,9 +17,11 @@ export interface Subject {
   email?: string
   /** Of a verification: what its registration brought, or `stored` for what the account has already. */
   registration?: Registered | 'stored'
+  /** Whether that registration was of another account: it is carried for the size alone. */
+  foreign?: true
 }
 
-/** What a later registration of an unverified address brought. */
+/** What a registration that tells nothing brought; the account has it when its mailbox is proved. */
 export type Registered = Pick<NewUser, 'passwordHash' | 'username' | 'usernameCanonical' | 'profile'>
 
 /** What code is asked for. */
@@ -30,7 +32,7 @@ export interface CodeOrder {
   /** Null for a decoy. */
   user: Pick<User, 'id' | 'credentialVersion'> | null
   /** What the code stands for beside the account. */
-  proof?: Pick<Subject, 'email' | 'registration'>
+  proof?: Pick<Subject, 'email' | 'registration' | 'foreign'>
   /** Whether a link is mailed too. */
   link: boolean
   digits: number
@@ -70,6 +72,7 @@ export interface Grant {
 const grantMs = 600_000
 const leaseMs = 30_000
 const subjectBytes = 1024
+const restBytes = 128
 
 /**
  * Makes a one-time code for an address, and for the link in the mail a second record of the same code. A decoy (`user`
@@ -105,8 +108,14 @@ function newRecord(accounts: Accounts, purpose: CodePurpose, token: string, code
   return {
     tokenHash,
     mac: codeMac(accounts.ring[0], purpose, tokenHash, code),
-    subject: seal(accounts.ring, subjectContext(accounts, purpose, tokenHash), subject, subjectBytes),
+    subject: seal(accounts.ring, subjectContext(accounts, purpose, tokenHash), subject, sizeOf(subject)),
   }
+}
+
+// Only what was asked decides: whose code it is, or that it is nobody's, takes at most `restBytes` more.
+function sizeOf({ address, email, registration }: Subject): number {
+  const asked = Buffer.byteLength(JSON.stringify({ address, email, registration }))
+  return Math.ceil((asked + restBytes) / subjectBytes) * subjectBytes
 }
 
 /**

@@ -190,12 +190,14 @@ export interface Storage {
    * Stores a user and answers its id. The unique indexes decide, so exactly one of N callers with the same e-mail or
    * username succeeds. `invalid` means that the store cannot hold a value (out of a column's range, a refused check).
    *
+   * @param user a `wantedUsername`, canonical, must be nobody's, or the outcome is `username_taken` and nothing is
+   * stored; it is not taken either, and others may want it too
    * @param mails writes the mails that are stored in the same step, whoever has the address or the name; with it the
    * statements are the same whatever the outcome, so that their number and their time tell nothing. It is not asked for
    * `invalid`, and may be asked again when the step has to be repeated
    */
   insertUser(
-    user: NewUser,
+    user: NewUser & { wantedUsername?: string | null },
     mails?: (insertion: Insertion) => OutboxMail[],
   ): Promise<{ id: UserId } | 'email_taken' | 'username_taken' | 'invalid'>
   /**

@@ -48,7 +48,7 @@ export interface Proof {
   address: string
   /** Null for a decoy. */
   user: Pick<User, 'id' | 'credentialVersion'> | null
-  proof?: Pick<Subject, 'email' | 'registration'>
+  proof?: Pick<Subject, 'email' | 'registration' | 'foreign'>
   /** Whom the mail goes to; null for a decoy. */
   to: string | null
   shown: Message['user']

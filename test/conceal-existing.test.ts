@@ -1,10 +1,12 @@
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
+import { memoryCache, memoryStorage } from '../lib/adapters/memory.ts'
+import type { NewCode, OutboxMail } from '../lib/contracts.ts'
 import { purge } from '../lib/housekeeping.ts'
 import { sweepOutbox } from '../lib/outbox.ts'
 import { createUser } from '../lib/testing.ts'
-import { backends, counted, type Host, told } from './account-acts.ts'
+import { accountActs, backends, counted, type Host, told } from './account-acts.ts'
 import { type Answer, memoryApp, realApp, settableClock } from './app.ts'
 import { noPostgres, uniqueName, until } from './helper.ts'
 import { exhaust, hijack, lostAll, newAddress, passwords, verificationActs } from './verification-acts.ts'
@@ -123,23 +125,53 @@ for (const { on, open, skip } of backends) {
         t.strictSame(counted(answers), { 202: 20 })
         const users = await accounts.users.list({ limit: 1000 })
         t.equal(users.filter((user) => user.email === email).length, 1)
-        t.equal(users.filter(({ username }) => people.some((person) => person.username === username)).length, 1)
+        t.notOk(users.some(({ username }) => people.some((person) => person.username === username)))
         t.strictSame(mailsTo(email), Array(20).fill('verify'), 'each of them may be the owner')
+        t.equal((await verify(await register(people[7]!))).status, 200)
+        t.equal((await find(email))?.username, people[7]?.username, 'the proof decides whose name the account has')
       },
     )
 
-    await t.test('[R-ENUM-5] of 20 parallel registrations of one username one is stored', async (t) => {
-      const username = uniqueName()
-      const emails = Array.from({ length: 20 }, newAddress)
+    await t.test(
+      '[R-ENUM-5] of 20 parallel registrations of one username the first that is proved has it',
+      async (t) => {
+        const username = uniqueName()
+        const people = Array.from({ length: 20 }, () => ({ email: newAddress(), username, password }))
+        const registered = await Promise.all(people.map(register))
+        t.strictSame(counted(registered.map(({ answer }) => answer)), { 202: 20 })
+        for (const { email } of people) t.strictSame(mailsTo(email), ['verify'])
 
-      const answers = await Promise.all(emails.map((email) => post('/api/register/', { email, username, password })))
+        const answers = await Promise.all(registered.map(verify))
 
-      t.strictSame(counted(answers), { 202: 20 })
-      await sweepOutbox(accounts)
-      await until(() => emails.every((email) => mailsTo(email).length === 1))
-      const kinds = emails.flatMap(mailsTo)
-      t.equal(kinds.filter((kind) => kind === 'verify').length, 1)
-      t.equal(kinds.filter((kind) => kind === 'username_taken').length, 19)
+        t.strictSame(counted(answers), { 200: 20 })
+        const users = await Promise.all(people.map(({ email }) => find(email)))
+        t.equal(users.filter((user) => user?.username === username).length, 1)
+        t.equal(users.filter((user) => user?.username === null).length, 19)
+        const email = newAddress()
+        await register({ email, username, password })
+        await sweepOutbox(accounts)
+        await until(() => mailsTo(email).length > 0)
+        t.strictSame(mailsTo(email), ['username_taken'])
+      },
+    )
+
+    await t.test('[R-ENUM-5] whether a username is free tells nothing of the address that it came with', async (t) => {
+      const { member } = accountActs(host)
+      const { 'its username too': _both, 'a username': _taken, ...addresses } = meetings
+      for (const [what, meet] of Object.entries(addresses)) {
+        const [first, second] = [await meet(host), await meet(host)]
+        await register({ ...first, password })
+        await register({ ...second, password })
+        const [bystander, own] = [await member(), newAddress()]
+
+        const changed = await bystander.patch({ username: first.username })
+        await register({ email: own, username: second.username, password })
+        await sweepOutbox(accounts)
+        await until(() => mailsTo(own).length > 0)
+
+        t.equal(told(changed), '200', what)
+        t.strictSame(mailsTo(own), ['verify'], what)
+      }
     })
 
     await t.test('[R-ENUM-5] the owner of a verified account hears of registrations once a day', async (t) => {
@@ -238,12 +270,55 @@ for (const { on, open, skip } of backends) {
     await t.test('[R-REG-3] an honest proof of a first registration keeps its password', async (t) => {
       const [email, username] = [newAddress(), uniqueName()]
       const mine = await register({ email, username, company: 'mine', password })
+      t.equal((await find(email))?.username, null, 'which is when it takes the username')
 
       t.equal((await verify(mine)).status, 200)
 
       t.equal(await login(email, password), '200')
       const user = await find(email)
       t.strictSame([user?.username, user?.profile], [username, { company: 'mine' }])
+    })
+
+    await t.test('a registration whose username somebody has by its proof is proved all the same', async (t) => {
+      const [email, username] = [newAddress(), uniqueName()]
+      const mine = await register({ email, username, company: 'mine', password })
+      const other = await accountActs(host).member({ username })
+
+      t.equal((await verify(mine)).status, 200)
+
+      t.equal(await login(email, password), '200')
+      const user = await find(email)
+      t.strictSame([user?.username, user?.profile], [null, { company: 'mine' }])
+      t.equal((await find(other.email))?.username, username)
+    })
+
+    await t.test('the mails of a registration name the username that it wants, the later ones too', async (t) => {
+      const [email, username] = [newAddress(), uniqueName()]
+      const { token } = await register({ email, username, password })
+      const { token: fresh } = await resend(email, token)
+      await resend(email, fresh)
+
+      const named = host.mailer.sent.filter(({ to }) => to === email).map(({ user }) => user.username)
+
+      t.strictSame(named, [username, username, username])
+    })
+
+    await t.test('[R-REG-3] the token of another account brings nothing of its registration', async (t) => {
+      const verified = await createUser(host.app, { name: host.name, verified: true })
+      for (const own of [newAddress(), verified.email]) {
+        const email = newAddress()
+        await register({ email, password })
+        const others = await register({ email: own, company: 'evil', password: later })
+        const second = await resend(email, others.token)
+        const third = await resend(email, second.token)
+
+        t.equal((await verify(third)).status, 200)
+
+        t.equal(await login(email, later), '401 CREDENTIALS_INVALID')
+        t.equal(await login(email, password), '401 CREDENTIALS_INVALID')
+        const user = await find(email)
+        t.strictSame([user?.username, user?.profile], [null, {}])
+      }
     })
 
     await t.test('[R-REG-3] a later registration of the owner takes the account over when it is proved', async (t) => {
@@ -295,8 +370,7 @@ for (const { on, open, skip } of backends) {
 
     await t.test('a later registration whose username is taken brings its password all the same', async (t) => {
       const email = newAddress()
-      const first = uniqueName()
-      await register({ email, username: first, password })
+      await register({ email, password })
       const taken = await createUser(host.app, { name: host.name, verified: true })
       const mine = await register({ email, username: taken.username as string, company: 'mine', password: later })
 
@@ -305,7 +379,7 @@ for (const { on, open, skip } of backends) {
       t.equal(await login(email, later), '200')
       t.equal(await login(email, password), '401 CREDENTIALS_INVALID')
       const user = await find(email)
-      t.strictSame([user?.username, user?.profile], [first, { company: 'mine' }])
+      t.strictSame([user?.username, user?.profile], [null, { company: 'mine' }])
       t.equal((await find(taken.email))?.username, taken.username)
     })
 
@@ -379,6 +453,45 @@ async function stories(t: Test, open: typeof memoryApp | typeof realApp, numRuns
   )
   t.pass(`in ${numRuns} stories`)
 }
+
+t.test('[R-ENUM-5] what is stored has one size, whatever a registration meets and brings', async (t) => {
+  const sizes: number[] = []
+  const [cache, storage] = [memoryCache(), memoryStorage()]
+  async function put(code: NewCode, now: number): Promise<void> {
+    sizes.push(...code.records.map(({ subject }) => subject.length))
+    return cache.put(code, now)
+  }
+  const insertUser: typeof storage.insertUser = (user, mails) =>
+    storage.insertUser(user, mails && ((insertion) => measured(mails(insertion))))
+  function measured(mails: OutboxMail[]): OutboxMail[] {
+    sizes.push(...mails.map(({ sealed }) => sealed.length))
+    return mails
+  }
+  const parts = { storage: { ...storage, insertUser }, cache: { ...cache, put } }
+  const host: Host = await memoryApp(t, { passwords, registration, ...parts })
+  const { register, resend } = verificationActs(host)
+  /** The sizes of what a registration and a resend with its token store. */
+  async function sizesOf(person: { email: string; username: string }, bytes: number) {
+    sizes.length = 0
+    const { token } = await register({ ...person, password, company: 'x'.repeat(bytes) })
+    await resend(person.email, token)
+    return sizes.splice(0)
+  }
+
+  const seen: [string, number[]][] = []
+  for (const [what, meet] of Object.entries(meetings)) seen.push([what, await sizesOf(await meet(host), 6000)])
+
+  t.equal(seen[0]?.[1].length, 3, 'a mail and two codes')
+  for (const [what, one] of seen) t.strictSame(one, seen[0]?.[1], what)
+
+  const { email } = await createUser(host.app, { email: newAddress(), verified: true })
+  // Every size near the one where the next step of the padding begins.
+  for (let bytes = 0; bytes < 1024; bytes += 4) {
+    const known = await sizesOf({ email, username: uniqueName() }, bytes)
+    const unknown = await sizesOf({ email: newAddress(), username: uniqueName() }, bytes)
+    if (known.join() !== unknown.join()) t.fail(`${bytes} bytes: ${known} and ${unknown}`)
+  }
+})
 
 t.test('concealExisting without verifyEmail is an error at boot', async (t) => {
   const boot = memoryApp(t, { registration: { concealExisting: true, verifyEmail: false } })

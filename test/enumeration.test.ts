@@ -5,6 +5,7 @@ import { readFileSync } from 'node:fs'
 import type { FastifyInstance, InjectOptions } from 'fastify'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import Type from 'typebox'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
 import { memoryCache, memoryStorage } from '../lib/adapters/memory.ts'
 import { smtpMailer } from '../lib/adapters/smtp.ts'
@@ -65,12 +66,17 @@ t.test('known, unknown and disabled addresses', { skip: noPostgres || noRedis },
 })
 
 t.test('registration that conceals what exists', { skip: noPostgres || noRedis }, async (t) => {
-  const options = { passwords, registration: { concealExisting: true } }
+  const profile = Type.Object({ story: Type.Optional(Type.String()) })
+  const options = { passwords, registration: { concealExisting: true, profile } }
   const { acts, statements, commands } = await watched(t, 'queue', options)
   const { app, accounts, post, login } = acts
   const { users } = accounts
   const create = (given: object = {}) => createUser(app, { name: accounts.options.name, ...given })
-  const person = (change: object = {}) => ({ username: uniqueName(), email: unknown(), password: typed, ...change })
+  const story = 'x'.repeat(6000)
+  const person = (change: object = {}) => ({
+    ...{ username: uniqueName(), email: unknown(), password: typed, story },
+    ...change,
+  })
   const register = (change: object) => post('/api/register/', person(change))
   /** What a registration may meet: the members that it has in common with it. */
   const meetings = {

@@ -2,11 +2,12 @@ import type { Kysely } from 'kysely'
 import type { Insertion, NewUser, Storage } from '../contracts.ts'
 import { storableUser } from '../storable.ts'
 import { storeMails } from './kysely-outbox.ts'
-import { boundAll, idOf, userColumns, userOf } from './kysely-rows.ts'
+import { bound, boundAll, idOf, userColumns, userOf } from './kysely-rows.ts'
 import type { AccountsTables } from './kysely-tables.ts'
 import { deadlocked, inTransaction, refusesValue, survivably } from './kysely-transactions.ts'
 
 type NewUserVerbs = Pick<Storage, 'insertUser' | 'importUsers'>
+type Registrant = Parameters<Storage['insertUser']>[0]
 type Mails = NonNullable<Parameters<Storage['insertUser']>[1]>
 type Outcome = Awaited<ReturnType<Storage['insertUser']>>
 
@@ -28,7 +29,7 @@ export function newUserVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): N
 // A statement has at most 65,535 parameters; a larger batch is no faster.
 const BATCH = 500
 
-async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser, mails?: Mails) {
+async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user: Registrant, mails?: Mails) {
   if (!storableUser(user)) return 'invalid'
   try {
     if (mails) return await inTransaction(db, (transaction) => insertWithMails(transaction, ids, user, mails))
@@ -39,10 +40,10 @@ async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user:
   }
 }
 
-async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser): Promise<Outcome> {
+async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], user: Registrant): Promise<Outcome> {
   // Once more, should the row that was in the way be gone by the time we look for it.
   for (let tries = 0; tries < 2; tries++) {
-    const [row] = await insertRows(db, [user])
+    const row = await insertRow(db, user)
     if (row) return { id: idOf(row.id, ids) }
     const taken = conflictOf(user, await canonicalForms(db, [user]))
     if (taken) return taken
@@ -53,7 +54,7 @@ async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], use
 async function insertWithMails(
   db: Kysely<AccountsTables>,
   ids: Storage['ids'],
-  user: NewUser,
+  user: Registrant,
   mails: Mails,
 ): Promise<Outcome> {
   for (let tries = 0; tries < 2; tries++) {
@@ -69,9 +70,9 @@ async function insertWithMails(
 async function insertAndLook(
   db: Kysely<AccountsTables>,
   ids: Storage['ids'],
-  user: NewUser,
+  user: Registrant,
 ): Promise<Insertion | null> {
-  const [row] = await insertRows(db, [user])
+  const row = await insertRow(db, user)
   const found = await whoHas(db, [user])
     .select(userColumns)
     .select(['email_canonical as emailCanonical', 'username_canonical as usernameCanonical'])
@@ -80,6 +81,26 @@ async function insertAndLook(
   const holder = found.find(({ emailCanonical }) => emailCanonical === user.emailCanonical)
   if (holder) return { result: 'email_taken', user: userOf(holder, ids) }
   return found.length > 0 ? { result: 'username_taken' } : null
+}
+
+// A name that is wanted by nobody equals nothing, so the statement is the same for all.
+function insertRow(db: Kysely<AccountsTables>, user: Registrant) {
+  const row = rowOf(user)
+  const columns = Object.keys(row) as (keyof typeof row)[]
+  const other = db
+    .selectFrom('accounts_users as other')
+    .select('other.id')
+    .where('other.username_canonical', '=', bound(user.wantedUsername ?? null))
+  const unlessTaken = db
+    .selectNoFrom(({ val }) => columns.map((column) => val(row[column]).as(column)))
+    .where(({ not, exists }) => not(exists(other)))
+  return db
+    .insertInto('accounts_users')
+    .columns(columns)
+    .expression(unlessTaken)
+    .onConflict((conflict) => conflict.doNothing())
+    .returning('id')
+    .executeTakeFirst()
 }
 
 function insertRows(db: Kysely<AccountsTables>, users: NewUser[]) {
@@ -107,13 +128,17 @@ function rowOf(user: NewUser) {
   })
 }
 
-function whoHas(db: Kysely<AccountsTables>, users: NewUser[]) {
+function whoHas(db: Kysely<AccountsTables>, users: Registrant[]) {
   const emails = users.map(({ emailCanonical }) => emailCanonical)
   // Null equals nothing, so an absent username finds nobody.
-  const usernames = users.map(({ usernameCanonical }) => usernameCanonical)
+  const usernames = users.flatMap(namesOf)
   return db
     .selectFrom('accounts_users')
     .where((eb) => eb.or([eb('email_canonical', 'in', emails), eb('username_canonical', 'in', usernames)]))
+}
+
+function namesOf({ usernameCanonical, wantedUsername = null }: Registrant) {
+  return [usernameCanonical, wantedUsername]
 }
 
 interface CanonicalForms {
@@ -123,7 +148,7 @@ interface CanonicalForms {
 
 const noForms: CanonicalForms = { emails: new Set(), usernames: new Set() }
 
-async function canonicalForms(db: Kysely<AccountsTables>, users: NewUser[]): Promise<CanonicalForms> {
+async function canonicalForms(db: Kysely<AccountsTables>, users: Registrant[]): Promise<CanonicalForms> {
   const found = await whoHas(db, users)
     .select(['email_canonical as emailCanonical', 'username_canonical as usernameCanonical'])
     .execute()
@@ -133,9 +158,9 @@ async function canonicalForms(db: Kysely<AccountsTables>, users: NewUser[]): Pro
   }
 }
 
-function conflictOf(user: NewUser, { emails, usernames }: CanonicalForms) {
+function conflictOf(user: Registrant, { emails, usernames }: CanonicalForms) {
   if (emails.has(user.emailCanonical)) return 'email_taken'
-  return user.usernameCanonical !== null && usernames.has(user.usernameCanonical) ? 'username_taken' : null
+  return namesOf(user).some((name) => name !== null && usernames.has(name)) ? 'username_taken' : null
 }
 
 async function importBatch(db: Kysely<AccountsTables>, ids: Storage['ids'], users: NewUser[]): Promise<Outcome[]> {

@@ -68,10 +68,11 @@ export function userVerbs(state: MemoryState) {
   } satisfies Partial<Storage>
 }
 
-function insert(state: MemoryState, user: NewUser, mails?: Parameters<Storage['insertUser']>[1]) {
-  if (!storableUser(user)) return 'invalid'
+function insert(state: MemoryState, ...[registrant, mails]: Parameters<Storage['insertUser']>) {
+  const { wantedUsername, ...user } = registrant
+  if (!storableUser(registrant)) return 'invalid'
   const id = (state.ids === 'uuid' ? newUuid() : state.newestId + 1) as UserId
-  const insertion = judge(state, user, id)
+  const insertion = judge(state, registrant, id)
   // Before anything is stored: when the mails cannot be written, nothing is.
   keepMails(state, mails?.(insertion) ?? [])
   if (insertion.result !== 'stored') return insertion.result
@@ -85,10 +86,12 @@ function newUuid(): string {
     .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
 }
 
-function judge(state: MemoryState, { emailCanonical, usernameCanonical }: NewUser, id: UserId): Insertion {
+function judge(state: MemoryState, user: Parameters<Storage['insertUser']>[0], id: UserId): Insertion {
+  const { emailCanonical, usernameCanonical, wantedUsername } = user
   const owner = state.users.get(state.byEmail.get(emailCanonical) as UserId)
   if (owner) return { result: 'email_taken', user: shownUser(owner) }
-  if (usernameTaken(state, usernameCanonical)) return { result: 'username_taken' }
+  const taken = [usernameCanonical, wantedUsername].some((name) => usernameTaken(state, name))
+  if (taken) return { result: 'username_taken' }
   return { result: 'stored', id }
 }
 

@@ -30,17 +30,24 @@ export async function verifyEmail(
     const user = await accounts.storage.findUserById(subject.userId)
     if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
     const outcome = await changeCredentials(accounts, user, proved(subject, accounts.clock()))
-    return outcome === 'changed' ? { user, kept: subject.registration !== undefined } : null
+    return outcome === 'changed' ? { user, kept: broughtBy(subject) !== undefined } : null
   })
   const password = done.kept ? 'kept' : 'discarded'
   emit(accounts, 'emailVerify', { client, userId: done.user.id, details: { password } })
 }
 
 // Whoever registered a stranger's address knows the stored password, and may have sessions.
-function proved({ registration }: Subject, now: number): Pick<CredentialChange, 'set' | 'sessions'> {
+function proved(subject: Subject, now: number): Pick<CredentialChange, 'set' | 'sessions'> {
+  const registration = broughtBy(subject)
   if (registration === 'stored') return { set: { emailVerifiedAt: now }, sessions: 'keep' }
   const set = registration ?? { passwordHash: null }
   return { set: { emailVerifiedAt: now, ...set }, sessions: 'end' }
+}
+
+type Brought = Pick<Subject, 'registration' | 'foreign'>
+
+function broughtBy({ registration, foreign }: Brought): Subject['registration'] {
+  return foreign ? undefined : registration
 }
 
 /**
@@ -56,12 +63,14 @@ export async function resendVerification(
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
   const found = await accounts.storage.findUserByEmail(address)
   const user = found?.active && found.emailVerifiedAt === null ? found : null
-  const registration = token === undefined ? undefined : await registrationOf(accounts, token, user)
+  const proof = token === undefined ? {} : await registrationOf(accounts, token, user)
+  const brought = broughtBy(proof)
+  const username = typeof brought === 'object' ? brought.username : (user?.username ?? null)
   const { token: fresh, draft } = proofOf(
     accounts,
     {
-      ...{ purpose: 'verify', address, user, proof: registration && { registration } },
-      ...{ to: user?.email ?? null, shown: { username: user?.username ?? null, email: user?.email ?? address } },
+      ...{ purpose: 'verify', address, user, proof },
+      ...{ to: user?.email ?? null, shown: { username, email: user?.email ?? address } },
     },
     client,
   )
@@ -73,14 +82,15 @@ export async function resendVerification(
   return { token: fresh }
 }
 
-async function registrationOf(accounts: Accounts, token: string, user: User | null) {
+async function registrationOf(accounts: Accounts, token: string, user: User | null): Promise<Brought> {
   const subject = await peekSubject(accounts, 'verify', token).catch((error) => {
     // A token of another shape is one that no registration answered.
     if (error instanceof AccountsError && error.code === 'ACCOUNTS_CODE_INVALID') return null
     throw error
   })
-  const same = user && subject?.userId === user.id && subject.credentialVersion === user.credentialVersion
-  return same ? subject.registration : undefined
+  const own = user && subject?.userId === user.id && subject.credentialVersion === user.credentialVersion
+  // One of another account is worth nothing, but goes along: a smaller code would tell.
+  return { registration: subject?.registration, foreign: own ? subject.foreign : true }
 }
 
 /** `POST /auth/verify_email/` and `/auth/resend_verification/`; none without `verifyEmail`. */

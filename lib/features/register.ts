@@ -2,7 +2,7 @@ import Type, { type TProperties } from 'typebox'
 import type { Accounts } from '../accounts.ts'
 import { placeOf } from '../admission.ts'
 import { type Client, clientOf } from '../client.ts'
-import { identifierOf } from '../codes.ts'
+import { identifierOf, type Subject } from '../codes.ts'
 import type { Insertion, NewUser, OutboxMail, User } from '../contracts.ts'
 import { addressOf, checkPolicy } from '../credentials.ts'
 import { emit } from '../events.ts'
@@ -17,6 +17,8 @@ import { storedId, userOf } from '../users.ts'
 
 const unverifiedLifeMs = 86_400_000
 const dayMs = 86_400_000
+/** What a mail takes in the outbox at most, without its code. */
+const mailBytes = 2048
 
 /**
  * Registers a user and answers it; with `verifyEmail` a code is mailed, and `token` goes with it.
@@ -32,7 +34,9 @@ export async function register(
   const user = await prepare(accounts, registration, client, place)
   if (!mustVerify(accounts.options)) return { user: await store(accounts, user, client) }
   const letters = letterWriter((insertion) =>
-    insertion.result === 'stored' ? proofLetters(accounts, verification(user, insertion.id), client) : noLetters,
+    insertion.result === 'stored'
+      ? proofLetters(accounts, verification(user, { ...user, id: insertion.id }, 'stored'), client)
+      : noLetters,
   )
   const stored = await store(accounts, user, client, letters.write)
   const { token, handed } = letters.written()
@@ -42,7 +46,8 @@ export async function register(
 
 /**
  * Registers a user and tells nothing: not whether the address or the username is known, not even by the work that it
- * takes. The owner of the mailbox learns the rest from the mail; the answered token goes with the code in it.
+ * takes. The owner of the mailbox learns the rest from the mail; the answered token goes with the code in it. The
+ * username is taken when the mailbox is proved, if nobody has it by then.
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_VALIDATION
  */
@@ -54,7 +59,9 @@ export async function registerConcealed(
 ): Promise<{ token: string }> {
   const user = await prepare(accounts, registration, client, place)
   const letters = letterWriter((insertion) => concealedLetters(accounts, user, insertion, client))
-  const outcome = await accounts.storage.insertUser(user, letters.write)
+  // A name that is stored now would tell everybody who asks for it that the address had no account.
+  const nameless = { ...user, username: null, usernameCanonical: null, wantedUsername: user.usernameCanonical }
+  const outcome = await accounts.storage.insertUser(nameless, letters.write)
   if (outcome === 'email_taken' || outcome === 'username_taken') {
     const identifier = identifierOf(accounts, user.emailCanonical)
     emit(accounts, 'registerFail', { client, identifier, details: { reason: outcome } })
@@ -88,28 +95,20 @@ async function store(accounts: Accounts, user: NewUser, client: Client, write?: 
   return userOf(shown, id)
 }
 
-function verification(user: NewUser, id: User['id']): Omit<Proof, 'purpose'> {
+/** Whoever proves the mailbox has this account. */
+type Owner = Pick<User, 'id' | 'credentialVersion' | 'email'>
+
+function verification(
+  user: NewUser,
+  owner: Owner | null,
+  registration: Subject['registration'],
+): Omit<Proof, 'purpose'> {
   return {
     address: user.emailCanonical,
-    user: { id, credentialVersion: user.credentialVersion },
-    proof: { registration: 'stored' },
-    to: user.email,
+    user: owner,
+    proof: { registration },
+    to: owner?.email ?? null,
     shown: { username: user.username, email: user.email },
-  }
-}
-
-// Who proves the mailbox of an account that nobody has proved yet gets it with the password of his own registration.
-function concealedProof(user: NewUser, insertion: Insertion): Omit<Proof, 'purpose'> | null {
-  if (insertion.result === 'stored') return verification(user, insertion.id)
-  if (insertion.result === 'username_taken') return null
-  const { user: existing } = insertion
-  if (existing.emailVerifiedAt !== null || !existing.active) return null
-  const { passwordHash, username, usernameCanonical, profile } = user
-  return {
-    ...verification(user, existing.id),
-    user: existing,
-    proof: { registration: { passwordHash, username, usernameCanonical, profile } },
-    to: existing.email,
   }
 }
 
@@ -139,15 +138,34 @@ function proofLetters(accounts: Accounts, proof: Omit<Proof, 'purpose'>, client:
   return { token, stored: rowsOf(accounts, [draft]), handed: [draft] }
 }
 
-// Whoever is refused gets as much of everything: one stored mail, one code, one mail handed over. What is stored in
-// place of the decoy leaves with the sweeper.
+// Whoever is refused gets as much of everything, and as large: one stored mail, one code, one mail handed over. What is
+// stored in place of the decoy leaves with the sweeper.
 function concealedLetters(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Letters {
-  const proof = concealedProof(user, insertion)
-  if (proof) return proofLetters(accounts, proof, client)
-  const shown = { username: null, email: user.email }
-  const decoy = proofLetters(accounts, { address: user.emailCanonical, user: null, to: null, shown }, client)
-  const notice = refusalNotice(accounts, user, insertion, client)
-  return notice ? { ...decoy, stored: rowsOf(accounts, [notice], 'sweeper') } : decoy
+  const { passwordHash, username, usernameCanonical, profile } = user
+  const owner = ownerOf(user, insertion)
+  const registration = { passwordHash, username, usernameCanonical, profile }
+  const letters = proofLetters(accounts, verification(user, owner, registration), client)
+  const [proof] = letters.handed as [Draft]
+  const notice = owner ? null : refusalNotice(accounts, user, insertion, client)
+  const stored = rowsOf(accounts, [weighted(notice ?? proof, proof.code)], notice ? 'sweeper' : 'request')
+  return { ...letters, stored }
+}
+
+function weighted(draft: Draft, code: Draft['code']): Draft & { weight: string } {
+  const missing = bytesOf(code) + mailBytes - bytesOf(draft)
+  return { ...draft, weight: ' '.repeat(Math.max(0, missing)) }
+}
+
+function bytesOf(value: unknown): number {
+  return Buffer.byteLength(JSON.stringify(value))
+}
+
+// Who proves the mailbox of an account that nobody has proved yet gets it with what he registered himself.
+function ownerOf(user: NewUser, insertion: Insertion): Owner | null {
+  if (insertion.result === 'stored') return { ...user, id: insertion.id }
+  if (insertion.result === 'username_taken') return null
+  const { user: existing } = insertion
+  return existing.emailVerifiedAt === null && existing.active ? existing : null
 }
 
 function refusalNotice(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Draft | null {

@@ -42,11 +42,55 @@ export const registrationContract: { name: string; run(subject: Storage): Promis
     },
   },
   {
+    name: 'a user who wants a name that somebody has is not stored, with mails or without',
+    async run(subject) {
+      const { usernameCanonical } = await storedUser(subject)
+      const user = nameless(usernameCanonical)
+      const { mails, write, heard } = listener()
+
+      assert.equal(await subject.insertUser(user), 'username_taken')
+      assert.equal(await subject.insertUser(user, write), 'username_taken')
+
+      assert.equal(await subject.findUserByEmail(user.emailCanonical), null)
+      assert.deepEqual(heard.at(-1), { result: 'username_taken' })
+      assert.deepEqual(idsOf(await claimedOf(subject, mails)), [mails.at(-1)?.id])
+    },
+  },
+  {
+    name: 'a name that is only wanted is not taken',
+    async run(subject) {
+      const name = uniqueName()
+      const users = [nameless(name), nameless(name)] as const
+
+      assert.equal(typeof (await subject.insertUser(users[0])), 'object')
+      assert.equal(typeof (await subject.insertUser(users[1], () => [])), 'object')
+
+      for (const { emailCanonical } of users)
+        assert.equal((await subject.findUserByEmail(emailCanonical))?.username, null)
+      assert.equal(typeof (await subject.insertUser(sampleUser({ usernameCanonical: name }))), 'object')
+    },
+  },
+  {
+    name: 'a taken address is told before a wanted name that somebody has, and who has the address',
+    async run(subject) {
+      const { email, emailCanonical, id } = await storedUser(subject)
+      const { usernameCanonical } = await storedUser(subject)
+      const user = { ...nameless(usernameCanonical), email, emailCanonical }
+      const { write, heard } = listener()
+
+      assert.equal(await subject.insertUser(user), 'email_taken')
+      assert.equal(await subject.insertUser(user, write), 'email_taken')
+
+      assert.deepEqual(heard.at(-1), { result: 'email_taken', user: await subject.findUserById(id) })
+    },
+  },
+  {
     name: 'no mails are asked for when a value cannot be stored',
     async run(subject) {
       const { write, heard } = listener()
 
       assert.equal(await subject.insertUser(sampleUser({ email: 'a\0b' }), write), 'invalid')
+      assert.equal(await subject.insertUser(nameless('a\0b'), write), 'invalid')
 
       assert.deepEqual(heard, [])
     },
@@ -181,6 +225,11 @@ export const registrationContract: { name: string; run(subject: Storage): Promis
     },
   },
 ]
+
+/** A user without a name who wants one. */
+function nameless(wantedUsername: string | null) {
+  return { ...sampleUser({ username: null, usernameCanonical: null }), wantedUsername }
+}
 
 /** Hears what became of a user, and writes one mail each time it is asked. */
 function listener() {
