@@ -1,10 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import type { Accounts } from './accounts.ts'
-import type { Client } from './client.ts'
+import { type Client, noClient } from './client.ts'
 import type { RefreshOutcome, Session, User, UserId } from './contracts.ts'
 import { AccountsError } from './errors.ts'
 import { type EventDetails, emit } from './events.ts'
 import { mustVerify } from './options.ts'
+
+const endBatch = 500
 
 /** The token pair of a log-in. */
 export interface TokenPair {
@@ -98,4 +100,19 @@ export async function endSessions(
   const ended = await accounts.storage.endSessions(userId, accounts.clock())
   accounts.revocation.announce(ended)
   await emit(accounts, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
+}
+
+/** Ends all sessions of everybody, also for the access tokens that are out, and answers how many they were. */
+export async function endEverySession(accounts: Accounts): Promise<number> {
+  const count = await endInBatches(accounts)
+  await emit(accounts, 'sessionEnd', { client: noClient, details: { reason: 'admin', count } })
+  return count
+}
+
+async function endInBatches(accounts: Accounts, count = 0): Promise<number> {
+  const { storage, revocation, clock } = accounts
+  const ended = await storage.endAnySessions(endBatch, clock())
+  if (ended.length === 0) return count
+  revocation.announce(ended)
+  return endInBatches(accounts, count + ended.length)
 }

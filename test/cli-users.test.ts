@@ -215,6 +215,27 @@ t.test(
   },
 )
 
+t.test('end-sessions --all is kept as one event, as the config says', { skip: noPostgres }, async (t) => {
+  const { url, db } = await openDatabase(t)
+  const storage = kyselyStorage(db)
+  const user = sampleUser()
+  const { id } = (await storage.insertUser(user)) as { id: number }
+  for (let count = 0; count < 3; count++) await storage.insertSession(sampleSession({ ...user, id }))
+  const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
+  const folder = t.testdir({ 'keeping.mjs': 'export default { eventLog: {} }', 'bare.mjs': 'export default {}' })
+
+  for (const config of ['bare.mjs', 'keeping.mjs', 'keeping.mjs']) {
+    t.match(await done(t, ['end-sessions', '--all', '--config', `${folder}/${config}`], env), { code: 0, err: '' })
+    if (config === 'bare.mjs') await storage.insertSession(sampleSession({ ...user, id }))
+  }
+
+  const events = await db.selectFrom('accounts_events').selectAll().orderBy('id').execute()
+  t.strictSame(
+    events.map(({ name, user_id, details }) => ({ name, user_id, details })),
+    [1, 0].map((count) => ({ name: 'sessionEnd', user_id: null, details: { reason: 'admin', count } })),
+  )
+})
+
 t.test(
   'end-sessions --all ends every session, and running apps refuse the access tokens at once',
   {
