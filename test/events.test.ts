@@ -163,6 +163,24 @@ t.test('a user agent cannot begin a line of its own in the log', async (t) => {
   t.equal(lines.filter(({ event }) => event === 'accounts.loginFail').length, 1)
 })
 
+t.test('a reset that proves the mailbox is a proof too, and the next one is a reset alone', async (t) => {
+  const { post, mailer, events } = await open(t)
+  const { id } = (await post('/api/register/', ada)).body
+  const reset = async () => {
+    const { token } = (await post('/auth/email_request/', { email: ada.email })).body
+    await post('/auth/check_otp/', { token, otp: mailer.sent.at(-1)?.code })
+    events.length = 0
+    await post('/auth/reset_password/', { token, new_password: other })
+    return events.map(({ name, userId, details }) => [name, userId, details])
+  }
+
+  t.strictSame(await reset(), [
+    ['passwordReset', id, {}],
+    ['emailVerify', id, { password: 'discarded' }],
+  ])
+  t.strictSame(await reset(), [['passwordReset', id, {}]])
+})
+
 t.test('one address has one identifier, however it is written, and another in another realm', async (t) => {
   const first = await open(t)
   const second = await open(t, { secret: 'another-secret-of-more-than-32-bytes-0123456789' })

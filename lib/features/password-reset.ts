@@ -81,7 +81,7 @@ export async function resetPassword(
   client: Client,
   place?: Place,
 ): Promise<void> {
-  const userId = await withGrant(accounts, { purpose: 'reset', token }, async (subject) => {
+  const user = await withGrant(accounts, { purpose: 'reset', token }, async (subject) => {
     const user = await accounts.storage.findUserById(subject.userId)
     if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
     checkPolicy(accounts, password)
@@ -90,9 +90,11 @@ export async function resetPassword(
     const set = { passwordHash, emailVerifiedAt: user.emailVerifiedAt ?? accounts.clock() }
     const mails = [noticeOf(accounts, 'password_changed', user, client)]
     const outcome = await changeCredentials(accounts, user, { set, sessions: 'end', mails })
-    return outcome === 'changed' ? user.id : null
+    return outcome === 'changed' ? user : null
   })
-  emit(accounts, 'passwordReset', { client, userId, details: {} })
+  const told = { client, userId: user.id }
+  emit(accounts, 'passwordReset', { ...told, details: {} })
+  if (user.emailVerifiedAt === null) emit(accounts, 'emailVerify', { ...told, details: { password: 'discarded' } })
 }
 
 function resetOptions({ options }: Accounts) {
