@@ -181,6 +181,41 @@ t.test('a reset that proves the mailbox is a proof too, and the next one is a re
   t.strictSame(await reset(), [['passwordReset', id, {}]])
 })
 
+t.test('a registration that mails a code tells of it, and of that of a decoy as of any other', async (t) => {
+  const unverified = { ...ada, username: 'bob', email: 'bob@example.org' }
+  const decoy = { ...unverified, email: 'eve@example.org', username: 'ada' }
+  const concealing = await open(t, { registration: { concealExisting: true } })
+  const plain = await open(t, { registration: { verifyEmail: true } })
+  const told = async ({ post, events }: typeof plain, person: object) => {
+    events.length = 0
+    const { token } = (await post('/api/register/', person)).body
+    await post('/auth/verify_email/', { token, otp: '93174250' })
+    t.ok(events.slice(1).every(({ identifier }) => identifier !== null && identifier === events.at(-1)?.identifier))
+    return events.map(({ name, userId, details }) => [name, userId, details])
+  }
+  const [issued, wrong] = [{ purpose: 'verify' }, { purpose: 'verify', reason: 'wrong' }]
+  const stored = (id: number) => [
+    ['register', id, {}],
+    ['codeIssue', id, issued],
+    ['codeFail', null, wrong],
+  ]
+
+  t.strictSame(await told(plain, ada), stored(1))
+  t.strictSame(await told(plain, { ...ada, username: 'ada2' }), [], 'a refusal mails nothing')
+  t.strictSame(await told(concealing, ada), stored(1))
+  t.strictSame(await told(concealing, unverified), stored(2))
+  t.strictSame(await told(concealing, { ...unverified, username: 'bob2' }), [
+    ['registerFail', null, { reason: 'email_taken' }],
+    ['codeIssue', 2, issued],
+    ['codeFail', null, wrong],
+  ])
+  t.strictSame(await told(concealing, decoy), [
+    ['registerFail', null, { reason: 'username_taken' }],
+    ['codeIssue', null, issued],
+    ['codeFail', null, wrong],
+  ])
+})
+
 t.test('one address has one identifier, however it is written, and another in another realm', async (t) => {
   const first = await open(t)
   const second = await open(t, { secret: 'another-secret-of-more-than-32-bytes-0123456789' })

@@ -39,9 +39,7 @@ export async function register(
       : noLetters,
   )
   const stored = await store(accounts, user, client, letters.write)
-  const { token, handed } = letters.written()
-  await handOver(accounts, handed)
-  return { user: stored, token }
+  return { user: stored, token: await send(accounts, letters.written(), client) }
 }
 
 /**
@@ -68,9 +66,7 @@ export async function registerConcealed(
   } else {
     emit(accounts, 'register', { client, userId: storedId(outcome), details: {} })
   }
-  const { token, handed } = letters.written()
-  await handOver(accounts, handed)
-  return { token }
+  return { token: await send(accounts, letters.written(), client) }
 }
 
 async function prepare(
@@ -115,11 +111,13 @@ function verification(
 /** The mails of a registration: those that are stored with it, and those that the request hands over. */
 interface Letters {
   token: string
+  /** Whose code they hold; null for a decoy. */
+  userId: User['id'] | null
   stored: OutboxMail[]
   handed: Draft[]
 }
 
-const noLetters: Letters = { token: '', stored: [], handed: [] }
+const noLetters: Letters = { token: '', userId: null, stored: [], handed: [] }
 
 // The storage may ask more than once; what it asked for last is what it stored.
 function letterWriter(lettersFor: (insertion: Insertion) => Letters) {
@@ -135,7 +133,15 @@ function letterWriter(lettersFor: (insertion: Insertion) => Letters) {
 
 function proofLetters(accounts: Accounts, proof: Omit<Proof, 'purpose'>, client: Client): Letters {
   const { token, draft } = proofOf(accounts, { purpose: 'verify', ...proof }, client)
-  return { token, stored: rowsOf(accounts, [draft]), handed: [draft] }
+  return { token, userId: proof.user?.id ?? null, stored: rowsOf(accounts, [draft]), handed: [draft] }
+}
+
+// A decoy is told too: with `eventLog` each event is a statement.
+async function send(accounts: Accounts, { token, userId, handed }: Letters, client: Client): Promise<string> {
+  await handOver(accounts, handed)
+  const identifier = handed[0]?.code?.tag
+  emit(accounts, 'codeIssue', { client, userId, identifier, details: { purpose: 'verify' } })
+  return token
 }
 
 // Whoever is refused gets as much of everything, and as large: one stored mail, one code, one mail handed over. What is
