@@ -119,20 +119,21 @@ function sizeOf({ address, email, registration }: Subject): number {
 }
 
 /**
- * Checks a typed code; every try counts until it is right, and a right one may be repeated.
+ * Checks a typed code; every try counts until it is right, and a right one may be repeated. `userId` is who types it,
+ * where that is known.
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, the same whatever is wrong
  */
 export async function checkCode(
   accounts: Accounts,
-  { purpose, token, otp }: { purpose: CodePurpose; token: string; otp: string },
+  { purpose, token, otp, userId }: { purpose: CodePurpose; token: string; otp: string; userId?: UserId },
   client: Client,
 ): Promise<void> {
   const ref = refOf(purpose, token)
   const code = otp.replaceAll(/\s/g, '')
   const macs = accounts.ring.map((keys) => codeMac(keys, purpose, ref.tokenHash, code))
   const answer = await cacheOf(accounts).guess(ref, macs, accounts.clock())
-  const told = { client, identifier: ref.tag }
+  const told = { client, userId, identifier: ref.tag }
   if (answer === 'right') emit(accounts, 'codeAccept', { ...told, details: { purpose } })
   else if (answer === 'exhausted') emit(accounts, 'codeExhaust', { ...told, details: { purpose } })
   else emit(accounts, 'codeFail', { ...told, details: { purpose, reason: answer } })

@@ -216,6 +216,26 @@ t.test('a registration that mails a code tells of it, and of that of a decoy as 
   ])
 })
 
+t.test('events about the code of an e-mail change tell whose they are, under one identifier', async (t) => {
+  const { post, accounts, bearer, mailer, events } = await open(t)
+  const { id } = (await post('/api/register/', ada)).body
+  const me = bearer((await accounts.startSession(id)).access)
+  events.length = 0
+  const ask = () => post('/auth/change_email/', { email: 'new@example.org', password: ada.password }, me)
+  const confirm = (token: string, otp: unknown) => post('/auth/confirm_email/', { token, otp }, me)
+
+  const exhausted = (await ask()).body.token
+  for (let n = 0; n < 6; n++) await confirm(exhausted, '93174250')
+  const { token } = (await ask()).body
+  await confirm(token, mailer.sent.at(-1)?.code)
+
+  const codes = events.filter(({ name }) => name.startsWith('code'))
+  t.strictSame([...new Set(codes.map(({ name }) => name))], ['codeIssue', 'codeFail', 'codeExhaust', 'codeAccept'])
+  t.strictSame([...new Set(codes.map(({ userId }) => userId))], [id])
+  t.equal(new Set(codes.map(({ identifier }) => identifier)).size, 1)
+  t.match(codes[0]?.identifier, /^[\w-]{22}$/)
+})
+
 t.test('one address has one identifier, however it is written, and another in another realm', async (t) => {
   const first = await open(t)
   const second = await open(t, { secret: 'another-secret-of-more-than-32-bytes-0123456789' })

@@ -58,7 +58,8 @@ export async function changeEmail(
   await accounts.storage.addMails(rowsOf(accounts, [draft]))
   await handOver(accounts, [draft])
 
-  emit(accounts, 'codeIssue', { client, userId: user.id, details: { purpose: 'change' } })
+  const identifier = draft.code?.tag
+  emit(accounts, 'codeIssue', { client, userId: user.id, identifier, details: { purpose: 'change' } })
   return { token }
 }
 
@@ -74,7 +75,7 @@ export async function confirmEmail(
   { token, otp }: { token: string; otp: string },
   client: Client,
 ): Promise<void> {
-  await checkCode(accounts, { purpose: 'change', token, otp }, client)
+  await checkCode(accounts, { purpose: 'change', token, otp, userId: account.id }, client)
   await withGrant(accounts, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
     // Thrown, so that the grant is given back to whose it is.
     if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
