@@ -306,7 +306,11 @@ export interface Storage {
   settleMails(ids: string[]): Promise<void>
   /** Keeps an event. */
   addEvent(event: AccountEvent): Promise<void>
-  /** Answers a user's events, the newest first, those before `before` (milliseconds) when it is given. */
+  /**
+   * Answers a user's events, the newest first and of one millisecond the last added first, those before `before`
+   * (milliseconds) when it is given: `limit` of them, and all others of the millisecond of the last, so that no page
+   * loses what happened at once.
+   */
   listEvents(userId: UserId, page: { before?: number; limit: number }): Promise<AccountEvent[]>
   /**
    * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past

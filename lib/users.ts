@@ -68,7 +68,12 @@ export interface Users {
    * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE when other rows refer to it
    */
   delete(id: UserId): Promise<void>
-  /** A user's security events, the newest first, as the option `eventLog` kept them. */
+  /**
+   * A user's security events, the newest first, as the option `eventLog` kept them. The next page is that `before` the
+   * `at` of the last one.
+   *
+   * @param page `limit` events (100 unless given, 1,000 at most), and all others of the millisecond of the last
+   */
   history(id: UserId, page?: { before?: number; limit?: number }): Promise<AccountEvent[]>
 }
 

@@ -20,13 +20,14 @@ export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pic
         .select(eventColumns)
         .where('user_id', '=', userId)
         .orderBy('at', 'desc')
-        .orderBy('id', 'desc')
-        .limit(bound(limit))
+        .fetch(bound(limit), 'with ties')
       const rows = await (before === undefined ? page : page.where('at', '<', bound(before))).execute()
-      return rows.map(({ at, userId: id, details, ...row }) => ({
+      // Not in the statement, where ties would be those of the id too.
+      rows.sort((one, other) => Number(other.at) - Number(one.at) || Number(other.id) - Number(one.id))
+      return rows.map(({ id: _, at, userId, details, ...row }) => ({
         ...row,
         at: Number(at),
-        userId: id === null ? null : idOf(id, ids),
+        userId: userId === null ? null : idOf(userId, ids),
         details: parsed(details),
       }))
     },
@@ -56,6 +57,7 @@ function written(value: unknown) {
 }
 
 const eventColumns = [
+  'id',
   'name',
   'at',
   'user_id as userId',

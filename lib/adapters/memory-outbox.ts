@@ -39,10 +39,9 @@ export function eventVerbs({ ids, events }: MemoryState) {
       // Null is nobody, not the user of events without one.
       if (!possibleId(ids, userId)) return []
       const listed = [...events].filter((event) => event.userId === userId && event.at < before).reverse()
-      return listed
-        .sort((one, other) => other.at - one.at)
-        .slice(0, limit)
-        .map((event) => structuredClone(event))
+      listed.sort((one, other) => other.at - one.at)
+      const { at: end = Number.NEGATIVE_INFINITY } = listed[limit - 1] ?? {}
+      return listed.filter(({ at }) => at >= end).map((event) => structuredClone(event))
     },
   } satisfies Partial<Storage>
 }

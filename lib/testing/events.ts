@@ -34,7 +34,7 @@ export const eventContract: { name: string; run(subject: Storage): Promise<void>
     },
   },
   {
-    name: 'a page of events is those before a time, and no more than its limit',
+    name: 'a page of events is those before a time, as many as its limit when none happened at once',
     async run(subject) {
       const { id } = await storedUser(subject)
       await race((index) => subject.addEvent(sampleEvent(id, start + index)))
@@ -44,6 +44,24 @@ export const eventContract: { name: string; run(subject: Storage): Promise<void>
       assert.deepEqual(await timesOf(subject, id, { before: start + 1, limit: 2 }), [0])
       assert.deepEqual(await timesOf(subject, id, { before: start, limit: 2 }), [])
       assert.equal((await subject.listEvents(id, { limit: 100 })).length, 50)
+    },
+  },
+  {
+    name: 'no page of events splits a millisecond: paging finds each exactly once, the last added first',
+    async run(subject) {
+      const { id } = await storedUser(subject)
+      const events = Array.from({ length: 20 }, (_, index) => sampleEvent(id, start + Math.floor(index / 6)))
+      for (const event of events) await subject.addEvent(event)
+
+      for (const limit of [1, 2, 5, 6, 7, 19, 20, 21]) {
+        const pages = await pagesOf(subject, id, limit)
+        assert.deepEqual(pages.flat(), events.toReversed())
+        assert.ok(pages.slice(0, -1).every(({ length }) => length >= limit))
+      }
+      assert.deepEqual(
+        (await pagesOf(subject, id, 3)).map(({ length }) => length),
+        [8, 6, 6],
+      )
     },
   },
   {
@@ -127,4 +145,11 @@ export function sampleEvent(userId: UserId | null, at: number, change: Partial<A
 /** The times of a page of events, counted from `start`. */
 async function timesOf(subject: Storage, id: UserId, page: { before?: number; limit: number }): Promise<number[]> {
   return (await subject.listEvents(id, page)).map(({ at }) => at - start)
+}
+
+/** All events of a user, page by page. */
+async function pagesOf(subject: Storage, id: UserId, limit: number, before?: number): Promise<AccountEvent[][]> {
+  const page = await subject.listEvents(id, { before, limit })
+  const last = page.at(-1)
+  return last ? [page, ...(await pagesOf(subject, id, limit, last.at))] : []
 }
