@@ -44,6 +44,9 @@ export type EventOf<Name extends EventName> = Omit<AccountEvent, 'name' | 'detai
   details: EventDetails[Name]
 }
 
+/** An event of any name, which tells what its details are. */
+export type SecurityEvent = { [Name in EventName]: EventOf<Name> }[EventName]
+
 /** What hooks are called with: `before…` may refuse, `after…` are told. */
 export type HookContexts = {
   beforeRegister: {

@@ -37,7 +37,7 @@ export type {
   UserId,
 } from './contracts.ts'
 export { AccountsError, type AccountsErrorCode, type FieldError, type PasswordReason } from './errors.ts'
-export type { EventDetails, EventName, EventOf, HookContexts, HookName } from './events.ts'
+export type { EventDetails, EventName, EventOf, HookContexts, HookName, SecurityEvent } from './events.ts'
 export type { Authenticate, Guards, Requirements } from './guards.ts'
 export type { Health, PartHealth } from './health.ts'
 export type { AccountsOptions, RouteName } from './options.ts'

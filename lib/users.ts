@@ -1,11 +1,11 @@
 import Type, { type TProperties } from 'typebox'
 import type { Accounts } from './accounts.ts'
 import { noClient } from './client.ts'
-import type { AccountEvent, NewUser, Profile, User, UserId } from './contracts.ts'
+import type { NewUser, Profile, User, UserId } from './contracts.ts'
 import { changeCredentials, checkPolicy, deleteUser } from './credentials.ts'
 import { canonicalEmail } from './email-address.ts'
 import { AccountsError } from './errors.ts'
-import { emit } from './events.ts'
+import { emit, type SecurityEvent } from './events.ts'
 import { invalid, newUser, type Registration } from './new-user.ts'
 import { noticeOf } from './outbox.ts'
 import { Email, Password, Username } from './schemas.ts'
@@ -74,7 +74,7 @@ export interface Users {
    *
    * @param page `limit` events (100 unless given, 1,000 at most), and all others of the millisecond of the last
    */
-  history(id: UserId, page?: { before?: number; limit?: number }): Promise<AccountEvent[]>
+  history(id: UserId, page?: { before?: number; limit?: number }): Promise<SecurityEvent[]>
 }
 
 const client = noClient
@@ -125,7 +125,7 @@ export function createUsers(accounts: Accounts): Users {
       if (before !== undefined && !Number.isSafeInteger(before)) {
         throw new TypeError('fastify-accounts: "before" must be a time in milliseconds')
       }
-      return storage.listEvents(id, { before, limit: pageSize(limit) })
+      return (await storage.listEvents(id, { before, limit: pageSize(limit) })) as SecurityEvent[]
     },
   }
 }

@@ -13,6 +13,7 @@ import accounts, {
   type HookContexts,
   type Imported,
   type Requirements,
+  type SecurityEvent,
   type StandaloneAccounts,
   type TokenPair,
   type UseCases,
@@ -141,6 +142,16 @@ await users.endSessions(7)
 await users.delete(7)
 const [event] = await users.history(7, { before: 0, limit: 5 })
 const at: number | undefined = event?.at
+if (event?.name === 'loginFail') {
+  const why: 'unknown' | 'disabled' | 'password' | 'unverified' | 'stale' = event.details.reason
+  // @ts-expect-error the purpose is that of codes
+  console.log(why, event.details.purpose)
+}
+// @ts-expect-error the name tells which details there are
+console.log(event?.details.reason)
+// @ts-expect-error there is no such event
+console.log(event?.name === 'logout')
+const told = (one: SecurityEvent): string => (one.name === 'sessionEnd' ? `${one.details.count}` : one.name)
 // @ts-expect-error ids are numbers here
 users.disable('7')
 // @ts-expect-error ids are numbers here
@@ -232,4 +243,4 @@ app.accounts.close()
 // @ts-expect-error the users cannot be exchanged
 app.accounts.users = users
 
-console.log(at, company, offset, page, pair, refresh, same, status)
+console.log(at, company, offset, page, pair, refresh, same, status, told)
