@@ -160,8 +160,8 @@ export interface Happening<Name extends EventName> {
 }
 
 /**
- * Tells of a security event: one line in the log, the hooks after it and, with `eventLog`, the database. Never throws.
- * Only who may be followed by the end of a transaction or of a program waits for it.
+ * Tells of a security event: one line in the log, the hooks after it and, with `eventLog`, the database. Never throws,
+ * and is waited for within a host's transaction only, which may end next.
  */
 export function emit<Name extends EventName>(
   accounts: Accounts,
@@ -176,7 +176,8 @@ export function emit<Name extends EventName>(
   accounts.log[level](line, `fastify-accounts: ${words}`)
   const event: AccountEvent = Object.freeze({ name, ...fields, details })
   accounts.hooks.after(event)
-  return accounts.options.eventLog ? keep(accounts, event) : undefined
+  const kept = accounts.options.eventLog ? keep(accounts, event) : undefined
+  return accounts.joined ? kept : undefined
 }
 
 async function keep({ storage, pending }: Accounts, event: AccountEvent): Promise<void> {

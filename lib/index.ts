@@ -83,16 +83,21 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
 
   await app.register(
     async (scope) => {
+      const started = { stop: async () => {} }
+      // Before anything that may fail: an app that does not boot is closed, too.
+      app.addHook('onClose', async () => {
+        await started.stop()
+        await ports.close()
+      })
       isolate(scope, options)
       const accounts = await createRealm(scope, options, ring, ports)
       for (const route of features.flatMap((routes) => routes(accounts))) mount(scope, accounts, route)
       app.decorate(options.name, accounts)
       const stopHousekeeping = startHousekeeping(accounts)
-      app.addHook('onClose', async () => {
+      started.stop = async () => {
         stopHousekeeping()
         await Promise.all([accounts.revocation.close(), ...accounts.pending])
-        await ports.close()
-      })
+      }
     },
     { prefix: options.prefix },
   )
@@ -118,8 +123,13 @@ export async function createAccounts(
 ): Promise<StandaloneAccounts> {
   const { default: createApp } = await import('fastify')
   const app = createApp({ logger })
-  await app.register(plugin, options)
-  await app.ready()
+  try {
+    await app.register(plugin, options)
+    await app.ready()
+  } catch (error) {
+    await app.close()
+    throw error
+  }
   const accounts = (app as unknown as Record<string, Accounts>)[options.name ?? 'accounts'] as Accounts
   return Object.freeze(Object.assign(Object.create(accounts), { close: () => app.close() }))
 }

@@ -56,6 +56,9 @@ function joining(members: Members, storage: Storage): Accounts {
   if (typeof storage?.insertUser !== 'function') {
     throw new TypeError('fastify-accounts: using() takes a storage adapter such as kyselyStorage(trx)')
   }
+  if (storage.ids !== members.storage.ids) {
+    throw new TypeError(`fastify-accounts: using() takes a storage with ids of this realm: '${members.storage.ids}'`)
+  }
   // Nobody may hear of an end that is still to be rolled back: the polls find it once it has committed.
   const revocation = { ...members.revocation, announce() {} }
   return withUseCases({ ...members, storage: bounded(storage, members.log), revocation, joined: true })

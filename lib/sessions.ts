@@ -49,8 +49,9 @@ export function newSession({ options, clock }: Accounts, user: User, { ip, userA
 }
 
 /**
- * Exchanges a refresh token for a new pair, or for an access token alone with `rotate: false`. RFC 9700 4.14.2: a token that comes back after it was replaced ends its
- * session; the newest may come back, since answers get lost and tabs race.
+ * Exchanges a refresh token for a new pair, or for an access token alone with `rotate: false`. RFC 9700 4.14.2: a token
+ * that comes back after it was replaced ends its session; the newest may come back, since answers get lost and tabs
+ * race.
  *
  * @throws {AccountsError} ACCOUNTS_REFRESH_REUSED when this very call ended the session, ACCOUNTS_TOKEN_INVALID
  */

@@ -33,8 +33,8 @@ export interface UserToImport extends Omit<UserToCreate, 'password' | 'profile'>
   createdAt?: number
 }
 
-/** Why a user was not imported. */
-export type ImportRefusal = 'email_taken' | 'username_taken' | 'invalid' | 'hash_unusable'
+/** Why a user was not imported; after `unavailable` it may be there all the same, so find it or import it again. */
+export type ImportRefusal = 'email_taken' | 'username_taken' | 'invalid' | 'hash_unusable' | 'unavailable'
 
 /** What became of an imported user. */
 export type Imported = { id: UserId } | { refused: ImportRefusal; message?: string }
@@ -142,18 +142,21 @@ function doors({ options: { registration } }: Accounts) {
   const hash = Type.Optional(Type.String({ maxLength: 512 }))
   const imported = { profile: Type.Partial(profile), passwordHash: hash, createdAt: Type.Optional(Type.Integer()) }
   return {
-    check: door<UserToCreate>({ ...members, profile, password: Type.Optional(Password) }, false),
-    // Users of yesterday may lack a field that is required today, and come with columns that nobody asked for.
-    checkImported: door<UserToImport>({ ...members, ...imported }, true),
+    check: door<UserToCreate>({ ...members, profile, password: Type.Optional(Password) }),
+    // Users of yesterday may lack a field that is required today.
+    checkImported: door<UserToImport>({ ...members, ...imported }),
   }
 }
 
-function door<Given extends object>(members: TProperties, additionalProperties: boolean): (given: Given) => Given {
-  const validate = validatorCompiler({ schema: Type.Object(members, { additionalProperties }) } as never)
+function door<Given extends object>(members: TProperties): (given: Given) => Given {
+  const validate = validatorCompiler({ schema: Type.Object(members) } as never)
   return (given) => {
     if (typeof given !== 'object' || given === null) throw invalid('', 'must be an object')
     // Null is as good as left out.
     const said = Object.entries(given).filter(([, value]) => value !== null && value !== undefined)
+    // A misspelt password hash would be a user without a password.
+    const strange = said.find(([name]) => !Object.hasOwn(members, name))
+    if (strange) throw invalid(strange[0], 'is unknown')
     const user = { profile: {}, ...Object.fromEntries(said) }
     const { error } = validate(user) as { error?: Error }
     if (error) throw error
@@ -212,6 +215,7 @@ async function findByEmail({ storage }: Accounts, email: string): Promise<User |
 type Door = (user: UserToImport) => UserToImport
 
 async function importAll(accounts: Accounts, users: readonly UserToImport[], check: Door): Promise<Imported[]> {
+  if (!Array.isArray(users)) throw new TypeError('fastify-accounts: users.import() takes an array of users')
   const outcomes: Imported[] = []
   for (let start = 0; start < users.length; start += importBatch) {
     const prepared = users.slice(start, start + importBatch).map((user) => prepare(accounts, user, check))
@@ -224,13 +228,23 @@ type Refused = Extract<Imported, { refused: unknown }>
 
 async function importSome(accounts: Accounts, prepared: readonly (NewUser | Refused)[]): Promise<Imported[]> {
   const fit = prepared.filter((user): user is NewUser => !('refused' in user))
-  const stored = fit.length > 0 ? await accounts.storage.importUsers(fit) : []
+  const stored = fit.length > 0 ? await stores(accounts, fit) : []
   const outcomes = stored.values()
   return prepared.map((user) => {
     if ('refused' in user) return user
     const outcome = outcomes.next().value as (typeof stored)[number]
     return typeof outcome === 'string' ? { refused: outcome } : outcome
   })
+}
+
+// What became of the other batches must not be lost; within a host's transaction nothing of them is left.
+async function stores({ storage, joined }: Accounts, users: NewUser[]) {
+  try {
+    return await storage.importUsers(users)
+  } catch (error) {
+    if (joined) throw error
+    return users.map(() => 'unavailable' as const)
+  }
 }
 
 function prepare(accounts: Accounts, given: UserToImport, check: Door): NewUser | Refused {

@@ -232,7 +232,8 @@ t.test('[R-OTP-12] more than 10,000 waiting jobs are refused until there are few
   await until(() => refused())
   await client.del(waiting)
   t.ok(await refused(), 'counted at most once a second')
-  time.now += 1000
+  // A clock that is set back is no reason not to count.
+  time.now -= 3_600_000
 
   await until(async () => !(await refused()))
 

@@ -2,8 +2,8 @@ import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
-import { memoryStorage } from '../lib/adapters/memory.ts'
-import type { User } from '../lib/contracts.ts'
+import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
+import type { Storage, User } from '../lib/contracts.ts'
 import plugin, { type AccountsOptions, createAccounts } from '../lib/index.ts'
 import { sweepOutbox } from '../lib/outbox.ts'
 import { passwordChange } from '../lib/testing/samples.ts'
@@ -203,10 +203,11 @@ t.test('ids that do not exist are not found', async (t) => {
 t.test('an import tells what became of each user', async (t) => {
   const { users, accounts, login } = await open(t)
   await users.create({ username: 'taken', email: 'taken@example.org' })
-  const passwordHash = await accounts.passwords.hash(ada.password)
+  const { password, ...person } = ada
+  const passwordHash = await accounts.passwords.hash(password)
 
   const outcomes = await users.import([
-    { ...ada, passwordHash, role: 'admin', verified: true, createdAt: 1000 },
+    { ...person, passwordHash, role: 'admin', verified: true, createdAt: 1000 },
     { email: 'taken@example.org' },
     { email: 'b@example.org', username: 'TAKEN' },
     { email: 'not an address' },
@@ -224,6 +225,74 @@ t.test('an import tells what became of each user', async (t) => {
   t.equal((await login()).status, 200)
   const [first] = outcomes as [{ id: number }]
   t.match(await users.find(first), { role: 'admin', createdAt: 1000, emailVerifiedAt: 1000 })
+})
+
+t.test('an import takes nothing that it would lose', async (t) => {
+  const { users } = await open(t)
+  const email = 'ada@example.org'
+
+  const outcomes = await users.import([
+    { email, password_hash: '$argon2id$' },
+    { email, password: 'correct horse battery' },
+    { email, company: 'Engines' },
+    { email, profile: { company: 'Engines' } },
+  ] as never)
+
+  t.match(outcomes.slice(0, 3), [
+    { refused: 'invalid', message: 'password_hash is unknown' },
+    { refused: 'invalid', message: 'password is unknown' },
+    { refused: 'invalid', message: 'company is unknown' },
+  ])
+  t.match(outcomes[3], { id: 1 })
+  await t.rejects(users.create({ email, passwrd: 'x' } as never), {
+    errors: [{ field: 'passwrd', message: 'is unknown' }],
+  })
+  for (const wrong of [undefined, null, 'x', new Set([{ email }])]) {
+    await t.rejects(users.import(wrong as never), { name: 'TypeError', message: /takes an array of users/ })
+  }
+})
+
+t.test('a batch that the database did not take in time loses no outcome of the others', async (t) => {
+  const storage = memoryStorage()
+  const batches = { count: 0 }
+  const failing: Storage = {
+    ...storage,
+    async importUsers(users) {
+      if (++batches.count === 2) throw new Error('the connection is gone')
+      return storage.importUsers(users)
+    },
+  }
+  const { users } = await open(t, { storage: failing })
+
+  const outcomes = await users.import(Array.from({ length: 1100 }, (_, n) => ({ email: `u${n}@example.org` })))
+
+  t.equal(outcomes.length, 1100)
+  t.ok(outcomes.every((outcome, n) => 'id' in outcome === (n < 500 || n >= 1000)))
+  t.same(outcomes[700], { refused: 'unavailable' })
+})
+
+t.test('a storage with other ids is not taken for a transaction', async (t) => {
+  const { accounts } = await open(t)
+
+  t.throws(() => accounts.using(memoryStorage({ ids: 'uuid' })), { name: 'TypeError', message: /'integer'/ })
+})
+
+t.test('what does not boot leaves nothing open', async (t) => {
+  const closed: string[] = []
+  const parts = () => ({
+    ...testOptions(),
+    cache: { ...memoryCache(), close: async () => void closed.push('cache') },
+    mailer: { ...memoryMailer(), close: async () => void closed.push('mailer') },
+  })
+  const app = Fastify()
+  app.post('/api/login/', async () => 'the host’s own')
+  await t.rejects(async () => app.register(plugin, parts()), { code: 'FST_ERR_DUPLICATED_ROUTE' })
+  await app.close()
+  t.same(closed.sort(), ['cache', 'mailer'])
+
+  closed.length = 0
+  await t.rejects(createAccounts({ ...parts(), routes: { login: '/x/', refresh: '/x/' } }))
+  t.same(closed.sort(), ['cache', 'mailer'])
 })
 
 t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { skip: noPostgres }, async (t) => {

@@ -111,8 +111,10 @@ function waitingJobs(queue: Queue, clock: () => number): () => number {
     }
   }
   return () => {
-    if (clock() - last.at >= 1000) {
-      last.at = clock()
+    const now = clock()
+    // Also after a clock that was set back.
+    if (Math.abs(now - last.at) >= 1000) {
+      last.at = now
       void recount()
     }
     return last.count

@@ -30,8 +30,16 @@ export function migrationsFor({ ids = 'integer' }: IdOptions = {}): Record<strin
           .on('accounts_sessions')
           .column('expires_at')
           .execute()
+        // For whoever ends all of them, batch by batch.
+        await db.schema
+          .createIndex('accounts_sessions_open')
+          .on('accounts_sessions')
+          .column('id')
+          .where(sql<boolean>`ended_at is null`)
+          .execute()
       },
       async down(db) {
+        await db.schema.dropIndex('accounts_sessions_open').execute()
         await db.schema.dropIndex('accounts_sessions_expires_at').execute()
         await db.schema.dropTable('accounts_events').execute()
         await db.schema.dropTable('accounts_outbox').execute()

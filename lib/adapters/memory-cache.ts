@@ -44,8 +44,7 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
         const key = keyOf({ ...code, tokenHash: stored.tokenHash })
         if (!records.has(key)) records.set(key, newRecord(code, stored))
       }
-      const first = alive({ ...code, tokenHash: code.records[0]?.tokenHash ?? '' }, now)
-      return first ? first.record.endsAt : 0
+      return alive({ ...code, tokenHash: code.records[0]?.tokenHash ?? '' }, now)?.record.endsAt ?? 0
     },
     async guess(ref, macs, now) {
       const found = alive(ref, now)

@@ -1,4 +1,4 @@
-import type { AccountEvent, Storage } from '../contracts.ts'
+import type { AccountEvent, Session, Storage } from '../contracts.ts'
 import { possibleId } from '../storable.ts'
 import { dropUser, keepMails, keepUser, type MemoryState } from './memory-state.ts'
 
@@ -56,7 +56,7 @@ export function purgeVerbs(state: MemoryState) {
       // Users first: a session that goes now still speaks for its account.
       return (
         expireUsers(state, now, limit) +
-        removeFrom(sessions, ([, { expiresAt }]) => expiresAt < now - dayMs, limit) +
+        removeFrom(sessions, ([, session]) => session.expiresAt < now - dayMs && !speaks(state, session), limit) +
         removeFrom(mails, ([, { expiresAt }]) => expiresAt <= now, limit) +
         forgetEvents(events, eventsBefore, limit)
       )
@@ -74,6 +74,12 @@ function expireUsers(state: MemoryState, now: number, limit: number): number {
     else dropUser(state, user.id)
   }
   return expired.length
+}
+
+// While an account may still expire, its sessions speak for it.
+function speaks({ users }: MemoryState, { userId }: Session): boolean {
+  const user = users.get(userId)
+  return user !== undefined && user.expiresAt !== null && user.emailVerifiedAt === null
 }
 
 function removeFrom<K, V>(rows: Map<K, V>, unneeded: (row: [K, V]) => boolean, limit: number): number {

@@ -185,6 +185,21 @@ export const credentialRaceContract: { name: string; run(subject: Storage): Prom
     },
   },
   {
+    name: 'a change that depends on a username changes nothing when that is another one by now',
+    async run(subject) {
+      for (const username of ['ada', null]) {
+        const user = await storedUser(subject, { username, usernameCanonical: username && uniqueName() })
+        for (const seenUsername of ['Ada', username === null ? 'null' : null]) {
+          assert.equal(await subject.changeCredentials(passwordChange(user, { seenUsername })), 'stale')
+        }
+        assert.equal((await subject.findUserById(user.id))?.credentialVersion, user.credentialVersion)
+        assert.deepEqual(await subject.changeCredentials(passwordChange(user, { seenUsername: username })), {
+          ended: [],
+        })
+      }
+    },
+  },
+  {
     name: 'updates of a profile that race a change of credentials all survive it',
     async run(subject) {
       const user = await storedUser(subject)

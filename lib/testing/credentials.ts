@@ -67,21 +67,6 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'a change that depends on a username changes nothing when that is another one by now',
-    async run(subject) {
-      for (const username of ['ada', null]) {
-        const user = await storedUser(subject, { username, usernameCanonical: username && uniqueName() })
-        for (const seenUsername of ['Ada', username === null ? 'null' : null]) {
-          assert.equal(await subject.changeCredentials(passwordChange(user, { seenUsername })), 'stale')
-        }
-        assert.equal((await subject.findUserById(user.id))?.credentialVersion, user.credentialVersion)
-        assert.deepEqual(await subject.changeCredentials(passwordChange(user, { seenUsername: username })), {
-          ended: [],
-        })
-      }
-    },
-  },
-  {
     name: 'a change sets what it names and leaves the rest alone',
     async run(subject) {
       const user = await storedUser(subject, { profile: { city: 'Oslo' } as NewUser['profile'], role: 'admin' })

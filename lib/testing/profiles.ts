@@ -126,7 +126,7 @@ export const profileContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'no update of a session lands after a change of credentials that ended it, or of the address it was judged by',
+    name: 'no update lands after a change of credentials that ended its session, or of the address it was judged by',
     async run(subject) {
       for (const sessions of ['end', 'keep'] as const) {
         const user = await storedUser(subject)

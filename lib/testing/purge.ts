@@ -36,6 +36,23 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
     },
   },
   {
+    name: '[R-REG-3] no account that had a session expires, however many expire and however long it was away',
+    async run(subject) {
+      const expiring = { expiresAt: start, emailVerifiedAt: null }
+      const users = await Promise.all(Array.from({ length: 3 }, () => storedUser(subject, expiring)))
+      for (const user of users) await storedSession(subject, {}, user)
+      const never = await storedUser(subject, expiring)
+
+      for (let round = 0; round < 10; round++) {
+        await subject.purge({ now: start + 99 * day, eventsBefore: 0, limit: 2 })
+      }
+
+      const found = await Promise.all(users.map(({ id }) => subject.findUserById(id)))
+      assert.ok(found.every((user) => user !== null))
+      assert.equal(await subject.findUserById(never.id), null)
+    },
+  },
+  {
     name: 'a mail stays up to its end, settled or not, and then its id is free',
     async run(subject) {
       const [open, settled] = [sampleMail(), sampleMail()]
