@@ -42,6 +42,8 @@ export interface User {
   profile: Profile
   /** Milliseconds. */
   createdAt: number
+  /** When the account goes, if its address is not verified and it never had a session; null for never. Milliseconds. */
+  expiresAt: number | null
 }
 
 /** A user as a log-in needs it. */
@@ -64,7 +66,7 @@ export interface NewUser {
   role: string | null
   profile: Profile
   createdAt: number
-  /** When `purge` removes the account, if its address is not verified and it never had a session; null for never. */
+  /** When `purge` removes the account, as in `User`. */
   expiresAt: number | null
 }
 

@@ -14,6 +14,8 @@ export interface Draft {
   createdAt: number
   /** When handing it over is of no use any more. */
   expiresAt: number
+  /** When the account goes unless it is proved before, and the code with it. Milliseconds. */
+  accountEnd?: number | null
 }
 
 /** The request has so long to hand its mails over before the sweeper does. */
@@ -49,6 +51,7 @@ export interface Proof {
   /** Null for a decoy. */
   user: Pick<User, 'id' | 'credentialVersion'> | null
   proof?: Pick<Subject, 'email' | 'registration' | 'foreign'>
+  accountEnd?: Draft['accountEnd']
   /** Whom the mail goes to; null for a decoy. */
   to: string | null
   shown: Message['user']
@@ -56,7 +59,7 @@ export interface Proof {
 
 /** Writes a mail with a code that proves a mailbox, and makes the token that goes with it. */
 export function proofOf(accounts: Accounts, given: Proof, client: Client): { token: string; draft: Draft } {
-  const { purpose, address, user, proof, to, shown } = given
+  const { purpose, address, user, proof, accountEnd, to, shown } = given
   const now = accounts.clock()
   const ttl = proofLife[purpose]
   const digits = codeDigits(accounts.options)
@@ -75,7 +78,7 @@ export function proofOf(accounts: Accounts, given: Proof, client: Client): { tok
     ...{ id, kind: purpose, to, user: shown, code, token: null, url: null },
     ...asked(client, now),
   }
-  return { token, draft: { message, code: draft, createdAt: now, expiresAt: now + ttl * 1000 } }
+  return { token, draft: { message, code: draft, createdAt: now, expiresAt: now + ttl * 1000, accountEnd } }
 }
 
 function addressed({ username, email }: Addressee) {
@@ -128,12 +131,19 @@ async function deliver(accounts: Accounts, draft: Draft): Promise<void> {
  * Begins the life of a mail's code and hands the mail to the mailer, in this order: whoever reads it finds the code
  * alive. False when its code has died since it was stored; then nothing is mailed.
  */
-export async function post(accounts: Accounts, { code, message, expiresAt }: Draft): Promise<boolean> {
-  const end = code ? await putCode(accounts, code) : expiresAt
+export async function post(accounts: Accounts, draft: Draft): Promise<boolean> {
+  const { code, message, expiresAt, accountEnd } = draft
+  const end = code ? await putCode(accounts, { ...code, ttl: lifeOf(accounts, code, accountEnd) }) : expiresAt
   if (end === 0) return false
   const minutes = code ? Math.round((end - accounts.clock()) / 60_000) : 0
   await mailerOf(accounts).send({ ...message, minutes, brand: accounts.options.mail.brand, expiresAt: end })
   return true
+}
+
+// An account whose end has passed is about to go, or to stay because it had a session.
+function lifeOf({ clock }: Accounts, { ttl }: CodeDraft, accountEnd: Draft['accountEnd']): number {
+  const left = Math.ceil(((accountEnd ?? 0) - clock()) / 1000)
+  return left > 0 ? Math.min(ttl, left) : ttl
 }
 
 /** The mailer, where a feature that needs it is on. */

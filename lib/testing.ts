@@ -48,14 +48,13 @@ export async function createUser(app: FastifyInstance, given: TestUser = {}): Pr
   const now = clock()
   const user = {
     ...{ username, email, profile, credentialVersion: randomBytes(5).readUIntBE(0, 5), createdAt: now },
-    ...{ emailVerifiedAt: given.verified ? now : null, role: given.role ?? null },
+    ...{ emailVerifiedAt: given.verified ? now : null, role: given.role ?? null, expiresAt: null },
   }
   const stored = await storage.insertUser({
     ...user,
     usernameCanonical: canonicalUsername(username),
     emailCanonical,
     passwordHash: given.password === undefined ? randomHash() : await passwords.hash(given.password),
-    expiresAt: null,
   })
   if (typeof stored === 'string') throw new Error(`createUser: ${stored}`)
   return { ...user, id: stored.id, active: true }

@@ -201,7 +201,7 @@ export function storedId(stored: Awaited<ReturnType<Accounts['storage']['insertU
 
 /** A new user as it is once it has its id. */
 export function userOf(user: Omit<NewUser, 'passwordHash'>, id: UserId): User {
-  const { usernameCanonical, emailCanonical, expiresAt, ...shown } = user
+  const { usernameCanonical, emailCanonical, ...shown } = user
   return { ...shown, id, active: true }
 }
 

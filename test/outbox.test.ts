@@ -96,6 +96,30 @@ t.test('a mail whose code was put before the mailer took it tells what is left o
   t.equal((await host.post('/auth/verify_email/', { token, otp: code })).status, 200)
 })
 
+t.test('[R-REG-3] no code outlives the account that it would prove, and its mail says so', async (t) => {
+  for (const concealExisting of [false, true]) {
+    const clock = settableClock()
+    const mailer = refusingMailer()
+    const registration = { verifyEmail: true, concealExisting }
+    const host = await memoryApp(t, { clock, mailer, registration, passwords })
+    const person = { username: 'ada', email: 'ada@example.org', password }
+    const end = clock() + 24 * hour
+    const { token } = (await host.post('/api/register/', person)).body
+
+    clock.pass(23 * hour)
+    mailer.refuses = false
+    await sweepOutbox(accountsOf(host))
+    t.match(mailer.sent, [{ minutes: 60, expiresAt: end }])
+    clock.pass(hour / 2)
+    await host.post('/auth/resend_verification/', { email: person.email, token })
+    if (concealExisting) await host.post('/api/register/', { ...person, username: 'owner' })
+
+    const later = mailer.sent.slice(1)
+    t.equal(later.length, concealExisting ? 2 : 1)
+    for (const mail of later) t.match(mail, { minutes: 30, expiresAt: end })
+  }
+})
+
 t.test('a mail whose code has died before it left is not sent', async (t) => {
   const clock = settableClock()
   const mailer = refusingMailer()

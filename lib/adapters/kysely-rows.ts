@@ -12,6 +12,7 @@ export const userColumns = [
   'active',
   'role',
   'accounts_users.created_at as userCreatedAt',
+  'accounts_users.expires_at as userExpiresAt',
   // As text: type parsers and plugins of the host must not reach into the profile.
   sql<string>`profile::text`.as('profile'),
 ] as const
@@ -26,6 +27,7 @@ export interface UserRow {
   active: boolean
   role: string | null
   userCreatedAt: string | number
+  userExpiresAt: string | number | null
   profile: unknown
 }
 
@@ -41,6 +43,7 @@ export function userOf(row: UserRow, ids: Storage['ids']): User {
     role: row.role,
     profile: parsed(row.profile),
     createdAt: Number(row.userCreatedAt),
+    expiresAt: row.userExpiresAt === null ? null : Number(row.userExpiresAt),
   }
 }
 

@@ -70,8 +70,7 @@ export function usernameTaken(state: MemoryState, canonical: string | null | und
 
 /** A copy of a user as profiles show it. */
 export function shownUser(user: StoredUser): User {
-  const { id, username, email, emailVerifiedAt, credentialVersion, active, role, profile, createdAt } = user
-  const shown = { id, username, email, emailVerifiedAt, credentialVersion, active, role, profile, createdAt }
+  const { passwordHash, usernameCanonical, emailCanonical, ...shown } = user
   return structuredClone(shown)
 }
 

@@ -69,7 +69,7 @@ export async function resendVerification(
   const { token: fresh, draft } = proofOf(
     accounts,
     {
-      ...{ purpose: 'verify', address, user, proof },
+      ...{ purpose: 'verify', address, user, proof, accountEnd: user?.expiresAt },
       ...{ to: user?.email ?? null, shown: { username, email: user?.email ?? address } },
     },
     client,

@@ -92,7 +92,7 @@ async function store(accounts: Accounts, user: NewUser, client: Client, write?: 
 }
 
 /** Whoever proves the mailbox has this account. */
-type Owner = Pick<User, 'id' | 'credentialVersion' | 'email'>
+type Owner = Pick<User, 'id' | 'credentialVersion' | 'email' | 'expiresAt'>
 
 function verification(
   user: NewUser,
@@ -103,6 +103,7 @@ function verification(
     address: user.emailCanonical,
     user: owner,
     proof: { registration },
+    accountEnd: owner?.expiresAt,
     to: owner?.email ?? null,
     shown: { username: user.username, email: user.email },
   }
