@@ -345,12 +345,15 @@ for (const { on, open, skip } of backends) {
     })
 
     await t.test('[R-SES-8] a mail that waits when the account is deleted is harmless', async (t) => {
-      const mailer = memoryMailer()
+      const [mailer, cache] = [memoryMailer(), memoryCache()]
       const state = { down: true }
+      const put: typeof cache.put = (code, now) =>
+        state.down ? Promise.reject(new Error('the cache is down')) : cache.put(code, now)
+      const clock = () => Date.now() + (state.down ? 0 : 60_000)
       const send: typeof mailer.send = (message) =>
         state.down ? Promise.reject(new Error('the queue is down')) : mailer.send(message)
-      const clock = () => Date.now() + (state.down ? 0 : 60_000)
-      const host = { ...(await open(t, { passwords, clock, mailer: { ...mailer, send } })), mailer }
+      const parts = { mailer: { ...mailer, send }, cache: { ...cache, put }, redis: undefined }
+      const host = { ...(await open(t, { passwords, clock, ...parts })), mailer }
       const { accounts, member, rowOf, newUser, newSession } = accountActs(host)
       const [email, wanted] = [`${uniqueName()}@example.org`, `${uniqueName()}@example.org`]
       const user = await member({ email })
