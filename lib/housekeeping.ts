@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Accounts } from './accounts.ts'
 import { loggable } from './errors.ts'
 import { sweepOutbox } from './outbox.ts'
@@ -6,16 +7,18 @@ import { sweepOutbox } from './outbox.ts'
 const sweepMs = 5000
 const purgeMs = 60_000
 const purgeBatch = 1000
+/** How long a stop waits for a round that has begun; the next instance does the rest. */
+const stopMs = 2000
 
 /**
  * Starts what an instance does in the background: mails that wait in the outbox, and rows that nobody needs any more.
- * Any number of instances may do so at once. Answers how to stop it.
+ * Any number of instances may do so at once. Answers how to stop it, when the rounds that have begun are done.
  */
-export function startHousekeeping(accounts: Accounts): () => void {
+export function startHousekeeping(accounts: Accounts): () => Promise<void> {
   const stops = [repeat(accounts, purge, purgeMs)]
   if (accounts.mailer) stops.push(repeat(accounts, sweepOutbox, sweepMs))
-  return () => {
-    for (const stop of stops) stop()
+  return async () => {
+    await Promise.all(stops.map((stop) => stop()))
   }
 }
 
@@ -29,12 +32,17 @@ export async function purge(accounts: Accounts): Promise<void> {
   if (removed >= purgeBatch) await purge(accounts)
 }
 
-function repeat(accounts: Accounts, work: (accounts: Accounts) => Promise<void>, everyMs: number): () => void {
-  const state: { timer?: NodeJS.Timeout; stopped: boolean } = { stopped: false }
+type Work = (accounts: Accounts) => Promise<void>
+
+function repeat(accounts: Accounts, work: Work, everyMs: number): () => Promise<void> {
+  const state: { timer?: NodeJS.Timeout; stopped: boolean; round?: Promise<void> } = { stopped: false }
   function plan(): void {
     if (state.stopped) return
     // Spread, so that instances which were deployed together do not work together.
-    state.timer = setTimeout(run, randomInt(everyMs * 0.75, everyMs * 1.25)).unref()
+    state.timer = setTimeout(begin, randomInt(everyMs * 0.75, everyMs * 1.25)).unref()
+  }
+  function begin(): void {
+    state.round = run()
   }
   async function run(): Promise<void> {
     await work(accounts).catch((error) => {
@@ -44,8 +52,9 @@ function repeat(accounts: Accounts, work: (accounts: Accounts) => Promise<void>,
     plan()
   }
   plan()
-  return () => {
+  return async () => {
     state.stopped = true
     clearTimeout(state.timer)
+    await Promise.race([state.round, sleep(stopMs, undefined, { ref: false })])
   }
 }

@@ -95,8 +95,7 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
       app.decorate(options.name, accounts)
       const stopHousekeeping = startHousekeeping(accounts)
       started.stop = async () => {
-        stopHousekeeping()
-        await Promise.all([accounts.revocation.close(), ...accounts.pending])
+        await Promise.all([stopHousekeeping(), accounts.revocation.close(), ...accounts.pending])
       }
     },
     { prefix: options.prefix },

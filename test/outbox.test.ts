@@ -1,12 +1,13 @@
 import { randomBytes } from 'node:crypto'
 import { Writable } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { sql } from 'kysely'
 import t, { type Test } from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
 import { kyselyStorage } from '../lib/adapters/kysely.ts'
-import { memoryCache, memoryMailer } from '../lib/adapters/memory.ts'
+import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
 import { noClient } from '../lib/client.ts'
 import type { Mailer, Message } from '../lib/contracts.ts'
 import { purge } from '../lib/housekeeping.ts'
@@ -175,6 +176,23 @@ t.test('mails of an instance killed between commit and hand-over are sent by ano
   await sweepUntil(accounts, () => smtp.caught.length >= 2)
   t.strictSame(recipientsOf(smtp), [answeredBody.email, unansweredBody.email].toSorted())
   t.equal(told(await verify(answered.body.token, codeTo(smtp, answeredBody.email))), '200')
+})
+
+t.test('a sweep that has begun is done before the app has closed', async (t) => {
+  const storage = memoryStorage()
+  const sweep = { begun: false, done: false }
+  const claimMails: typeof storage.claimMails = async (...call) => {
+    sweep.begun = true
+    await sleep(200)
+    sweep.done = true
+    return storage.claimMails(...call)
+  }
+  const { app } = await memoryApp(t, { storage: { ...storage, claimMails } })
+  await until(() => sweep.begun)
+
+  await app.close()
+
+  t.equal(sweep.done, true)
 })
 
 t.test('three instances that sweep at once hand no mail over twice', { skip }, async (t) => {
