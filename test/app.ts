@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
@@ -9,6 +9,7 @@ import { migrateToLatest } from '../lib/adapters/kysely.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../lib/adapters/memory.ts'
 import accounts, { type Accounts, type AccountsOptions } from '../lib/index.ts'
 import { freshDatabase, redisUrl, uniqueName } from './helper.ts'
+import { spawnNode } from './program.ts'
 
 /** What tests need of tap's `t`. */
 export interface Teardown {
@@ -114,7 +115,7 @@ export interface ServerSettings {
 /** Starts an instance of the built package in a process of its own and answers its address. */
 export async function startServer(t: Teardown, settings: ServerSettings & Record<string, string>) {
   const env = { ...process.env, ACCOUNTS_SECRET: secret, ...settings }
-  const child = spawn(process.execPath, [new URL('server-process.js', import.meta.url).pathname], {
+  const child = spawnNode([new URL('server-process.js', import.meta.url).pathname], {
     env,
     stdio: ['ignore', 'pipe', 'inherit'],
   })

@@ -1,4 +1,3 @@
-import { spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
@@ -8,7 +7,7 @@ import { queueMailer } from '../lib/adapters/bullmq.ts'
 import { sampleMessage } from '../lib/testing/mailer.ts'
 import { openDatabase, type Teardown } from './app.ts'
 import { freePort, freshDatabase, noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
-import { cli, done } from './program.ts'
+import { cli, done, spawnNode } from './program.ts'
 import { startSmtp } from './smtp-catcher.ts'
 
 const secret = randomBytes(32).toString('base64url')
@@ -69,7 +68,7 @@ t.test('one module serves the app, the worker and the command line', { skip: noP
 async function startApp(t: Teardown, env: Record<string, string>) {
   const port = String(await freePort())
   const settings = { PATH: process.env.PATH, ...env, PORT: port }
-  const child = spawn(process.execPath, ['examples/config/app.js'], { env: settings, stdio: 'ignore' })
+  const child = spawnNode(['examples/config/app.js'], { env: settings, stdio: 'ignore' })
   t.teardown(() => child.kill('SIGKILL'))
   const origin = `http://localhost:${port}`
   await until(async () => child.exitCode !== null || (await fetch(origin)).status === 404, 20_000)

@@ -1,4 +1,4 @@
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { type ChildProcess, execFileSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync, rmSync } from 'node:fs'
@@ -6,6 +6,7 @@ import { createRequire } from 'node:module'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
 import { freePort, freshDatabase, redisUrl, until } from './helper.ts'
+import { spawnNode } from './program.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const account = { username: 'ann', email: 'ann@example.com', password: 'correct horse battery' }
@@ -89,7 +90,7 @@ async function start(t: Test, file: string) {
     ACCOUNTS_SECRET: randomBytes(32).toString('base64url'),
     PORT: String(port),
   }
-  const child = spawn(process.execPath, [file], { cwd: root, env, stdio: ['ignore', 'ignore', 'pipe'] })
+  const child = spawnNode([file], { cwd: root, env, stdio: ['ignore', 'ignore', 'pipe'] })
   let complaints = ''
   child.stderr.setEncoding('utf8').on('data', (text) => {
     complaints += text

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type ChildProcessWithoutNullStreams, type SpawnOptions, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import type { Teardown } from './app.ts'
 
@@ -11,6 +11,11 @@ export interface Run {
   ended: Promise<number | null>
 }
 
+/** Starts Node.js without the hooks of the test runner, which follow every process and double the time of its start. */
+export function spawnNode(args: string[], options: SpawnOptions): ChildProcessWithoutNullStreams {
+  return spawn('env', ['-u', 'NODE_OPTIONS', process.execPath, ...args], options) as ChildProcessWithoutNullStreams
+}
+
 /** Runs the built program as a container does: with no other environment, and `input` on its standard input. */
 export function cli(
   t: Teardown,
@@ -18,7 +23,7 @@ export function cli(
   env: Record<string, string> = {},
   { input = '' as string | Buffer, node = [] as string[] } = {},
 ): Run {
-  const child = spawn(process.execPath, [...node, 'dist/cli.js', ...args], { env: { PATH: process.env.PATH, ...env } })
+  const child = spawnNode([...node, 'dist/cli.js', ...args], { env: { PATH: process.env.PATH, ...env } })
   t.teardown(() => child.kill('SIGKILL'))
   child.stdin.on('error', () => {})
   child.stdin.end(input)
