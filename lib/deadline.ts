@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError, loggable } from './errors.ts'
 
@@ -73,4 +74,11 @@ function methodNames(port: object): string[] {
   // A mailer may take its time to send what it has accepted.
   names.delete('close')
   return [...names].filter((name) => typeof (port as Record<string, unknown>)[name] === 'function')
+}
+
+/** Waits for work, at most `ms`. */
+export async function within(ms: number, work: Promise<unknown>): Promise<void> {
+  const deadline = new AbortController()
+  await Promise.race([work, sleep(ms, undefined, { signal: deadline.signal }).catch(() => {})])
+  deadline.abort()
 }

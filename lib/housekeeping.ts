@@ -1,6 +1,6 @@
 import { randomInt } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
 import type { Accounts } from './accounts.ts'
+import { within } from './deadline.ts'
 import { loggable } from './errors.ts'
 import { sweepOutbox } from './outbox.ts'
 
@@ -35,7 +35,10 @@ export async function purge(accounts: Accounts): Promise<void> {
 type Work = (accounts: Accounts) => Promise<void>
 
 function repeat(accounts: Accounts, work: Work, everyMs: number): () => Promise<void> {
-  const state: { timer?: NodeJS.Timeout; stopped: boolean; round?: Promise<void> } = { stopped: false }
+  const state: { timer?: NodeJS.Timeout; stopped: boolean; round: Promise<void> } = {
+    stopped: false,
+    round: Promise.resolve(),
+  }
   function plan(): void {
     if (state.stopped) return
     // Spread, so that instances which were deployed together do not work together.
@@ -55,6 +58,6 @@ function repeat(accounts: Accounts, work: Work, everyMs: number): () => Promise<
   return async () => {
     state.stopped = true
     clearTimeout(state.timer)
-    await Promise.race([state.round, sleep(stopMs, undefined, { ref: false })])
+    await within(stopMs, state.round)
   }
 }

@@ -1,5 +1,4 @@
 import { randomInt } from 'node:crypto'
-import { setTimeout as sleep } from 'node:timers/promises'
 import { createTransport, type SMTPPoolOptions } from 'nodemailer'
 import type { Brand, Message } from './contracts.ts'
 import { canonicalEmail } from './email-address.ts'
@@ -213,11 +212,4 @@ export function retryDelay(
 ): number {
   const most = Math.min(retryMs * 2 ** Math.min(attempt - 1, 20), retryMostMs)
   return randomInt(Math.ceil(most / 2), most + 1)
-}
-
-/** Waits for work, at most `ms`. */
-export async function within(ms: number, work: Promise<unknown>): Promise<void> {
-  const deadline = new AbortController()
-  await Promise.race([work, sleep(ms, undefined, { signal: deadline.signal }).catch(() => {})])
-  deadline.abort()
 }

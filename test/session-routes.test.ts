@@ -600,9 +600,10 @@ t.test('the timers of an instance', async (t) => {
     })
     const { purge } = runs
     while (runs.purge === purge) await pass(250)
-    await app.close()
-    release()
+    const closing = app.close()
     await turn()
+    release()
+    await closing
 
     const atEnd = { ...runs }
     await pass(150_000)

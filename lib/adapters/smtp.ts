@@ -1,9 +1,10 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Mailer, Message } from '../contracts.ts'
+import { within } from '../deadline.ts'
 import { AccountsError } from '../errors.ts'
 import { jsonLog } from '../mail-log.ts'
-import { judgeFault, type MailOptions, mailChecks, openPost, retryDelay, within } from '../mail-transport.ts'
+import { judgeFault, type MailOptions, mailChecks, openPost, retryDelay } from '../mail-transport.ts'
 import { fn, integer, section } from '../option-checks.ts'
 
 /** Options of `smtpMailer`. */
