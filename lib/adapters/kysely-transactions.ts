@@ -49,9 +49,6 @@ async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   }
 }
 
-const repeats = 3
-const pauseMs = 10
-
 const turns = new WeakMap<object, Promise<unknown>>()
 
 /**
@@ -68,6 +65,9 @@ export function inTurns<Verbs extends object>(db: object, verbs: Verbs): Verbs {
     return turn
   })
 }
+
+const repeats = 3
+const pauseMs = 10
 
 /**
  * The verbs, each repeated at most three times when the database has undone it for the sake of another caller. Only for

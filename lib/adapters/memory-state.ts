@@ -71,8 +71,18 @@ export function usernameTaken(state: MemoryState, canonical: string | null | und
 /** A copy of a user as profiles show it. */
 export function shownUser(user: StoredUser): User {
   const { id, username, email, emailVerifiedAt, credentialVersion, active, role, profile, createdAt, expiresAt } = user
-  const names = { id, username, email, emailVerifiedAt, credentialVersion }
-  return structuredClone({ ...names, active, role, profile, createdAt, expiresAt })
+  return structuredClone({
+    id,
+    username,
+    email,
+    emailVerifiedAt,
+    credentialVersion,
+    active,
+    role,
+    profile,
+    createdAt,
+    expiresAt,
+  })
 }
 
 /** A copy of a profile, through JSON, as a database keeps it. */

@@ -79,10 +79,12 @@ export async function confirmEmail(
   await withGrant(accounts, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
     // Thrown, so that the grant is given back to whose it is.
     if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+    const emailCanonical = canonicalEmail(email ?? '')
+    if (email === undefined || emailCanonical === null) return null
     for (let tries = 0; tries < mostTries; tries++) {
       const user = await accounts.storage.findUserById(userId)
-      if (!user?.active || user.credentialVersion !== credentialVersion || email === undefined) return null
-      const outcome = await takeAddress(accounts, account, user, email, client)
+      if (!user?.active || user.credentialVersion !== credentialVersion) return null
+      const outcome = await takeAddress(accounts, account, user, { email, emailCanonical }, client)
       if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
       if (outcome === 'changed') return user
       // The username may be another one now, which is no change of credentials.
@@ -92,11 +94,21 @@ export async function confirmEmail(
   emit(accounts, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
 }
 
-async function takeAddress(accounts: Accounts, { sessionId }: Account, user: User, email: string, client: Client) {
-  const emailCanonical = canonicalEmail(email) as string
-  const name = nameAfter(accounts, user, email, emailCanonical)
+/** An address as it was written, and its canonical form. */
+interface Address {
+  email: string
+  emailCanonical: string
+}
+
+async function takeAddress(
+  accounts: Accounts,
+  { sessionId }: Account,
+  user: User,
+  address: Address,
+  client: Client,
+): Promise<'changed' | 'stale' | 'email_taken'> {
   return changeCredentials(accounts, user, {
-    set: { email, emailCanonical, emailVerifiedAt: accounts.clock(), ...name },
+    set: { ...address, emailVerifiedAt: accounts.clock(), ...nameAfter(accounts, user, address) },
     sessions: { keep: sessionId },
     seenUsername: user.username,
     mails: [noticeOf(accounts, 'email_changed', user, client)],
@@ -104,7 +116,7 @@ async function takeAddress(accounts: Accounts, { sessionId }: Account, user: Use
 }
 
 // A username that was the old address would be somebody else's address from now on.
-function nameAfter({ options }: Accounts, user: User, email: string, emailCanonical: string) {
+function nameAfter({ options }: Accounts, user: User, { email, emailCanonical }: Address) {
   if (user.username === null || canonicalEmail(user.username) !== addressOf(user)) return {}
   return nameOf(options, usernameProblem(email) === null ? email : null, emailCanonical)
 }

@@ -132,9 +132,14 @@ function letterWriter(lettersFor: (insertion: Insertion) => Letters) {
   }
 }
 
-function proofLetters(accounts: Accounts, proof: Omit<Proof, 'purpose'>, client: Client): Letters {
+function proofLetters(
+  accounts: Accounts,
+  proof: Omit<Proof, 'purpose'>,
+  client: Client,
+  rowsFor = (draft: Draft) => rowsOf(accounts, [draft]),
+): Letters {
   const { token, draft } = proofOf(accounts, { purpose: 'verify', ...proof }, client)
-  return { token, userId: proof.user?.id ?? null, stored: rowsOf(accounts, [draft]), handed: [draft] }
+  return { token, userId: proof.user?.id ?? null, stored: rowsFor(draft), handed: [draft] }
 }
 
 // A decoy is told too: with `eventLog` each event is a statement.
@@ -151,11 +156,10 @@ function concealedLetters(accounts: Accounts, user: NewUser, insertion: Insertio
   const { passwordHash, username, usernameCanonical, profile } = user
   const owner = ownerOf(user, insertion)
   const registration = { passwordHash, username, usernameCanonical, profile }
-  const letters = proofLetters(accounts, verification(user, owner, registration), client)
-  const [proof] = letters.handed as [Draft]
   const notice = owner ? null : refusalNotice(accounts, user, insertion, client)
-  const stored = rowsOf(accounts, [weighted(notice ?? proof, proof.code)], notice ? 'sweeper' : 'request')
-  return { ...letters, stored }
+  return proofLetters(accounts, verification(user, owner, registration), client, (proof) =>
+    rowsOf(accounts, [weighted(notice ?? proof, proof.code)], notice ? 'sweeper' : 'request'),
+  )
 }
 
 function weighted(draft: Draft, code: Draft['code']): Draft & { weight: string } {
