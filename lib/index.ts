@@ -1,27 +1,26 @@
 import type { FastifyInstance, FastifyPluginAsync, FastifyServerOptions } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Account, Accounts } from './accounts.ts'
+import { cores, poolSize } from './core/hash-queue.ts'
+import { startHousekeeping } from './core/housekeeping.ts'
+import { createRealm } from './core/realm.ts'
+import { createRing } from './core/secrets.ts'
 import { accountRoutes } from './features/account.ts'
 import { changeEmailRoutes } from './features/change-email.ts'
 import { changePasswordRoutes } from './features/change-password.ts'
 import { emailVerificationRoutes } from './features/email-verification.ts'
 import { loginRoutes } from './features/login.ts'
+import { sessionRoutes } from './features/own-sessions.ts'
 import { passwordResetRoutes } from './features/password-reset.ts'
 import { refreshRoutes } from './features/refresh.ts'
 import { registerRoutes } from './features/register.ts'
-import { sessionRoutes } from './features/sessions.ts'
-import { entranceKey, requestAccount, requestAccountOrNull } from './guards.ts'
-import { cores, poolSize } from './hash-queue.ts'
-import { startHousekeeping } from './housekeeping.ts'
-import { wrongOption } from './option-checks.ts'
-import { type AccountsOptions, type ResolvedOptions, resolveOptions } from './options.ts'
+import { entranceKey, requestAccount, requestAccountOrNull } from './http/guards.ts'
+import { isolate, mount } from './http/routes.ts'
+import { wrongOption } from './options/checks.ts'
+import { type AccountsOptions, type ResolvedOptions, resolveOptions } from './options/options.ts'
 import { openPorts } from './ports.ts'
-import { createRealm } from './realm.ts'
-import { isolate, mount } from './scope.ts'
-import { createRing } from './secrets.ts'
 
 export type { Account, Accounts, UseCases } from './accounts.ts'
-export type { Client } from './client.ts'
 export type {
   AccountEvent,
   Brand,
@@ -36,13 +35,14 @@ export type {
   User,
   UserId,
 } from './contracts.ts'
+export type { Client } from './core/client.ts'
+export type { EventDetails, EventName, EventOf, HookContexts, HookName, SecurityEvent } from './core/events.ts'
+export type { Health, PartHealth } from './core/health.ts'
+export type { TokenPair } from './core/sessions.ts'
 export { AccountsError, type AccountsErrorCode, type FieldError, type PasswordReason } from './errors.ts'
-export type { EventDetails, EventName, EventOf, HookContexts, HookName, SecurityEvent } from './events.ts'
-export type { Authenticate, Guards, Requirements } from './guards.ts'
-export type { Health, PartHealth } from './health.ts'
-export type { AccountsOptions, RouteName } from './options.ts'
-export type { TokenPair } from './sessions.ts'
-export type { Imported, ImportRefusal, Users, UserToCreate, UserToImport } from './users.ts'
+export type { Imported, ImportRefusal, Users, UserToCreate, UserToImport } from './features/users.ts'
+export type { Authenticate, Guards, Requirements } from './http/guards.ts'
+export type { AccountsOptions, RouteName } from './options/options.ts'
 
 declare module 'fastify' {
   interface FastifyInstance {

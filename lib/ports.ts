@@ -1,10 +1,10 @@
 import type { FastifyInstance } from 'fastify'
 import type { Cache, Mailer, Storage } from './contracts.ts'
-import { bounded } from './deadline.ts'
-import { wrongOption } from './option-checks.ts'
-import type { RedisOption, RedisPair } from './option-rules.ts'
-import { mustVerify, type ResolvedOptions } from './options.ts'
-import type { Ring } from './secrets.ts'
+import { bounded } from './core/deadline.ts'
+import type { Ring } from './core/secrets.ts'
+import { wrongOption } from './options/checks.ts'
+import { mustVerify, type ResolvedOptions } from './options/options.ts'
+import type { RedisOption, RedisPair } from './options/rules.ts'
 
 /** The outside world of one realm, every call bounded in time. */
 export interface Ports {
@@ -53,12 +53,12 @@ async function closeAll({ cache, mailer }: { cache?: Cache; mailer?: Mailer }): 
 }
 
 async function openStorage({ db }: ResolvedOptions): Promise<Storage> {
-  const { kyselyStorage } = await import('./adapters/kysely.ts')
+  const { kyselyStorage } = await import('./adapters/kysely/index.ts')
   return kyselyStorage(db!.reveal())
 }
 
 async function openCache(settings: { name: string; redis: RedisOption; onError(error: Error): void }): Promise<Cache> {
-  const { redisCache } = await import('./adapters/redis.ts')
+  const { redisCache } = await import('./adapters/redis/index.ts')
   return redisCache(settings)
 }
 

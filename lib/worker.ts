@@ -1,11 +1,11 @@
 import { DelayedError, type Job, UnrecoverableError, Worker } from 'bullmq'
-import { openRedis, type RedisSource } from './adapters/redis-connection.ts'
-import { within } from './deadline.ts'
-import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, ringOf } from './mail-jobs.ts'
-import { jsonLog, type MailLog } from './mail-log.ts'
-import { judgeFault, type MailOptions, type MailPost, mailChecks, openPost, retryDelay } from './mail-transport.ts'
-import { anything, fn, integer, section } from './option-checks.ts'
-import { realmName } from './option-rules.ts'
+import { openRedis, type RedisSource } from './adapters/redis/connection.ts'
+import { within } from './core/deadline.ts'
+import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, ringOf } from './mail/jobs.ts'
+import { jsonLog, type MailLog } from './mail/log.ts'
+import { judgeFault, type MailOptions, type MailPost, mailChecks, openPost, retryDelay } from './mail/transport.ts'
+import { anything, fn, integer, section } from './options/checks.ts'
+import { realmName } from './options/rules.ts'
 
 /** Options of `startMailWorker`. */
 export interface MailWorkerOptions extends MailOptions {

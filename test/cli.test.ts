@@ -3,12 +3,21 @@ import { readdirSync, readFileSync } from 'node:fs'
 import pg from 'pg'
 import t from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
-import { migrationSql } from '../lib/adapters/kysely.ts'
+import { migrationSql } from '../lib/adapters/kysely/index.ts'
 import { commands, flagTypes } from '../lib/cli/commands.ts'
 import { sampleMessage } from '../lib/testing/mailer.ts'
-import { freePort, freshDatabase, noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from './helper.ts'
-import { cli, done } from './program.ts'
-import { codeIn, startSmtp } from './smtp-catcher.ts'
+import {
+  freePort,
+  freshDatabase,
+  noPostgres,
+  noRedis,
+  redisUrl,
+  startRedis,
+  uniqueName,
+  until,
+} from './helpers/helper.ts'
+import { cli, done } from './helpers/program.ts'
+import { codeIn, startSmtp } from './helpers/smtp-catcher.ts'
 
 const secret = randomBytes(32).toString('base64url')
 

@@ -2,9 +2,9 @@ import { Queue } from 'bullmq'
 import type { Cluster, Redis } from 'ioredis'
 import type { Mailer, Message } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
-import { jobId, type MailSecret, queueName, queuePrefix, ringOf, sealJob } from '../mail-jobs.ts'
-import { realmName } from '../option-rules.ts'
-import { connected, openRedis, type RedisSource, withoutArguments } from './redis-connection.ts'
+import { jobId, type MailSecret, queueName, queuePrefix, ringOf, sealJob } from '../mail/jobs.ts'
+import { realmName } from '../options/rules.ts'
+import { connected, openRedis, type RedisSource, withoutArguments } from './redis/connection.ts'
 
 /** Options of `queueMailer`. */
 export interface QueueMailerOptions {

@@ -1,11 +1,11 @@
 import { setMaxListeners } from 'node:events'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Mailer, Message } from '../contracts.ts'
-import { within } from '../deadline.ts'
+import { within } from '../core/deadline.ts'
 import { AccountsError } from '../errors.ts'
-import { jsonLog } from '../mail-log.ts'
-import { judgeFault, type MailOptions, mailChecks, openPost, retryDelay } from '../mail-transport.ts'
-import { fn, integer, section } from '../option-checks.ts'
+import { jsonLog } from '../mail/log.ts'
+import { judgeFault, type MailOptions, mailChecks, openPost, retryDelay } from '../mail/transport.ts'
+import { fn, integer, section } from '../options/checks.ts'
 
 /** Options of `smtpMailer`. */
 export interface SmtpMailerOptions extends MailOptions {

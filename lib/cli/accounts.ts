@@ -1,4 +1,4 @@
-import type { AccountsOptions } from '../options.ts'
+import type { AccountsOptions } from '../options/options.ts'
 import { type Config, loadConfig, required, requiredSecret, variable } from './config.ts'
 import { idsOf, openDatabase } from './database.ts'
 import { faultText, installed, usageError } from './errors.ts'
@@ -44,7 +44,7 @@ async function optionsOf({ config: file, ids }: AccountsFlags) {
     return { options: filled, close: async () => given.db?.destroy?.() }
   }
   const db = await openDatabase(required('DATABASE_URL', or('db')))
-  const { kyselyStorage } = await installed(() => import('../adapters/kysely.ts'), 'kysely')
+  const { kyselyStorage } = await installed(() => import('../adapters/kysely/index.ts'), 'kysely')
   return { options: { ...filled, storage: kyselyStorage(db, { ids: idsOf(ids) }) }, close: () => db.destroy() }
 }
 

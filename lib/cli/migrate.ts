@@ -1,4 +1,4 @@
-import type { AnyKysely } from '../adapters/kysely.ts'
+import type { AnyKysely } from '../adapters/kysely/index.ts'
 import { loadConfig, required } from './config.ts'
 import { idsOf, openDatabase } from './database.ts'
 import { failure, installed, usageError } from './errors.ts'
@@ -17,7 +17,7 @@ export async function migrate(flags: MigrateFlags): Promise<void> {
   if (ids === 'uuid' && flags.config !== undefined) {
     throw usageError('--ids uuid needs DATABASE_URL instead of --config, whose "db" means integer ids')
   }
-  const { migrateToLatest, migrationSql } = await installed(() => import('../adapters/kysely.ts'), 'kysely')
+  const { migrateToLatest, migrationSql } = await installed(() => import('../adapters/kysely/index.ts'), 'kysely')
   if (flags.sql) return void process.stdout.write(await migrationSql({ ids }))
   const db = await databaseOf(flags.config)
   try {

@@ -1,16 +1,17 @@
 import Type, { type Static } from 'typebox'
 import type { Account, Accounts } from '../accounts.ts'
-import { placeOf } from '../admission.ts'
-import { type Client, clientOf } from '../client.ts'
-import { checkCode, withGrant } from '../codes.ts'
 import type { User } from '../contracts.ts'
-import { addressOf, changeCredentials, provePassword } from '../credentials.ts'
-import { canonicalEmail } from '../email-address.ts'
+import { type Client, clientOf } from '../core/client.ts'
+import { checkCode, withGrant } from '../core/codes.ts'
+import { addressOf, changeCredentials, provePassword } from '../core/credentials.ts'
+import { canonicalEmail } from '../core/email-address.ts'
+import { emit } from '../core/events.ts'
+import type { Place } from '../core/hash-queue.ts'
+import { nameOf } from '../core/new-user.ts'
+import { handOver, noticeOf, proofOf, rowsOf } from '../core/outbox.ts'
 import { AccountsError } from '../errors.ts'
-import { emit } from '../events.ts'
-import type { Place } from '../hash-queue.ts'
-import { nameOf } from '../new-user.ts'
-import { handOver, noticeOf, proofOf, rowsOf } from '../outbox.ts'
+import { placeOf } from '../http/admission.ts'
+import type { Route } from '../http/routes.ts'
 import {
   CodeToken,
   codeDigits,
@@ -20,8 +21,7 @@ import {
   Otp,
   Password,
   usernameProblem,
-} from '../schemas.ts'
-import type { Route } from '../scope.ts'
+} from '../http/schemas.ts'
 
 const ChangeEmailBody = Type.Object({ email: Email, password: Password })
 

@@ -1,9 +1,9 @@
 import Type, { type Static } from 'typebox'
 import type { Accounts } from '../accounts.ts'
-import { clientOf } from '../client.ts'
-import { TokenPairBody } from '../schemas.ts'
-import type { Route } from '../scope.ts'
-import { continueSession } from '../sessions.ts'
+import { clientOf } from '../core/client.ts'
+import { continueSession } from '../core/sessions.ts'
+import type { Route } from '../http/routes.ts'
+import { TokenPairBody } from '../http/schemas.ts'
 
 const RefreshBody = Type.Object({ refresh: Type.String({ maxLength: 8192, description: 'The newest refresh token' }) })
 

@@ -1,0 +1,164 @@
+import { type Kysely, sql } from 'kysely'
+import type { CredentialChange, Storage } from '../../contracts.ts'
+import { possibleId, storable } from '../../core/storable.ts'
+import { storeMails } from './outbox.ts'
+import { bound, boundAll, isOneOf } from './rows.ts'
+import { endSessionsOf, liveSessions } from './session-ends.ts'
+import { sessionRow } from './sessions.ts'
+import type { AccountsTables } from './tables.ts'
+import { inTransaction, requireReadCommitted, violatesReference, violatesUnique } from './transactions.ts'
+
+type CredentialVerbs = Pick<Storage, 'changeCredentials' | 'deleteUser'>
+
+/**
+ * The verbs that change users and their sessions; each is one transaction. Several statements, not one with CTEs: the
+ * second one's snapshot sees a session whose insert held the user's row before. Users before sessions, as everywhere,
+ * or two callers could wait for each other.
+ */
+export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): CredentialVerbs {
+  return {
+    async changeCredentials(change) {
+      if (!possibleId(ids, change.userId) || !storable(change.set)) return 'stale'
+      if (change.sessions !== 'keep') await requireReadCommitted(db)
+      return changeOrName(db, change, 2)
+    },
+
+    async deleteUser(deletion) {
+      if (!possibleId(ids, deletion.userId)) return 'stale'
+      await requireReadCommitted(db)
+      try {
+        return await inTransaction(db, (transaction) => deleteFenced(transaction, deletion))
+      } catch (error) {
+        if (violatesReference(error)) return 'in_use'
+        throw error
+      }
+    },
+  }
+}
+
+// Repeated when the address or the name in the way is gone, or only the name was: a change leaves out a name that it
+// sees taken.
+async function changeOrName(
+  db: Kysely<AccountsTables>,
+  change: CredentialChange,
+  repeats: number,
+): Promise<{ ended: string[] } | 'stale' | 'email_taken'> {
+  try {
+    return await inTransaction(db, (transaction) => changeFenced(transaction, change))
+  } catch (error) {
+    if (!violatesUnique(error)) throw error
+    if (await emailTaken(db, change)) return 'email_taken'
+    if (repeats === 0) throw error
+    return changeOrName(db, change, repeats - 1)
+  }
+}
+
+async function emailTaken(db: Kysely<AccountsTables>, { userId, set }: CredentialChange): Promise<boolean> {
+  if (set.emailCanonical === undefined) return false
+  const row = await db
+    .selectFrom('accounts_users')
+    .select('id')
+    .where('email_canonical', '=', set.emailCanonical)
+    .where('id', '!=', userId)
+    .executeTakeFirst()
+  return row !== undefined
+}
+
+async function changeFenced(db: Kysely<AccountsTables>, change: CredentialChange) {
+  if (!(await changeUser(db, change))) return 'stale'
+  const ended = await changeSessions(db, change)
+  if (change.start) {
+    const { userId, credentialVersion } = change
+    const row = sessionRow({ ...change.start, userId, credentialVersion })
+    await db.insertInto('accounts_sessions').values(row).execute()
+  }
+  await storeMails(db, change.mails)
+  return { ended }
+}
+
+async function changeUser(db: Kysely<AccountsTables>, change: CredentialChange): Promise<boolean> {
+  const fenced = db
+    .updateTable('accounts_users')
+    .set(columnsOf(change))
+    .set(freeUsername(db, change))
+    .where('id', '=', change.userId)
+    .where('credential_version', '=', bound(change.fence))
+  const query = fenced
+    .$if(change.set.active === undefined, (given) => given.where('active', '=', true))
+    .$if(change.seenUsername !== undefined, (given) =>
+      given.where('username', 'is not distinct from', bound(change.seenUsername as string | null)),
+    )
+  return (await query.returning('id').executeTakeFirst()) !== undefined
+}
+
+// Kysely leaves out what is undefined.
+function columnsOf({ set, credentialVersion }: CredentialChange) {
+  return boundAll({
+    credential_version: credentialVersion,
+    password_hash: set.passwordHash,
+    email: set.email,
+    email_canonical: set.emailCanonical,
+    email_verified_at: set.emailVerifiedAt,
+    expires_at: set.emailVerifiedAt === undefined ? undefined : null,
+    active: set.active,
+    profile: set.profile === undefined ? undefined : JSON.stringify(set.profile),
+  })
+}
+
+function freeUsername(db: Kysely<AccountsTables>, { userId, set: { username, usernameCanonical } }: CredentialChange) {
+  if (username === undefined || usernameCanonical === undefined) return {}
+  boundAll({ username, usernameCanonical })
+  const other = db
+    .selectFrom('accounts_users as other')
+    .select('other.id')
+    .where('other.username_canonical', '=', usernameCanonical)
+    .where('other.id', '!=', userId)
+  return {
+    username: sql<string | null>`case when exists ${other} then username else ${username} end`,
+    username_canonical: sql<
+      string | null
+    >`case when exists ${other} then username_canonical else ${usernameCanonical} end`,
+  }
+}
+
+// One statement locks them all, in the one order.
+async function changeSessions(db: Kysely<AccountsTables>, change: CredentialChange): Promise<string[]> {
+  const { userId, now, sessions, fence, credentialVersion } = change
+  if (sessions === 'end') return endSessionsOf(db, userId, now)
+  boundAll({ now, fence, credentialVersion })
+  const kept = sessions === 'keep' ? sql`true` : isSession(sessions.keep)
+  const rows = await db
+    .updateTable('accounts_sessions')
+    .set({
+      ended_at: sql`case when ${kept} then ended_at else ${now} end`,
+      // One of yet older credentials is dead and stays so.
+      credential_version: sql`case
+        when ${kept} and credential_version = ${fence} then ${credentialVersion}
+        else credential_version
+      end`,
+    })
+    .where(isOneOf(liveSessions(db).where('user_id', '=', userId)))
+    .returning(['id', 'ended_at as endedAt'])
+    .execute()
+  return rows.filter(({ endedAt }) => endedAt !== null).map(({ id }) => id)
+}
+
+function isSession(id: string) {
+  return storable(id) ? sql`id = ${bound(id)}` : sql`false`
+}
+
+async function deleteFenced(
+  db: Kysely<AccountsTables>,
+  { userId, fence, now, mails }: Parameters<Storage['deleteUser']>[0],
+) {
+  const user = await db
+    .deleteFrom('accounts_users')
+    .where('id', '=', userId)
+    .where('credential_version', '=', bound(fence))
+    .returning('id')
+    .executeTakeFirst()
+  if (!user) return 'stale'
+  const ended = await endSessionsOf(db, userId, now)
+  await storeMails(db, mails)
+  return { ended }
+}

@@ -1,0 +1,71 @@
+import { type Kysely, sql } from 'kysely'
+import type { AccountEvent, Storage } from '../../contracts.ts'
+import { possibleId } from '../../core/storable.ts'
+import { bound, boundAll, idOf, parsed } from './rows.ts'
+import type { AccountsTables } from './tables.ts'
+import { survivably } from './transactions.ts'
+
+/** The verbs about security events; each is one statement. */
+export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pick<Storage, 'addEvent' | 'listEvents'> {
+  return {
+    async addEvent(event) {
+      const row = rowOf(event, ids)
+      await survivably(db, (joined) => joined.insertInto('accounts_events').values(row).execute())
+    },
+
+    async listEvents(userId, { before, limit }) {
+      if (!possibleId(ids, userId)) return []
+      const page = db
+        .selectFrom('accounts_events')
+        .select(eventColumns)
+        .where('user_id', '=', userId)
+        .orderBy('at', 'desc')
+        .fetch(bound(limit), 'with ties')
+      const rows = await (before === undefined ? page : page.where('at', '<', bound(before))).execute()
+      // Not in the statement, where ties would be those of the id too.
+      rows.sort((one, other) => Number(other.at) - Number(one.at) || Number(other.id) - Number(one.id))
+      return rows.map(({ id: _, at, userId, details, ...row }) => ({
+        ...row,
+        at: Number(at),
+        userId: userId === null ? null : idOf(userId, ids),
+        details: parsed(details),
+      }))
+    },
+  }
+}
+
+// Whatever a client sent must not lose the event.
+function rowOf(event: AccountEvent, ids: Storage['ids']) {
+  return boundAll({
+    name: event.name,
+    at: event.at,
+    user_id: event.userId !== null && possibleId(ids, event.userId) ? event.userId : null,
+    identifier: written(event.identifier),
+    session_id: written(event.sessionId),
+    request_id: written(event.requestId),
+    ip: written(event.ip),
+    network: written(event.network),
+    user_agent: written(event.userAgent),
+    details: JSON.stringify(event.details, (_, value) => written(value)),
+  })
+}
+
+// No UTF-8 column holds a lone surrogate or NUL.
+function written<T>(value: T): T
+function written(value: unknown) {
+  return typeof value === 'string' ? value.toWellFormed().replaceAll('\0', '\ufffd') : value
+}
+
+const eventColumns = [
+  'id',
+  'name',
+  'at',
+  'user_id as userId',
+  'identifier',
+  'session_id as sessionId',
+  'request_id as requestId',
+  'ip',
+  'network',
+  'user_agent as userAgent',
+  sql<string>`details::text`.as('details'),
+] as const

@@ -1,0 +1,52 @@
+import type { Kysely } from 'kysely'
+import type { Storage } from '../../contracts.ts'
+import { credentialVerbs } from './credentials.ts'
+import { eventVerbs } from './events.ts'
+import { newUserVerbs } from './new-users.ts'
+import { outboxVerbs } from './outbox.ts'
+import { purgeVerb } from './purge.ts'
+import { refreshVerb } from './refresh.ts'
+import { databaseTime } from './rows.ts'
+import { sessionEndVerbs } from './session-ends.ts'
+import { sessionVerbs } from './sessions.ts'
+import type { AccountsTables, AnyKysely, IdOptions } from './tables.ts'
+import { inTurns, repeating } from './transactions.ts'
+import { userChangeVerbs } from './user-changes.ts'
+import { userVerbs } from './users.ts'
+
+export { migrateToLatest } from './migrate.ts'
+export { type AccountsMigration, migrations, migrationsFor } from './migrations.ts'
+export { migrationSql } from './sql.ts'
+export type { AnyKysely, IdOptions } from './tables.ts'
+
+/**
+ * Stores accounts in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.
+ *
+ * A transaction as `db` joins it: everything rolls back with the host, and what a verb refuses aborts nothing. There
+ * the isolation must be READ COMMITTED, the default of PostgreSQL: the verbs that end all sessions of a user refuse a
+ * stricter one, in which a racing session would outlive a password change.
+ */
+export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Storage {
+  if (ids !== 'integer' && ids !== 'uuid') throw new TypeError(`"ids" is ${ids}: pass 'integer' or 'uuid'.`)
+  const tables: Kysely<AccountsTables> = db
+  const storage: Storage = {
+    ids,
+    ...newUserVerbs(tables, ids),
+    ...userVerbs(tables, ids),
+    ...userChangeVerbs(tables, ids),
+    ...credentialVerbs(tables, ids),
+    ...sessionVerbs(tables, ids),
+    ...sessionEndVerbs(tables, ids),
+    ...refreshVerb(tables, ids),
+    ...outboxVerbs(tables),
+    ...eventVerbs(tables, ids),
+    ...purgeVerb(tables),
+    async ping() {
+      const { now } = await tables.selectNoFrom(databaseTime.as('now')).executeTakeFirstOrThrow()
+      return Number(now)
+    },
+  }
+  if (db.isTransaction) return inTurns(db, storage)
+  // An import is many steps: repeated, it would find its own users taken.
+  return { ...repeating(storage), importUsers: storage.importUsers }
+}

@@ -1,0 +1,71 @@
+import { type Kysely, sql } from 'kysely'
+import { type AccountsMigration, idType, migrationsFor } from './migrations.ts'
+import { databaseTime } from './rows.ts'
+import type { AccountsTables, AnyKysely, IdOptions } from './tables.ts'
+
+// Our own id: Kysely's would deadlock inside a host's Migrator.
+const LOCK_ID = 6_102_025_071_409
+
+/**
+ * Brings the tables up to date and answers the names of the migrations that ran. All or nothing; any number of
+ * processes may call it at once, and inside a host's transaction it joins that.
+ *
+ * @throws {Error} when the tables have other ids, or are newer than this version of the package
+ */
+export async function migrateToLatest(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Promise<string[]> {
+  if (db.isTransaction) return runPending(db, ids)
+  // Under any other isolation the look at the table would not see what was committed while the lock was awaited.
+  return db
+    .transaction()
+    .setIsolationLevel('read committed')
+    .execute((transaction) => runPending(transaction, ids))
+}
+
+async function runPending(host: AnyKysely, ids: 'integer' | 'uuid'): Promise<string[]> {
+  const db = host as Kysely<AccountsTables>
+  // Before the table: eight racing "create table if not exists" fail now and then.
+  await sql`select pg_advisory_xact_lock(${LOCK_ID})`.execute(db)
+  await createMigrations(db)
+  const known = migrationsFor({ ids })
+  const applied = (await db.selectFrom('accounts_migrations').select('name').execute()).map(({ name }) => name)
+  refuseNewer(applied, known)
+  if (applied.length > 0) await refuseOtherIds(db, ids)
+  const pending = Object.keys(known).filter((name) => !applied.includes(name))
+  for (const name of pending) {
+    await known[name]?.up(db)
+    await markApplied(db, name)
+  }
+  return pending
+}
+
+/** Creates the table of the migrations that ran. */
+export async function createMigrations(db: AnyKysely): Promise<void> {
+  await db.schema
+    .createTable('accounts_migrations')
+    .ifNotExists()
+    .addColumn('name', 'text', (column) => column.primaryKey())
+    .addColumn('applied_at', 'bigint', (column) => column.notNull())
+    .execute()
+}
+
+/** Notes that a migration ran, at the database's own time. */
+export async function markApplied(db: AnyKysely, name: string): Promise<void> {
+  await db.insertInto('accounts_migrations').values({ name, applied_at: databaseTime }).execute()
+}
+
+function refuseNewer(applied: string[], known: Record<string, AccountsMigration>) {
+  const newer = applied.find((name) => !Object.hasOwn(known, name))
+  if (newer === undefined) return
+  throw new Error(`The database has the migration "${newer}", which this fastify-accounts does not know: update it.`)
+}
+
+async function refuseOtherIds(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid') {
+  const { type } = await db
+    .selectNoFrom((eb) =>
+      sql<string>`pg_typeof((${eb.selectFrom('accounts_users').select('id').limit(1)}))::text`.as('type'),
+    )
+    .executeTakeFirstOrThrow()
+  if (type === idType(ids)) return
+  const existing = type === 'uuid' ? 'uuid' : 'integer'
+  throw new Error(`"ids" is '${ids}', but the existing tables have '${existing}' ids: pass { ids: '${existing}' }.`)
+}

@@ -1,0 +1,131 @@
+import { randomBytes, randomInt } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
+import { type Kysely, sql } from 'kysely'
+import { deadlineMs } from '../../core/deadline.ts'
+import type { AccountsTables } from './tables.ts'
+
+type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
+
+/**
+ * Runs statements in one transaction, all or nothing. Within a host's transaction they join it, behind a savepoint, so
+ * that it survives when they fail.
+ */
+export async function inTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  if (db.isTransaction) return saved(db, step)
+  // Anything stricter would hide a session that was stored while a statement waited for the user's row.
+  return db.transaction().setIsolationLevel('read committed').execute(step)
+}
+
+/** Runs a statement that may fail; within a host's transaction behind a savepoint, so that it survives. */
+export async function survivably<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  return db.isTransaction ? saved(db, step) : step(db)
+}
+
+/**
+ * Refuses a host's transaction whose snapshot would hide a session that was stored meanwhile: what ends all sessions of
+ * a user would leave that one alive.
+ *
+ * @throws {TypeError} when its isolation is stricter than READ COMMITTED
+ */
+export async function requireReadCommitted(db: Kysely<AccountsTables>): Promise<void> {
+  if (!db.isTransaction) return
+  const level = sql<string>`current_setting('transaction_isolation')`
+  const { isolation } = await db.selectNoFrom(level.as('isolation')).executeTakeFirstOrThrow()
+  // PostgreSQL takes READ UNCOMMITTED for the same.
+  if (isolation.startsWith('read ')) return
+  throw new TypeError('fastify-accounts: using() needs a transaction of isolation level "read committed"')
+}
+
+async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  const name = sql.id(`accounts_${randomBytes(6).toString('hex')}`)
+  await sql`savepoint ${name}`.execute(db)
+  try {
+    const result = await step(db)
+    await sql`release savepoint ${name}`.execute(db)
+    return result
+  } catch (error) {
+    await sql`rollback to savepoint ${name}`.execute(db)
+    throw error
+  }
+}
+
+const turns = new WeakMap<object, Promise<unknown>>()
+
+/**
+ * The verbs, one after the other within a host's transaction: savepoints nest, and what one caller rolls back or
+ * releases takes along what another did meanwhile.
+ */
+export function inTurns<Verbs extends object>(db: object, verbs: Verbs): Verbs {
+  return around(verbs, (call) => {
+    const turn = (turns.get(db) ?? Promise.resolve()).then(call)
+    turns.set(
+      db,
+      turn.catch(() => {}),
+    )
+    return turn
+  })
+}
+
+const repeats = 3
+const pauseMs = 10
+
+/**
+ * The verbs, each repeated at most three times when the database has undone it for the sake of another caller. Only for
+ * verbs of which nothing is left then, and never within a host's transaction, which the database undoes as a whole.
+ */
+export function repeating<Verbs extends object>(verbs: Verbs): Verbs {
+  return around(verbs, repeated)
+}
+
+type Wrap = <T>(call: () => Promise<T>) => Promise<T>
+
+function around<Verbs extends object>(verbs: Verbs, wrap: Wrap): Verbs {
+  const members = Object.entries(verbs).map(([name, verb]) => [
+    name,
+    typeof verb === 'function' ? (...args: unknown[]) => wrap(async () => verb(...args)) : verb,
+  ])
+  return Object.fromEntries(members)
+}
+
+async function repeated<T>(call: () => Promise<T>): Promise<T> {
+  const started = performance.now()
+  for (let tries = 1; ; tries++) {
+    try {
+      return await call()
+    } catch (error) {
+      // Past the deadline the caller has been told that it failed.
+      if (!undone(error) || tries > repeats || performance.now() - started > deadlineMs) throw error
+    }
+    // Jittered, so that those who met do not meet again.
+    await pause(randomInt(1, pauseMs * tries))
+  }
+}
+
+/** Whether the database refused a value: SQLSTATE classes 22 data and 54 limits, 23514 check, 23502 not null. */
+export function refusesValue(error: unknown): boolean {
+  return hasState(error, /^(?:22|54|23514|23502)/)
+}
+
+/** Whether a unique index refused a row. */
+export function violatesUnique(error: unknown): boolean {
+  return hasState(error, /^23505/)
+}
+
+/** Whether a row could not go because others refer to it: 23503, or 23001 where a host says `restrict`. */
+export function violatesReference(error: unknown): boolean {
+  return hasState(error, /^(?:23503|23001)/)
+}
+
+/** Whether the database ended a deadlock by refusing this statement. */
+export function deadlocked(error: unknown): boolean {
+  return hasState(error, /^40P01/)
+}
+
+// 40001 where the isolation is stricter than READ COMMITTED, 40P01 for a deadlock.
+function undone(error: unknown): boolean {
+  return hasState(error, /^(?:40001|40P01)/)
+}
+
+function hasState(error: unknown, states: RegExp): boolean {
+  return error instanceof Error && 'code' in error && states.test(String(error.code))
+}

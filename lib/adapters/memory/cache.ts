@@ -1,0 +1,139 @@
+import type { Cache, CodeMac, CodeRef, NewCode } from '../../contracts.ts'
+import { createListeners } from '../listeners.ts'
+import { refuseProduction } from './single-process.ts'
+
+interface CodeRecord {
+  state: 'issued' | 'verified' | 'exhausted' | 'burnt'
+  tag: string
+  account: string
+  tries: number
+  used: number
+  refusals: number
+  /** The end of the code, then of the grant. */
+  endsAt: number
+  grantMs: number
+  /** Gone from a burnt record. */
+  subject: string | null
+  /** Gone from a tombstone. */
+  live: { mac: CodeMac; lease?: { id: string; until: number } } | null
+}
+
+export interface MemoryCacheOptions {
+  /** Allows it with `NODE_ENV=production`: a restart forgets every code, and no second process sees them. */
+  singleProcess?: boolean
+}
+
+/**
+ * Keeps one-time codes in this process, for tests and trials. Every verb is done within one tick; what is published is
+ * heard in a later one, by listeners of this cache alone.
+ *
+ * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
+ */
+export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}): Cache {
+  refuseProduction(
+    singleProcess,
+    '"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.',
+  )
+  const records = new Map<string, CodeRecord>()
+  const alive = (ref: CodeRef, now: number) => liveOne(records.get(keyOf(ref)), now)
+
+  return {
+    async put(code, now) {
+      sweep(records, now)
+      for (const stored of code.records) {
+        const key = keyOf({ ...code, tokenHash: stored.tokenHash })
+        if (!records.has(key)) records.set(key, newRecord(code, stored))
+      }
+      return alive({ ...code, tokenHash: code.records[0]?.tokenHash ?? '' }, now)?.record.endsAt ?? 0
+    },
+    async guess(ref, macs, now) {
+      const found = alive(ref, now)
+      if (!found || leased(found.live, now)) return 'dead'
+      const right = macs.some(({ kid, mac }) => kid === found.live.mac.kid && mac === found.live.mac.mac)
+      if (found.record.state === 'verified') return right ? 'right' : 'wrong'
+      return tryCode(found.record, right, now)
+    },
+    async lease(ref, id, until, now) {
+      const found = alive(ref, now)
+      if (found?.record.state !== 'verified' || leased(found.live, now)) return null
+      found.live.lease = { id, until }
+      return found.record.subject
+    },
+    async giveBack(ref, leaseId, reason) {
+      const record = records.get(keyOf(ref))
+      if (!record?.live || record.live.lease?.id !== leaseId) return
+      delete record.live.lease
+      if (reason === 'refused' && ++record.refusals >= 5) burn(record)
+    },
+    async burn({ tag, account }) {
+      for (const record of records.values()) {
+        if (record.tag === tag && record.account === account) burn(record)
+      }
+    },
+    async peek(ref, now) {
+      const record = records.get(keyOf(ref))
+      return record && now < record.endsAt ? record.subject : null
+    },
+    async ping() {
+      return Date.now()
+    },
+    ...memoryChannel(),
+  }
+}
+
+function memoryChannel(): Pick<Cache, 'publish' | 'subscribe' | 'close'> {
+  const listeners = createListeners((error) => process.emitWarning(`A listener of memoryCache threw: ${error}`))
+  return {
+    async publish(text) {
+      queueMicrotask(() => listeners.hear(text))
+    },
+    async subscribe(listener, restarted) {
+      // Later too: what was published before is not for this listener.
+      queueMicrotask(() => listeners.add(listener, restarted)?.begin())
+    },
+    async close() {
+      listeners.close()
+    },
+  }
+}
+
+function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number]): CodeRecord {
+  const { tag, account, tries, grantMs, expiresAt } = code
+  const counts = { tries, used: 0, refusals: 0 }
+  return { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, subject, live: { mac: { ...mac } } }
+}
+
+function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'exhausted' {
+  // Counted before the comparison counts: a guess past the last try is never told whether it was right.
+  if (++record.used > record.tries) {
+    record.state = 'exhausted'
+    record.live = null
+    return 'exhausted'
+  }
+  if (!right) return 'wrong'
+  record.state = 'verified'
+  record.endsAt = now + record.grantMs
+  return 'right'
+}
+
+function keyOf({ purpose, tag, tokenHash }: CodeRef): string {
+  return JSON.stringify([purpose, tag, tokenHash])
+}
+
+function sweep(records: Map<string, CodeRecord>, now: number): void {
+  for (const [key, { endsAt }] of records) if (endsAt <= now) records.delete(key)
+}
+
+function liveOne(record: CodeRecord | undefined, now: number) {
+  return record?.live && now < record.endsAt ? { record, live: record.live } : undefined
+}
+
+function leased({ lease }: NonNullable<CodeRecord['live']>, now: number): boolean {
+  return lease !== undefined && now < lease.until
+}
+
+function burn(record: CodeRecord): void {
+  record.state = 'burnt'
+  record.live = null
+  record.subject = null
+}

@@ -1,0 +1,136 @@
+import type { Cluster, Redis } from 'ioredis'
+import type { Cache, CodeRef } from '../../contracts.ts'
+import { redisChannel } from './channel.ts'
+import { connected, openBeside, openRedis, type RedisSource, withoutArguments } from './connection.ts'
+import { scripts } from './scripts.ts'
+
+export { openRedis, type RedisSource }
+
+/** What `redisCache` takes. */
+export interface RedisCacheOptions {
+  redis: RedisSource
+  /**
+   * The realm; every key starts with it.
+   *
+   * @default 'accounts'
+   */
+  name?: string
+  /** Told of the first fault of each outage; the verbs reject by themselves. */
+  onError?: (error: Error) => void
+}
+
+/**
+ * Keeps one-time codes in Redis (6 or later; single, Sentinel or Cluster). Each verb is one script on one cluster slot.
+ * Redis lifetimes only clean up: expiry is judged by the caller's clock. Opens a connection of its own, a second one
+ * with the first listener, and closes both.
+ */
+export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOptions): Cache {
+  const client = openRedis(redis, {}, onError)
+  const run = scriptRunner(client)
+  const { record, index } = keysOf(name)
+  // Channels, unlike keys, are common to all databases of a server.
+  const database = client.isCluster ? 0 : (client as Redis).options.db
+  const channelName = `${keyPart(name)}:revocations:${database}`
+  const channel = redisChannel(channelName, (overrides, tell) => openBeside(client, overrides, tell), onError)
+
+  return {
+    async put({ purpose, tag, account, records, tries, expiresAt, grantMs }, now) {
+      const keys = [index(tag, account), ...records.map(({ tokenHash }) => record({ purpose, tag, tokenHash }))]
+      const values = records.flatMap(({ mac, subject }) => [mac.kid, mac.mac, subject])
+      return wholeNumber(await run('put', keys, now, expiresAt, grantMs, tries, ...values))
+    },
+    async guess(ref, macs, now) {
+      const guesses = macs.flatMap(({ kid, mac }) => [kid, mac])
+      return expect(await run('guess', [record(ref)], now, ...guesses), ['right', 'wrong', 'exhausted', 'dead'])
+    },
+    async lease(ref, leaseId, until, now) {
+      return textOrNull(await run('lease', [record(ref)], now, leaseId, until))
+    },
+    async giveBack(ref, leaseId, reason, now) {
+      expect(await run('giveBack', [record(ref)], now, leaseId, reason), ['OK'])
+    },
+    async burn({ tag, account }) {
+      expect(await run('burn', [index(tag, account)]), ['OK'])
+    },
+    async peek(ref, now) {
+      return textOrNull(await run('peek', [record(ref)], now))
+    },
+    async publish(text) {
+      await connected(client)
+      await clean(client.publish(channelName, text))
+    },
+    async subscribe(listener, restarted) {
+      channel.subscribe(listener, restarted)
+    },
+    async ping() {
+      await connected(client)
+      return milliseconds(await clean(client.time()))
+    },
+    async close() {
+      channel.close()
+      await client.quit().catch(() => {})
+      if (client.status !== 'end') client.disconnect()
+    },
+  }
+}
+
+function scriptRunner(client: Redis | Cluster) {
+  for (const [verb, lua] of Object.entries(scripts)) client.defineCommand(command(verb), { lua })
+  return async (verb: keyof typeof scripts, keys: string[], ...args: (string | number)[]): Promise<unknown> => {
+    await connected(client)
+    const script = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[command(verb)]!
+    return clean(script.call(client, keys.length, ...keys, ...args))
+  }
+}
+
+function clean<T>(answer: Promise<T>): Promise<T> {
+  return answer.catch((error) => {
+    throw withoutArguments(error)
+  })
+}
+
+function command(verb: string): string {
+  return `accounts:${verb}`
+}
+
+function keysOf(name: string) {
+  const slot = (tag: string) => `${keyPart(name)}:{${keyPart(tag)}}`
+  return {
+    record: ({ tag, purpose, tokenHash }: CodeRef) => `${slot(tag)}:${keyPart(purpose)}:${keyPart(tokenHash)}`,
+    index: (tag: string, account: string) => `${slot(tag)}:index:${keyPart(account)}`,
+  }
+}
+
+// Whatever a client sends as a tag stays inside its own part of the key, and inside the braces that choose the slot.
+function keyPart(text: string): string {
+  return text.replace(/[^\w-]/g, (unit) => `%${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
+}
+
+function expect<const Word extends string>(reply: unknown, words: readonly Word[]): Word {
+  const word = words.find((candidate) => candidate === reply)
+  if (word === undefined) throw unexpected()
+  return word
+}
+
+function textOrNull(reply: unknown): string | null {
+  if (reply !== null && typeof reply !== 'string') throw unexpected()
+  return reply
+}
+
+function wholeNumber(reply: unknown): number {
+  const value = typeof reply === 'string' ? Number(reply) : Number.NaN
+  if (!Number.isSafeInteger(value)) throw unexpected()
+  return value
+}
+
+/** What `TIME` answers: seconds and microseconds. */
+function milliseconds(reply: unknown): number {
+  const [seconds, micros] = Array.isArray(reply) ? reply.map(Number) : []
+  const time = seconds! * 1000 + Math.floor(micros! / 1000)
+  if (Number.isNaN(time)) throw unexpected()
+  return time
+}
+
+function unexpected(): Error {
+  return new Error('Redis answered something that no command of ours answers')
+}

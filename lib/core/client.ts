@@ -1,0 +1,28 @@
+import type { FastifyRequest } from 'fastify'
+import type { ResolvedOptions } from '../options/options.ts'
+
+/** Where a call comes from, as sessions, mails and events show it. */
+export interface Client {
+  ip: string
+  userAgent: string
+  /** As the option `network` names it. */
+  network: string
+  /** Null for a call without a request. */
+  requestId: string | null
+  request: FastifyRequest | null
+}
+
+/** Where a request comes from. */
+export function clientOf({ options }: { options: ResolvedOptions }, request: FastifyRequest): Client {
+  return {
+    // Behind a trusted proxy it is whatever text the proxy passes on.
+    ip: request.ip.replace(/^::ffff:(?=\d+\.)/i, '').slice(0, 64),
+    userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
+    network: String(options.network(request)).slice(0, 64),
+    requestId: String(request.id),
+    request,
+  }
+}
+
+/** The caller of a use case that no request asked for. */
+export const noClient: Client = Object.freeze({ ip: '', userAgent: '', network: '', requestId: null, request: null })

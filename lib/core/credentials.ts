@@ -1,0 +1,106 @@
+import type { Account, Accounts } from '../accounts.ts'
+import type { CredentialChange, User, UserWithPassword } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import type { Client } from './client.ts'
+import { burnCodes } from './codes.ts'
+import { canonicalEmail } from './email-address.ts'
+import { emit } from './events.ts'
+import type { Place } from './hash-queue.ts'
+import { type Draft, handOver, rowsOf } from './outbox.ts'
+
+/** What is to be changed. */
+export interface Change extends Pick<CredentialChange, 'set' | 'sessions' | 'seenUsername'> {
+  start?: CredentialChange['start']
+  mails?: Draft[]
+}
+
+/** The credential version that a change gives to a user. */
+export function nextVersion({ credentialVersion }: User): number {
+  return credentialVersion + 1
+}
+
+/**
+ * Changes credentials of a user as it was read, and does what every such change asks for: the sessions it ended stop
+ * everywhere, its mails leave, and the account's codes die. The version of the user as it was read is the fence.
+ */
+export async function changeCredentials(
+  accounts: Accounts,
+  user: User,
+  { start = null, mails = [], ...change }: Change,
+): Promise<'changed' | 'stale' | 'email_taken'> {
+  const outcome = await accounts.storage.changeCredentials({
+    userId: user.id,
+    fence: user.credentialVersion,
+    credentialVersion: nextVersion(user),
+    now: accounts.clock(),
+    ...change,
+    start,
+    mails: rowsOf(accounts, mails),
+  })
+  if (typeof outcome === 'string') return outcome
+  await settle(accounts, user, outcome.ended, mails)
+  return 'changed'
+}
+
+/**
+ * Deletes a user's row with all that this asks for.
+ *
+ * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE
+ */
+export async function deleteUser(accounts: Accounts, user: User, mails: Draft[]): Promise<'deleted' | 'stale'> {
+  const outcome = await accounts.storage.deleteUser({
+    userId: user.id,
+    fence: user.credentialVersion,
+    now: accounts.clock(),
+    mails: rowsOf(accounts, mails),
+  })
+  if (outcome === 'in_use') throw new AccountsError('ACCOUNTS_ACCOUNT_IN_USE')
+  if (outcome === 'stale') return outcome
+  await settle(accounts, user, outcome.ended, mails)
+  return 'deleted'
+}
+
+async function settle(accounts: Accounts, user: User, ended: string[], mails: Draft[]): Promise<void> {
+  accounts.revocation.announce(ended)
+  // Within a host's transaction the codes outlive a roll-back; after a commit the fence has killed them.
+  if (accounts.joined) return
+  await Promise.all([burnCodes(accounts, addressOf(user)), handOver(accounts, mails)])
+}
+
+/** The canonical form of a stored address. */
+export function addressOf({ email }: User): string {
+  return canonicalEmail(email) ?? email
+}
+
+/**
+ * Asks a logged-in user for the password again.
+ *
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_TOKEN_INVALID when the user is gone
+ */
+export async function provePassword(
+  accounts: Accounts,
+  { id, sessionId }: Account,
+  { password, client, place }: { password: string; client: Client; place?: Place },
+): Promise<User> {
+  const found = await accounts.storage.findUserWithPassword(id)
+  const right = await accounts.passwords.verify(found?.active ? found.passwordHash : null, password, place)
+  if (!found?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  if (right) return withoutPassword(found)
+  emit(accounts, 'passwordFail', { client, userId: id, sessionId, details: {} })
+  throw new AccountsError('ACCOUNTS_PASSWORD_WRONG')
+}
+
+/** A user as hooks may see it. */
+export function withoutPassword({ passwordHash: _hidden, ...user }: UserWithPassword): User {
+  return user
+}
+
+/**
+ * Refuses a new password that breaks the policy.
+ *
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED
+ */
+export function checkPolicy({ passwords }: Accounts, password: string): void {
+  const reasons = passwords.refusals(password)
+  if (reasons.length > 0) throw new AccountsError('ACCOUNTS_PASSWORD_REFUSED', { reasons })
+}

@@ -1,0 +1,114 @@
+import { availableParallelism } from 'node:os'
+import { AccountsError } from '../errors.ts'
+
+/** A request on its way to the queue. */
+export interface Place {
+  /** Aborted when the client hung up. */
+  readonly signal: AbortSignal
+  /** Ends the request's share in the count of those still on their way. */
+  reached(): void
+}
+
+/** Admission control in front of the password hash: few at a time, the rest in line, and a bound on the line. */
+export interface HashQueue {
+  /** How many hashes run at once. */
+  readonly concurrency: number
+  /** The first door, before a body is parsed: refuses when whoever comes now would wait too long. */
+  admit(): void
+  /** Counts a validated request as on its way, so that the first door sees it coming. */
+  approach(signal: AbortSignal): Place
+  /**
+   * The second door: runs the task when its turn comes, first in, first out.
+   *
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when the wait would be too long or the client hung up
+   */
+  run<T>(task: () => Promise<T>, place?: Place): Promise<T>
+  /** How many wait and run; for tests and health checks. */
+  size(): { waiting: number; running: number }
+}
+
+/** What libuv's pool has by default: https://nodejs.org/api/cli.html#uv_threadpool_sizesize */
+const defaultPoolSize = 4
+
+/** Threads of libuv's pool; two of them are left to DNS, files and compression. */
+export const poolSize = Number(process.env.UV_THREADPOOL_SIZE) || defaultPoolSize
+/** Cores that this process may use. */
+export const cores = availableParallelism()
+/** Hashes that may run at once in this process. */
+export const hashSlots = Math.max(1, Math.min(cores, poolSize - 2))
+
+/** Makes a queue. The plugin uses one for the whole process, `hashQueue`. */
+export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueue {
+  const line = createLine(concurrency)
+  let approaching = 0
+  let averageMs = 30
+
+  const refuseWhenLong = (before: number) => {
+    if ((before * averageMs) / concurrency > maxWaitMs) throw new AccountsError('ACCOUNTS_OVERLOADED')
+  }
+
+  return {
+    concurrency,
+    admit: () => refuseWhenLong(line.size().waiting + approaching),
+    approach(signal) {
+      approaching++
+      let counted = true
+      const reached = () => {
+        if (counted) approaching--
+        counted = false
+      }
+      return { signal, reached }
+    },
+    async run(task, place) {
+      place?.reached()
+      if (place?.signal.aborted) throw new AccountsError('ACCOUNTS_OVERLOADED')
+      refuseWhenLong(line.size().waiting)
+      await line.turn(place?.signal)
+      const started = performance.now()
+      try {
+        return await task()
+      } finally {
+        averageMs += (performance.now() - started - averageMs) / 16
+        line.passOn()
+      }
+    },
+    size: line.size,
+  }
+}
+
+/** A first-in-first-out line in front of `slots` places. */
+function createLine(slots: number) {
+  const waiting: { start(): void }[] = []
+  let running = 0
+
+  function wait(signal: AbortSignal | undefined): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const entry = { start: () => leave(resolve) }
+      const hangUp = () => leave(() => reject(new AccountsError('ACCOUNTS_OVERLOADED')))
+      function leave(settle: () => void) {
+        signal?.removeEventListener('abort', hangUp)
+        waiting.splice(waiting.indexOf(entry), 1)
+        settle()
+      }
+      signal?.addEventListener('abort', hangUp)
+      waiting.push(entry)
+    })
+  }
+
+  return {
+    /** Resolves when the caller has a slot, and rejects when it hung up before. */
+    async turn(signal: AbortSignal | undefined): Promise<void> {
+      if (running === slots) return wait(signal)
+      running++
+    },
+    /** Gives the slot straight to the next in line, so that nobody slips in between. */
+    passOn(): void {
+      if (waiting[0]) waiting[0].start()
+      else running--
+    },
+    size: () => ({ waiting: waiting.length, running }),
+  }
+}
+
+/** The queue of this process; every realm and every app shares it, since they share the cores. */
+export const hashQueue = createHashQueue(hashSlots)

@@ -1,0 +1,63 @@
+import { randomInt } from 'node:crypto'
+import type { Accounts } from '../accounts.ts'
+import { loggable } from '../errors.ts'
+import { within } from './deadline.ts'
+import { sweepOutbox } from './outbox.ts'
+
+const sweepMs = 5000
+const purgeMs = 60_000
+const purgeBatch = 1000
+/** How long a stop waits for a round that has begun; the next instance does the rest. */
+const stopMs = 2000
+
+/**
+ * Starts what an instance does in the background: mails that wait in the outbox, and rows that nobody needs any more.
+ * Any number of instances may do so at once. Answers how to stop it, when the rounds that have begun are done.
+ */
+export function startHousekeeping(accounts: Accounts): () => Promise<void> {
+  const stops = [repeat(accounts, purge, purgeMs)]
+  if (accounts.mailer) stops.push(repeat(accounts, sweepOutbox, sweepMs))
+  return async () => {
+    await Promise.all(stops.map((stop) => stop()))
+  }
+}
+
+/** Removes rows that nobody needs, in batches. */
+export async function purge(accounts: Accounts): Promise<void> {
+  const { storage, options, clock } = accounts
+  const now = clock()
+  // Without the option it is not for this instance to say how long events are kept.
+  const eventsBefore = options.eventLog ? now - options.eventLog.keep * 1000 : 0
+  const removed = await storage.purge({ now, eventsBefore, limit: purgeBatch })
+  if (removed >= purgeBatch) await purge(accounts)
+}
+
+type Work = (accounts: Accounts) => Promise<void>
+
+function repeat(accounts: Accounts, work: Work, everyMs: number): () => Promise<void> {
+  const state: { timer?: NodeJS.Timeout; stopped: boolean; round: Promise<void> } = {
+    stopped: false,
+    round: Promise.resolve(),
+  }
+  function plan(): void {
+    if (state.stopped) return
+    // Spread, so that instances which were deployed together do not work together.
+    state.timer = setTimeout(begin, randomInt(everyMs * 0.75, everyMs * 1.25)).unref()
+  }
+  function begin(): void {
+    state.round = run()
+  }
+  async function run(): Promise<void> {
+    await work(accounts).catch((error) => {
+      // The next round does it; the port has logged its fault.
+      accounts.log.debug({ err: loggable(error) }, `fastify-accounts: ${work.name} will be tried again`)
+    })
+    plan()
+  }
+  plan()
+  return async () => {
+    state.stopped = true
+    clearTimeout(state.timer)
+    await within(stopMs, state.round)
+  }
+}

@@ -1,0 +1,59 @@
+import { randomBytes } from 'node:crypto'
+import Type, { type TObject } from 'typebox'
+import { Value } from 'typebox/value'
+import type { Accounts } from '../accounts.ts'
+import type { NewUser, Profile } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import { canonicalUsername, usernameProblem } from '../http/schemas.ts'
+import type { ResolvedOptions } from '../options/options.ts'
+import { canonicalEmail } from './email-address.ts'
+
+/** Who is to be registered. */
+export interface Registration {
+  username?: string | null
+  email: string
+  /** Members that the option `registration.profile` does not name are ignored. */
+  profile?: Record<string, unknown>
+}
+
+/** A user as a registration makes it, without a password. */
+export function newUser({ options, clock }: Accounts, registration: Registration): Omit<NewUser, 'passwordHash'> {
+  const { email, profile = {} } = registration
+  const emailCanonical = canonicalEmail(email)
+  if (emailCanonical === null) throw invalid('email', 'must be an e-mail address')
+  return {
+    ...nameOf(options, registration.username ?? null, emailCanonical),
+    email,
+    emailCanonical,
+    emailVerifiedAt: null,
+    credentialVersion: randomBytes(5).readUIntBE(0, 5),
+    role: null,
+    profile: profileFields(options, profile),
+    createdAt: clock(),
+    expiresAt: null,
+  }
+}
+
+/** A username with its canonical form, as the account of an address may have it. */
+export function nameOf({ registration }: ResolvedOptions, username: string | null, emailCanonical: string) {
+  const name = (registration && registration.username === false) || username === null ? null : username.normalize('NFC')
+  // A username that reads like somebody's address could be taken for that account.
+  if (name?.normalize('NFKC').includes('@') && canonicalEmail(name) !== emailCanonical) {
+    throw invalid('username', 'must not have an "@"')
+  }
+  if (name !== null && usernameProblem(name)) throw invalid('username', usernameProblem(name) as string)
+  return { username: name, usernameCanonical: name === null ? null : canonicalUsername(name) }
+}
+
+/** The given members that the host's profile schema names, without what it does not know in their depths. */
+export function profileFields({ registration }: ResolvedOptions, given: Record<string, unknown>): Profile {
+  const profile: TObject = registration ? registration.profile : Type.Object({})
+  const named = Object.keys(profile.properties).filter((name) => Object.hasOwn(given, name))
+  const picked = Object.fromEntries(named.map((name) => [name, given[name]]))
+  return Value.Clean(profile, structuredClone(picked)) as Profile
+}
+
+/** The refusal of one field. */
+export function invalid(field: string, message: string): AccountsError {
+  return new AccountsError('ACCOUNTS_VALIDATION', { errors: [{ field, message }] })
+}

@@ -1,0 +1,92 @@
+import { randomBytes } from 'node:crypto'
+import { hash, verify } from '@node-rs/argon2'
+import type { FastifyBaseLogger } from 'fastify'
+import type { PasswordReason } from '../errors.ts'
+import type { Argon2Cost } from '../options/rules.ts'
+import type { HashQueue, Place } from './hash-queue.ts'
+
+// `Algorithm.Argon2id` of @node-rs/argon2, a const enum that isolated modules cannot read.
+const argon2id = 2
+
+/** Policy, hash and verification of passwords. */
+export interface Passwords {
+  /** Why a new password is refused; empty when it is not. Never asked at log-in. */
+  refusals(password: string): PasswordReason[]
+  /** Hashes a password with argon2id at the configured cost. Shape: a PHC string. */
+  hash(password: string, place?: Place): Promise<string>
+  /**
+   * Whether the password belongs to the stored hash. Costs one hash of the configured cost also for `null`, an unusable
+   * hash or an ill-formed password, so that a refusal's time tells nothing.
+   */
+  verify(stored: string | null, password: string, place?: Place): Promise<boolean>
+  /** Whether a stored hash can be verified: argon2, well-formed and of a cost that we dare. */
+  usable(stored: string): boolean
+  /** Whether a stored hash differs from what `hash` makes now. */
+  outdated(stored: string): boolean
+}
+
+/** Makes the password rules of one registration of the plugin. */
+export function createPasswords(
+  { minLength, maxLength, argon2 }: { minLength: number; maxLength: number; argon2: Argon2Cost },
+  queue: HashQueue,
+  log: FastifyBaseLogger,
+): Passwords {
+  const settings = { ...argon2, algorithm: argon2id, outputLen: 32 }
+  const current = `$argon2id$v=19$m=${argon2.memoryCost},t=${argon2.timeCost},p=${argon2.parallelism}$`
+  // Nobody knows a password for it: its tag is random, not a hash.
+  const dummy = `${current}${base64(16)}$${base64(32)}`
+
+  // Beside a stored hash of another cost the work of an unknown account is done as well: a cheaper one would answer
+  // "wrong" sooner.
+  async function compare(stored: string, password: string): Promise<boolean> {
+    const bytes = bytesOf(password)
+    const beside = stored.startsWith(current) ? null : verify(dummy, bytes)
+    const [right] = await Promise.all([verify(stored, bytes).catch(() => null), beside])
+    if (right !== null) return right
+    alarm()
+    return beside ? false : verify(dummy, bytes)
+  }
+
+  function alarm(): void {
+    log.error('fastify-accounts: a stored password hash is malformed or too costly')
+  }
+
+  return {
+    refusals(password) {
+      if (!password.isWellFormed()) return ['ill_formed']
+      const { length } = [...password.normalize('NFC')]
+      if (length < minLength) return ['too_short']
+      return length > maxLength ? ['too_long'] : []
+    },
+    hash: (password, place) => queue.run(() => hash(bytesOf(password), settings), place),
+    async verify(stored, password, place) {
+      const usable = stored !== null && affordable(stored)
+      if (stored !== null && !usable) alarm()
+      // argon2 would take all ill-formed passwords for one: they are hashed as U+FFFD.
+      const honest = usable && password.isWellFormed()
+      const right = await queue.run(() => compare(honest ? stored : dummy, password), place)
+      return honest && right
+    },
+    usable: affordable,
+    outdated: (stored) => !stored.startsWith(current),
+  }
+}
+
+const storedHash =
+  /^\$argon2(?:id|i|d)\$(?:v=(?:16|19)\$)?m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})(?:\$[\w+/]{11,256}){2}$/
+
+/** Whether a stored hash is one that we dare to verify: a huge `m` would end the process. */
+function affordable(stored: string): boolean {
+  if (stored.length > 512) return false
+  const [, m, t, p] = (storedHash.exec(stored) ?? []).map(Number) as [unknown, number, number, number]
+  return m !== undefined && m <= 262_144 && t >= 1 && t <= 10 && p >= 1 && p <= 16 && m >= 8 * p
+}
+
+// NIST SP 800-63B-4 3.1.1.2: normalised, then hashed as bytes; NFC keeps full-width and ligature forms apart.
+function bytesOf(password: string): Buffer {
+  return Buffer.from(password.normalize('NFC'))
+}
+
+function base64(bytes: number): string {
+  return randomBytes(bytes).toString('base64').replaceAll('=', '')
+}

@@ -1,0 +1,119 @@
+import { randomBytes } from 'node:crypto'
+import type { Accounts } from '../accounts.ts'
+import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import { mustVerify } from '../options/options.ts'
+import { type Client, noClient } from './client.ts'
+import { type EventDetails, emit } from './events.ts'
+
+const endBatch = 500
+
+/** The token pair of a log-in. */
+export interface TokenPair {
+  access: string
+  refresh: string
+}
+
+/**
+ * Starts a session and answers its first token pair; null when the user's credentials have changed or the user was
+ * disabled since `user` was read.
+ */
+export async function startSession(accounts: Accounts, user: User, client: Client): Promise<TokenPair | null> {
+  const session = newSession(accounts, user, client)
+  if (!(await accounts.storage.insertSession(session))) return null
+  await emit(accounts, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
+  return firstTokens(accounts, session, user)
+}
+
+/** The first token pair of a session. */
+export async function firstTokens({ tokens }: Accounts, session: Session, user: User): Promise<TokenPair> {
+  return { access: await tokens.signAccess(session, user), refresh: tokens.signRefresh(session, 0) }
+}
+
+/** Makes a session for a user; the storage has to take it. */
+export function newSession({ options, clock }: Accounts, user: User, { ip, userAgent, request }: Client): Session {
+  const now = clock()
+  const { idle, absolute } = options.session(request)
+  return {
+    id: randomBytes(16).toString('base64url'),
+    userId: user.id,
+    credentialVersion: user.credentialVersion,
+    createdAt: now,
+    authTime: now,
+    lastUsedAt: now,
+    idleMs: idle * 1000,
+    expiresAt: now + absolute * 1000,
+    ip,
+    userAgent,
+  }
+}
+
+/**
+ * Exchanges a refresh token for a new pair, or for an access token alone with `rotate: false`. RFC 9700 4.14.2: a token
+ * that comes back after it was replaced ends its session; the newest may come back, since answers get lost and tabs
+ * race.
+ *
+ * @throws {AccountsError} ACCOUNTS_REFRESH_REUSED when this very call ended the session, ACCOUNTS_TOKEN_INVALID
+ */
+export async function continueSession(
+  accounts: Accounts,
+  refreshToken: string,
+  client: Client,
+): Promise<Pick<TokenPair, 'access'> & Partial<TokenPair>> {
+  const { tokens, storage, options, clock, revocation } = accounts
+  const { sessionId, counter } = tokens.verifyRefresh(refreshToken)
+  const { rotate, graceSeconds, lateReplays } = options.refresh
+  const rule = { rotate, graceMs: graceSeconds * 1000, lateReplays }
+
+  const outcome = await storage.refreshSession(sessionId, counter, rule, clock())
+
+  if (outcome.result === 'reused') {
+    revocation.announce([sessionId])
+    emit(accounts, 'refreshReuse', { client, userId: outcome.session.userId, sessionId, details: {} })
+    throw new AccountsError('ACCOUNTS_REFRESH_REUSED')
+  }
+  const reason = refusal(accounts, outcome)
+  if (outcome.result !== 'accepted' || reason) {
+    const userId = outcome.result === 'dead' ? null : outcome.session.userId
+    emit(accounts, 'refreshFail', { client, userId, sessionId, details: { reason: reason ?? 'dead' } })
+    throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  }
+  const { session, user, replayed } = outcome
+  const access = await tokens.signAccess(session, user)
+  emit(accounts, replayed ? 'refreshReplay' : 'refresh', { client, userId: user.id, sessionId, details: {} })
+  return rotate ? { access, refresh: tokens.signRefresh(session, outcome.counter + 1) } : { access }
+}
+
+function refusal({ options }: Accounts, outcome: RefreshOutcome): EventDetails['refreshFail']['reason'] | null {
+  if (outcome.result === 'accepted') {
+    return mustVerify(options) && outcome.user.emailVerifiedAt === null ? 'unverified' : null
+  }
+  return outcome.result === 'reused' ? null : outcome.result
+}
+
+/** Ends all sessions of a user, also for the access tokens that are out. */
+export async function endSessions(
+  accounts: Accounts,
+  userId: UserId,
+  client: Client,
+  reason: EventDetails['sessionEnd']['reason'],
+): Promise<void> {
+  const ended = await accounts.storage.endSessions(userId, accounts.clock())
+  accounts.revocation.announce(ended)
+  await emit(accounts, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
+}
+
+/** Ends all sessions of everybody, also for the access tokens that are out, and answers how many they were. */
+export async function endEverySession(accounts: Accounts): Promise<number> {
+  const count = await endInBatches(accounts)
+  await emit(accounts, 'sessionEnd', { client: noClient, details: { reason: 'admin', count } })
+  return count
+}
+
+async function endInBatches(accounts: Accounts, count = 0): Promise<number> {
+  const { storage, revocation, clock } = accounts
+  const ended = await storage.endAnySessions(endBatch, clock())
+  if (ended.length === 0) return count
+  revocation.announce(ended)
+  return endInBatches(accounts, count + ended.length)
+}

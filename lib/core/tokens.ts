@@ -1,0 +1,261 @@
+import { randomBytes } from 'node:crypto'
+import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
+import type { FastifyInstance } from 'fastify'
+import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
+import { AccountsError } from '../errors.ts'
+import type { ResolvedOptions } from '../options/options.ts'
+import type { Ring } from './secrets.ts'
+
+/** What a good access token says. */
+export interface AccessToken {
+  readonly userId: UserId
+  readonly sessionId: string
+  /** When the user last proved a credential, in seconds. */
+  readonly authTime: number
+  /** What the option `tokens.claims` put in; empty without it. */
+  readonly claims: Claims
+}
+
+/** Signs and verifies access and refresh tokens. */
+export interface Tokens {
+  signAccess(session: Session, user: User): Promise<string>
+  /** Signs a session's refresh token number `counter`: the same bytes at every call under one secret. */
+  signRefresh(session: Session, counter: number): string
+  /**
+   * Verifies an access token without any query.
+   *
+   * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID, ACCOUNTS_TOKEN_EXPIRED
+   */
+  verifyAccess(token: string): AccessToken
+  /**
+   * Verifies a refresh token: whose it is, not whether its session still lives.
+   *
+   * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID
+   */
+  verifyRefresh(token: string): { sessionId: string; counter: number }
+  /**
+   * The session of a refresh token, be it past its end: enough to end that session.
+   *
+   * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID
+   */
+  sessionOf(refreshToken: string): string
+}
+
+type Kind = 'access' | 'refresh'
+type Payload = Record<string, unknown>
+
+/** RFC 9068 2.1 for the first; the second follows its pattern. */
+const typ = { access: 'at+jwt', refresh: 'rt+jwt' } as const
+const futureTolerance = 60
+const rememberedTokens = 5000
+const longestToken = 8192
+
+/**
+ * Registers @fastify/jwt in our own scope, one instance for each kind of token and key of the ring, and builds the
+ * token functions over them. A key serves one kind and one algorithm.
+ */
+export async function createTokens(
+  scope: FastifyInstance,
+  ring: Ring,
+  options: ResolvedOptions,
+  ids: Storage['ids'],
+): Promise<Tokens> {
+  const kinds: Kinds = {
+    access: {
+      audience: options.tokens.audience ?? options.name,
+      instances: await openInstances(scope, ring, options, 'access'),
+    },
+    refresh: { audience: `${options.name}:refresh`, instances: await openInstances(scope, ring, options, 'refresh') },
+  }
+  const issuer = options.tokens.issuer ?? options.name
+  const seconds = () => Math.floor(options.clock() / 1000)
+  return { ...signers(kinds, issuer, seconds, options), ...verifiers(kinds, issuer, seconds, options, ids) }
+}
+
+/** For each kind its audience, and the @fastify/jwt instances by the one header that they sign and accept. */
+type Kinds = Record<Kind, { audience: string; instances: Map<string, JWT> }>
+
+async function openInstances(scope: FastifyInstance, ring: Ring, { name }: ResolvedOptions, kind: Kind) {
+  const instances = new Map<string, JWT>()
+  for (const [index, keys] of ring.entries()) {
+    const header: Header = { alg: 'HS256', typ: typ[kind], kid: keys.kid }
+    const jwt = await registerJwt(scope, `${name}${index}${kind}`, keys.key(`jwt ${kind}`), header)
+    instances.set(headerText(header), jwt)
+  }
+  return instances
+}
+
+function signers(
+  kinds: Kinds,
+  iss: string,
+  seconds: () => number,
+  { tokens: { claims, accessTtl } }: ResolvedOptions,
+): Pick<Tokens, 'signAccess' | 'signRefresh'> {
+  const sign = (kind: Kind, payload: object) => {
+    const [newest] = kinds[kind].instances.values()
+    const token = (newest as JWT).sign(payload)
+    if (token.length > longestToken) throw new Error('fastify-accounts: "tokens.claims" are too large for a token')
+    return token
+  }
+  return {
+    async signAccess(session, user) {
+      const iat = seconds()
+      const extra = claims ? await claims(user) : {}
+      return sign('access', {
+        ...(extra as object),
+        iss,
+        aud: kinds.access.audience,
+        sub: String(session.userId),
+        sid: session.id,
+        jti: randomBytes(16).toString('base64url'),
+        iat,
+        // Not past the session's end, be it for its age or for idleness.
+        exp: Math.min(
+          iat + accessTtl,
+          Math.floor(Math.min(session.expiresAt, session.lastUsedAt + session.idleMs) / 1000),
+        ),
+        auth_time: Math.floor(session.authTime / 1000),
+      })
+    },
+    signRefresh: (session, counter) =>
+      sign('refresh', {
+        iss,
+        aud: kinds.refresh.audience,
+        sid: session.id,
+        counter,
+        jti: `${session.id}.${counter}`,
+        iat: Math.floor(session.createdAt / 1000),
+        exp: Math.floor(session.expiresAt / 1000),
+      }),
+  }
+}
+
+function verifiers(
+  kinds: Kinds,
+  issuer: string,
+  seconds: () => number,
+  { tokens: { claims, accessTtl } }: ResolvedOptions,
+  ids: Storage['ids'],
+): Pick<Tokens, 'verifyAccess' | 'verifyRefresh' | 'sessionOf'> {
+  const remembered = createMemory<Payload>(rememberedTokens)
+
+  function checkAccess(token: string): Payload {
+    const known = remembered.get(token)
+    if (known) return known
+    const payload = check(kinds, issuer, 'access', token)
+    if ((payload.exp as number) - (payload.iat as number) > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+    remembered.set(token, frozen(payload))
+    return payload
+  }
+
+  return {
+    verifyAccess(token) {
+      const payload = checkAccess(token)
+      checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_EXPIRED')
+      return accessToken(payload, ids, claims !== undefined)
+    },
+    verifyRefresh(token) {
+      const payload = check(kinds, issuer, 'refresh', token)
+      checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_INVALID')
+      return { sessionId: payload.sid as string, counter: payload.counter as number }
+    },
+    sessionOf: (token) => check(kinds, issuer, 'refresh', token).sid as string,
+  }
+}
+
+// fast-jwt leaves open what follows the signature: an absent claim is not validated there, and a token without `exp`
+// never expires. The header is compared as a whole, which pins alg, typ and kid and refuses every other member.
+function check(kinds: Kinds, issuer: string, kind: Kind, token: string): Payload {
+  const { audience, instances } = kinds[kind]
+  if (typeof token !== 'string') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  const jwt = token.length <= longestToken && instances.get(token.slice(0, token.indexOf('.')))
+  if (!jwt || !/^[\w-]+\.[\w-]+\.[\w-]+$/.test(token)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  const payload = verified(jwt, token)
+  const sound = payload.iss === issuer && payload.aud === audience && wellTyped[kind](payload)
+  if (!sound) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  return payload
+}
+
+function checkTime({ iat, exp }: Payload, now: number, late: 'ACCOUNTS_TOKEN_EXPIRED' | 'ACCOUNTS_TOKEN_INVALID') {
+  if (now >= (exp as number)) throw new AccountsError(late)
+  if ((iat as number) > now + futureTolerance) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+}
+
+/** RFC 8725 3.8-3.12, RFC 9068 4: every claim that we rely on is there and of its type. */
+const wellTyped: Record<Kind, (payload: Payload) => boolean> = {
+  access: ({ sub, sid, jti, iat, exp, auth_time }) => texts(sub, sid, jti) && times(iat, exp, auth_time),
+  refresh: ({ sid, counter, jti, iat, exp }) => texts(sid) && times(iat, exp, counter) && jti === `${sid}.${counter}`,
+}
+
+function texts(...claims: unknown[]): boolean {
+  return claims.every((claim) => typeof claim === 'string' && claim.length > 0)
+}
+
+function times(...claims: unknown[]): boolean {
+  return claims.every((claim) => Number.isSafeInteger(claim) && (claim as number) >= 0)
+}
+
+const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time']
+
+function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean): AccessToken {
+  const { sub, sid, auth_time: authTime } = payload as { sub: string; sid: string; auth_time: number }
+  const extra = withClaims ? Object.entries(payload).filter(([name]) => !registered.includes(name)) : []
+  const userId = (ids === 'integer' ? Number(sub) : sub) as UserId
+  return { userId, sessionId: sid, authTime, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
+}
+
+interface Header {
+  alg: 'HS256'
+  typ: string
+  kid: string
+}
+
+function headerText(header: Header): string {
+  return Buffer.from(JSON.stringify(header)).toString('base64url')
+}
+
+async function registerJwt(scope: FastifyInstance, namespace: string, secret: Buffer, header: Header): Promise<JWT> {
+  const settings = {
+    secret,
+    namespace,
+    decoratorName: `${namespace}User`,
+    sign: { algorithm: header.alg, header },
+    // Expiry is judged by us against `clock`; the library's cache gives failed tokens a slot.
+    verify: { algorithms: [header.alg], ignoreExpiration: true, cache: false },
+  }
+  await scope.register(fastifyJwt, settings as FastifyJWTOptions)
+  return (scope as unknown as { jwt: Record<string, JWT> }).jwt[namespace] as JWT
+}
+
+function verified(jwt: JWT, token: string): Payload {
+  try {
+    return jwt.verify<Payload>(token)
+  } catch (cause) {
+    throw new AccountsError('ACCOUNTS_TOKEN_INVALID', { cause })
+  }
+}
+
+// In depth: requests share a remembered payload, and what one does to its claims must not reach another's.
+function frozen<Value>(value: Value): Value {
+  if (typeof value === 'object' && value !== null) Object.values(value).forEach(frozen)
+  return Object.freeze(value)
+}
+
+/** A map that forgets what was not used for longest. Forged tokens never enter, so they push no good one out. */
+function createMemory<Value>(size: number) {
+  const entries = new Map<string, Value>()
+  return {
+    get(key: string): Value | undefined {
+      const value = entries.get(key)
+      if (value !== undefined) {
+        entries.delete(key)
+        entries.set(key, value)
+      }
+      return value
+    },
+    set(key: string, value: Value): void {
+      entries.set(key, value)
+      if (entries.size > size) entries.delete(entries.keys().next().value as string)
+    },
+  }
+}

@@ -1,0 +1,144 @@
+import Type, { type Static } from 'typebox'
+import type { Account, Accounts } from '../accounts.ts'
+import type { Session, UserId } from '../contracts.ts'
+import { type Client, clientOf } from '../core/client.ts'
+import { type EventDetails, emit } from '../core/events.ts'
+import { endSessions } from '../core/sessions.ts'
+import { AccountsError } from '../errors.ts'
+import { bearerToken } from '../http/guards.ts'
+import type { Route } from '../http/routes.ts'
+
+const SessionBody = Type.Object({
+  id: Type.String(),
+  created_at: Type.String({ description: 'ISO 8601, UTC' }),
+  last_used_at: Type.String({ description: 'Of the log-in or the last refresh' }),
+  ip: Type.String(),
+  user_agent: Type.String(),
+  current: Type.Boolean({ description: 'Whether it is the one of this request' }),
+})
+
+const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) })
+
+/** Lists the sessions of a logged-in user that go on, the last used first. */
+export async function listSessions({ storage, clock }: Accounts, account: Account) {
+  const sessions = await storage.listSessions(account.id, clock())
+  return sessions.map((session) => shownSession(session, account))
+}
+
+function shownSession({ id, createdAt, lastUsedAt, ip, userAgent }: Session, { sessionId }: Account) {
+  const [created_at, last_used_at] = [createdAt, lastUsedAt].map((time) => new Date(time).toISOString())
+  return { id, created_at, last_used_at, ip, user_agent: userAgent, current: id === sessionId }
+}
+
+/**
+ * Ends a session, also for its access tokens that are out. One that has ended already is no fault.
+ *
+ * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is none of this id, or it is not the user's
+ */
+export async function endSession(
+  accounts: Accounts,
+  { id, userId }: { id: string; userId: UserId | null },
+  client: Client,
+  reason: EventDetails['sessionEnd']['reason'],
+): Promise<void> {
+  const outcome = await accounts.storage.endSession(id, userId, accounts.clock())
+  if (!outcome) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  accounts.revocation.announce([id])
+  if (!outcome.ended) return
+  emit(accounts, 'sessionEnd', { client, userId: outcome.userId, sessionId: id, details: { reason, count: 1 } })
+}
+
+/**
+ * Ends the session of an access token, or of a refresh token of any age.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID, ACCOUNTS_TOKEN_EXPIRED
+ */
+export async function logout(
+  accounts: Accounts,
+  { authorization, refresh }: { authorization?: string; refresh?: string },
+  client: Client,
+): Promise<void> {
+  const session =
+    refresh === undefined
+      ? accessSession(accounts, authorization)
+      : { id: accounts.tokens.sessionOf(refresh), userId: null }
+  await endSession(accounts, session, client, 'logout').catch((error) => {
+    // Its row has been purged: it ended long ago.
+    if (!(error instanceof AccountsError && error.code === 'ACCOUNTS_NOT_FOUND')) throw error
+  })
+}
+
+// Not by the guard, which refuses the token of a session that has ended: logging out twice is no fault.
+function accessSession({ tokens }: Accounts, authorization: string | undefined) {
+  const { sessionId: id, userId } = tokens.verifyAccess(bearerToken(authorization))
+  return { id, userId }
+}
+
+/** `POST /auth/logout/`, `POST /auth/logout_all/`, `GET /auth/sessions/` and `DELETE /auth/sessions/:id/`. */
+export function sessionRoutes(accounts: Accounts): Route[] {
+  return [logoutRoute(accounts), logoutAllRoute(accounts), listRoute(accounts), endRoute(accounts)]
+}
+
+function logoutRoute(accounts: Accounts): Route {
+  return {
+    name: 'logout',
+    method: 'POST',
+    path: '/auth/logout/',
+    summary: 'End the session of the access token, or of the refresh token in the body',
+    body: LogoutBody,
+    bodyOptional: true,
+    answer: [204, Type.Null()],
+    refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
+    readsToken: true,
+    async handler(request) {
+      const { refresh } = request.body as Static<typeof LogoutBody>
+      const { authorization } = request.headers
+      await logout(accounts, { authorization, refresh }, clientOf(accounts, request))
+    },
+  }
+}
+
+function logoutAllRoute(accounts: Accounts): Route {
+  return {
+    name: 'logoutAll',
+    method: 'POST',
+    path: '/auth/logout_all/',
+    summary: 'End all your sessions',
+    answer: [204, Type.Null()],
+    refusals: [],
+    guarded: true,
+    async handler(request) {
+      await endSessions(accounts, request.account.id, clientOf(accounts, request), 'logout_all')
+    },
+  }
+}
+
+function listRoute(accounts: Accounts): Route {
+  return {
+    name: 'sessions',
+    method: 'GET',
+    path: '/auth/sessions/',
+    summary: 'List your sessions',
+    answer: [200, Type.Array(SessionBody)],
+    refusals: [],
+    guarded: true,
+    handler: (request) => listSessions(accounts, request.account),
+  }
+}
+
+function endRoute(accounts: Accounts): Route {
+  return {
+    name: 'sessions',
+    method: 'DELETE',
+    path: '/auth/sessions/',
+    tail: ':id/',
+    summary: 'End one of your sessions',
+    answer: [204, Type.Null()],
+    refusals: ['ACCOUNTS_NOT_FOUND'],
+    guarded: true,
+    async handler(request) {
+      const { id } = request.params as { id: string }
+      await endSession(accounts, { id, userId: request.account.id }, clientOf(accounts, request), 'revoked')
+    },
+  }
+}

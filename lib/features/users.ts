@@ -1,0 +1,293 @@
+import Type, { type TProperties } from 'typebox'
+import type { Accounts } from '../accounts.ts'
+import type { NewUser, Profile, User, UserId } from '../contracts.ts'
+import { noClient } from '../core/client.ts'
+import { changeCredentials, checkPolicy, deleteUser } from '../core/credentials.ts'
+import { canonicalEmail } from '../core/email-address.ts'
+import { emit, type SecurityEvent } from '../core/events.ts'
+import { invalid, newUser, type Registration } from '../core/new-user.ts'
+import { noticeOf } from '../core/outbox.ts'
+import { endSessions } from '../core/sessions.ts'
+import { AccountsError } from '../errors.ts'
+import { Email, Password, Username } from '../http/schemas.ts'
+import { validatorCompiler } from '../http/validation.ts'
+
+/** What `users.create` takes. */
+export interface UserToCreate extends Omit<Registration, 'profile'> {
+  /** Members that the option `registration.profile` does not name are ignored. */
+  profile?: Profile
+  /** Left out, nobody can log in before a password reset. */
+  password?: string
+  role?: string | null
+  /** Whether the address is known to be the user's. @default false */
+  verified?: boolean
+}
+
+/** What `users.import` takes. */
+export interface UserToImport extends Omit<UserToCreate, 'password' | 'profile'> {
+  /** Users of yesterday may lack a field that is required today; members that no field names are ignored. */
+  profile?: Partial<Profile>
+  /** An argon2 hash as a PHC string; left out, nobody can log in before a password reset. */
+  passwordHash?: string | null
+  /** Milliseconds. @default now */
+  createdAt?: number
+}
+
+/** Why a user was not imported; after `unavailable` it may be there all the same, so find it or import it again. */
+export type ImportRefusal = 'email_taken' | 'username_taken' | 'invalid' | 'hash_unusable' | 'unavailable'
+
+/** What became of an imported user. */
+export type Imported = { id: UserId } | { refused: ImportRefusal; message?: string }
+
+/** Use cases of administrators and scripts. Ids that do not exist are `ACCOUNTS_NOT_FOUND`. */
+export interface Users {
+  /**
+   * Creates a user; mails nothing.
+   *
+   * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_PASSWORD_REFUSED,
+   * ACCOUNTS_VALIDATION
+   */
+  create(user: UserToCreate): Promise<User>
+  /** Finds a user by id or by any spelling of the address. */
+  find(by: { id: UserId } | { email: string }): Promise<User | null>
+  /** Lists users by ascending id. @param page at most 1,000 at a time, 100 unless given */
+  list(page?: { after?: UserId; limit?: number }): Promise<User[]>
+  /** Imports users with their hashes, in batches, and answers what became of each, in the same order. */
+  import(users: readonly UserToImport[]): Promise<Imported[]>
+  /** Sets a password, ends all sessions and mails a notice. */
+  setPassword(id: UserId, password: string): Promise<void>
+  /** Sets the role that guards read; null for none. */
+  setRole(id: UserId, role: string | null): Promise<void>
+  /** Ends all sessions and refuses log-ins until `enable`. */
+  disable(id: UserId): Promise<void>
+  enable(id: UserId): Promise<void>
+  endSessions(id: UserId): Promise<void>
+  /**
+   * Deletes the row, ends all sessions and mails a notice.
+   *
+   * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE when other rows refer to it
+   */
+  delete(id: UserId): Promise<void>
+  /**
+   * A user's security events, the newest first, as the option `eventLog` kept them. The next page is that `before` the
+   * `at` of the last one.
+   *
+   * @param page `limit` events (100 unless given, 1,000 at most), and all others of the millisecond of the last
+   */
+  history(id: UserId, page?: { before?: number; limit?: number }): Promise<SecurityEvent[]>
+}
+
+const client = noClient
+const importBatch = 500
+const mostTries = 5
+
+/** Builds the use cases over the users of a realm. */
+export function createUsers(accounts: Accounts): Users {
+  const { storage } = accounts
+  const { check, checkImported } = doors(accounts)
+  return {
+    create: async (user) => create(accounts, check(user)),
+    find: async (by) => find(accounts, by),
+    list: async ({ after, limit } = {}) => storage.listUsers({ after, limit: pageSize(limit) }),
+    import: (users) => importAll(accounts, users, checkImported),
+    async setPassword(id, password) {
+      if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
+      checkPolicy(accounts, password)
+      const passwordHash = await accounts.passwords.hash(password)
+      await change(accounts, id, (user) =>
+        changeCredentials(accounts, user, {
+          // As it is: a disabled account may get a new password before it is enabled again.
+          set: { passwordHash, active: user.active },
+          sessions: 'end',
+          mails: [noticeOf(accounts, 'password_changed', user, client)],
+        }),
+      )
+      await emit(accounts, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
+    },
+    async setRole(id, role) {
+      checkRole(accounts, role)
+      if (!(await storage.setRole(id, role))) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+      await emit(accounts, 'roleChange', { client, userId: id, details: { role } })
+    },
+    disable: (id) => setActive(accounts, id, false),
+    enable: (id) => setActive(accounts, id, true),
+    async endSessions(id) {
+      await existing(accounts, id)
+      await endSessions(accounts, id, client, 'admin')
+    },
+    async delete(id) {
+      await change(accounts, id, (user) =>
+        deleteUser(accounts, user, [noticeOf(accounts, 'account_deleted', user, client)]),
+      )
+      await emit(accounts, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
+    },
+    async history(id, { before, limit } = {}) {
+      if (before !== undefined && !Number.isSafeInteger(before)) {
+        throw new TypeError('fastify-accounts: "before" must be a time in milliseconds')
+      }
+      return (await storage.listEvents(id, { before, limit: pageSize(limit) })) as SecurityEvent[]
+    },
+  }
+}
+
+// Callers in plain JavaScript may pass anything, and a wrong word would be a wrong account.
+function doors({ options: { registration } }: Accounts) {
+  const profile = registration ? registration.profile : Type.Object({})
+  const members = {
+    username: Type.Optional(Username),
+    email: Email,
+    role: Type.Optional(Type.String()),
+    verified: Type.Optional(Type.Boolean()),
+  }
+  const hash = Type.Optional(Type.String({ maxLength: 512 }))
+  const imported = { profile: Type.Partial(profile), passwordHash: hash, createdAt: Type.Optional(Type.Integer()) }
+  return {
+    check: door<UserToCreate>({ ...members, profile, password: Type.Optional(Password) }),
+    // Users of yesterday may lack a field that is required today.
+    checkImported: door<UserToImport>({ ...members, ...imported }),
+  }
+}
+
+function door<Given extends object>(members: TProperties): (given: Given) => Given {
+  const validate = validatorCompiler({ schema: Type.Object(members) } as never)
+  return (given) => {
+    if (typeof given !== 'object' || given === null) throw invalid('', 'must be an object')
+    // Null is as good as left out.
+    const said = Object.entries(given).filter(([, value]) => value !== null && value !== undefined)
+    // A misspelt password hash would be a user without a password.
+    const strange = said.find(([name]) => !Object.hasOwn(members, name))
+    if (strange) throw invalid(strange[0], 'is unknown')
+    const user = { profile: {}, ...Object.fromEntries(said) }
+    const { error } = validate(user) as { error?: Error }
+    if (error) throw error
+    return user as unknown as Given
+  }
+}
+
+function pageSize(limit = 100): number {
+  if (Number.isSafeInteger(limit) && limit >= 1 && limit <= 1000) return limit
+  throw new TypeError('fastify-accounts: "limit" must be a whole number from 1 to 1000')
+}
+
+function find(accounts: Accounts, by: { id: UserId } | { email: string }): Promise<User | null> {
+  const { id, email } = Object(by) as { id?: UserId; email?: string }
+  if (id !== undefined) return accounts.storage.findUserById(id)
+  if (typeof email === 'string') return findByEmail(accounts, email)
+  throw new TypeError('fastify-accounts: users.find() takes { id } or { email }')
+}
+
+async function create(accounts: Accounts, { password, role = null, verified = false, ...given }: UserToCreate) {
+  checkRole(accounts, role)
+  if (password !== undefined) checkPolicy(accounts, password)
+  const user = { ...newUser(accounts, given), role, emailVerifiedAt: verified ? accounts.clock() : null }
+  const passwordHash = password === undefined ? null : await accounts.passwords.hash(password)
+  const stored = await accounts.storage.insertUser({ ...user, passwordHash })
+  const id = storedId(stored)
+  await emit(accounts, 'register', { client, userId: id, details: {} })
+  return userOf(user, id)
+}
+
+/**
+ * The id of a stored user.
+ *
+ * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
+ */
+export function storedId(stored: Awaited<ReturnType<Accounts['storage']['insertUser']>>): UserId {
+  if (stored === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
+  if (stored === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
+  if (stored === 'invalid') throw invalid('', 'has a value that cannot be stored')
+  return stored.id
+}
+
+/** A new user as it is once it has its id. */
+export function userOf(user: Omit<NewUser, 'passwordHash'>, id: UserId): User {
+  const { usernameCanonical, emailCanonical, ...shown } = user
+  return { ...shown, id, active: true }
+}
+
+async function findByEmail({ storage }: Accounts, email: string): Promise<User | null> {
+  const found = await storage.findUserByEmail(canonicalEmail(email) ?? email)
+  if (!found) return null
+  const { passwordHash, ...user } = found
+  return user
+}
+
+type Door = (user: UserToImport) => UserToImport
+
+async function importAll(accounts: Accounts, users: readonly UserToImport[], check: Door): Promise<Imported[]> {
+  if (!Array.isArray(users)) throw new TypeError('fastify-accounts: users.import() takes an array of users')
+  const outcomes: Imported[] = []
+  for (let start = 0; start < users.length; start += importBatch) {
+    const prepared = users.slice(start, start + importBatch).map((user) => prepare(accounts, user, check))
+    outcomes.push(...(await importSome(accounts, prepared)))
+  }
+  return outcomes
+}
+
+type Refused = Extract<Imported, { refused: unknown }>
+
+async function importSome(accounts: Accounts, prepared: readonly (NewUser | Refused)[]): Promise<Imported[]> {
+  const fit = prepared.filter((user): user is NewUser => !('refused' in user))
+  const stored = fit.length > 0 ? await stores(accounts, fit) : []
+  const outcomes = stored.values()
+  return prepared.map((user) => {
+    if ('refused' in user) return user
+    const outcome = outcomes.next().value as (typeof stored)[number]
+    return typeof outcome === 'string' ? { refused: outcome } : outcome
+  })
+}
+
+// What became of the other batches must not be lost; within a host's transaction nothing of them is left.
+async function stores({ storage, joined }: Accounts, users: NewUser[]) {
+  try {
+    return await storage.importUsers(users)
+  } catch (error) {
+    if (joined) throw error
+    return users.map(() => 'unavailable' as const)
+  }
+}
+
+function prepare(accounts: Accounts, given: UserToImport, check: Door): NewUser | Refused {
+  try {
+    const { passwordHash = null, role = null, verified = false, ...rest } = check(given)
+    const { createdAt = accounts.clock(), ...registration } = rest
+    if (passwordHash !== null && !accounts.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
+    checkRole(accounts, role)
+    const user = newUser(accounts, registration)
+    return { ...user, passwordHash, role, createdAt, emailVerifiedAt: verified ? createdAt : null }
+  } catch (error) {
+    // One user that cannot be stored must not lose the others.
+    const [problem] = error instanceof AccountsError ? (error.errors ?? []) : []
+    return { refused: 'invalid', message: problem ? `${problem.field} ${problem.message}` : (error as Error).message }
+  }
+}
+
+function checkRole({ options: { roles } }: Accounts, role: string | null): void {
+  if (role === null || (typeof role === 'string' && (roles?.has(role) ?? /^[\w.:-]{1,64}$/.test(role)))) return
+  const known = roles ? `one of the option "roles" (${[...roles.keys()].join(', ')})` : 'a short name'
+  throw invalid('role', `must be ${known}`)
+}
+
+async function setActive(accounts: Accounts, id: UserId, active: boolean): Promise<void> {
+  const user = await existing(accounts, id)
+  if (user.active === active) return
+  await change(accounts, id, async (found) =>
+    // Somebody else has done it since.
+    found.active === active ? 'changed' : changeCredentials(accounts, found, { set: { active }, sessions: 'end' }),
+  )
+  await emit(accounts, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
+}
+
+async function existing({ storage }: Accounts, id: UserId): Promise<User> {
+  const user = await storage.findUserById(id)
+  if (!user) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  return user
+}
+
+// Who decides for the user need not be told that the user was quicker: what was read is read again.
+async function change(accounts: Accounts, id: UserId, act: (user: User) => Promise<string>): Promise<void> {
+  for (let tries = 0; tries < mostTries; tries++) {
+    if ((await act(await existing(accounts, id))) !== 'stale') return
+  }
+  throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('the account changed again and again') })
+}

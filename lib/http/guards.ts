@@ -1,0 +1,288 @@
+import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import type { Account } from '../accounts.ts'
+import type { Storage, User } from '../contracts.ts'
+import type { Revocation } from '../core/revocation.ts'
+import type { AccessToken, Tokens } from '../core/tokens.ts'
+import { AccountsError } from '../errors.ts'
+import { wrongOption } from '../options/checks.ts'
+import type { ResolvedOptions } from '../options/options.ts'
+
+/** What a guard reads of a request; so it fits every kind of Fastify server, HTTP/2 too. */
+export interface GuardedRequest {
+  readonly headers: { readonly authorization?: string | undefined }
+}
+
+type Guard = (request: GuardedRequest, reply: unknown) => Promise<void>
+
+/** The guard that fills `request.account`. */
+export interface Authenticate extends Guard {
+  /** With `{ optional: true }` a request without a token passes too, and `request.accountOrNull` is null. */
+  (options: { optional: boolean }): Guard
+}
+
+/** What `require` asks for; everything that is given must hold. */
+export interface Requirements {
+  /** The user's role is this one, or one of these. */
+  role?: string | readonly string[]
+  /** The user's role has this permission in the option `roles`. */
+  permission?: string
+  /** The e-mail address is verified. */
+  verified?: true
+  /** The user proved a credential within so many seconds; `true` for five minutes. */
+  recent?: true | number
+  /**
+   * The thing asked for is the user's own: answers the id of its owner. What is foreign is answered like what is not.
+   */
+  // biome-ignore lint/suspicious/noExplicitAny: every route has parameters of its own
+  owner?: (request: FastifyRequest & { params: any }) => unknown
+}
+
+/** Hooks for protected routes; as `onRequest`, `preHandler` or in `app.auth([…])`. */
+export interface Guards {
+  /**
+   * Lets a request with a good access token pass.
+   *
+   * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID, ACCOUNTS_TOKEN_EXPIRED
+   */
+  readonly authenticate: Authenticate
+  /**
+   * Makes a guard that authenticates and asks for more. What it needs to know of the user it reads from the database,
+   * once per request; `recent` and `owner` need no query.
+   *
+   * @throws {AccountsError} ACCOUNTS_FORBIDDEN, ACCOUNTS_EMAIL_UNVERIFIED, ACCOUNTS_REAUTH_REQUIRED, ACCOUNTS_NOT_FOUND
+   */
+  require(requirements: Requirements): Guard
+  /**
+   * Makes sure that no route of a scope is left open by mistake: one without a guard among its own hooks fails at boot.
+   * `config: { accounts: false }` says that a route is meant to be open. Call it before the routes are added.
+   */
+  protect(scope: FastifyInstance): void
+}
+
+/** What the guards work with. */
+export interface GuardParts {
+  options: Pick<ResolvedOptions, 'roles'>
+  storage: Pick<Storage, 'findUserById'>
+  tokens: Pick<Tokens, 'verifyAccess'>
+  revocation: Pick<Revocation, 'alive'>
+  clock(): number
+}
+
+/** Builds the guards of a realm. */
+export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
+  const guards = new WeakSet<object>()
+  function known<G extends Guard>(guard: G): G {
+    guards.add(guard)
+    return guard
+  }
+
+  async function guard(request: GuardedRequest, optional: boolean): Promise<void> {
+    const { authorization } = request.headers
+    const guarded = request as Guarded
+    guarded[entranceKey] ??= null
+    if (optional && authorization === undefined) guarded[entranceKey] = null
+    else guarded[entranceKey] = await enter(parts, bearerToken(authorization))
+  }
+
+  function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
+    // Told by the request: one who leaves `reply` out means to be refused all the same.
+    if (reply !== undefined || 'headers' in Object(first)) return guard(first as GuardedRequest, false)
+    const { optional } = Object(first) as { optional?: boolean }
+    if (typeof optional !== 'boolean') throw new TypeError('fastify-accounts: authenticate() takes { optional: true }')
+    return known((request) => guard(request, optional))
+  }
+
+  function require(given: Requirements): Guard {
+    const checks = checksOf(parts, Object(given))
+    return known(async (request) => {
+      const guarded = request as Guarded
+      guarded[entranceKey] ??= null
+      const before = guarded[entranceKey]
+      const fresh = await enter(parts, bearerToken(request.headers.authorization))
+      // Guards of one request share what they read of the user.
+      const entrance = before?.text === fresh.text && before.parts === parts ? before : fresh
+      guarded[entranceKey] = entrance
+      try {
+        for (const check of checks) await check(entrance, request)
+      } catch (error) {
+        // In `app.auth([…])` another guard may let the request in: not as this account.
+        guarded[entranceKey] = before
+        throw error
+      }
+    })
+  }
+  const verifyToken = async (token: string) => (await enter(parts, token)).account
+  return {
+    authenticate: known(authenticate as Authenticate),
+    require,
+    protect: (scope) => protect(scope, guards),
+    verifyToken,
+  }
+}
+
+/** A request that was let in. */
+interface Entrance {
+  /** Of the realm that let it in. */
+  parts: GuardParts
+  /** The token as it was sent. */
+  text: string
+  account: Account
+  token: AccessToken
+  /** Reads the user, once. */
+  user(): Promise<User>
+}
+
+async function enter(parts: GuardParts, text: string): Promise<Entrance> {
+  const { tokens, revocation, storage } = parts
+  const token = tokens.verifyAccess(text)
+  const alive = revocation.alive(token.sessionId, token.userId)
+  if (!(typeof alive === 'boolean' ? alive : await alive)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  const { userId, sessionId, claims } = token
+  const read: { user?: Promise<User> } = {}
+  const user = () => {
+    read.user ??= findUser(storage, token)
+    return read.user
+  }
+  return { parts, text, account: Object.freeze({ id: userId, sessionId, claims }), token, user }
+}
+
+async function findUser(storage: GuardParts['storage'], { userId }: AccessToken): Promise<User> {
+  const user = await storage.findUserById(userId)
+  if (!user?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  return user
+}
+
+/**
+ * The token of an `Authorization` header.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID when there is none
+ */
+export function bearerToken(authorization: string | undefined): string {
+  const [, token] = /^Bearer ([^\s]+)$/i.exec(authorization ?? '') ?? []
+  if (!token) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  return token
+}
+
+type RequirementCheck = (entrance: Entrance, request: GuardedRequest) => Promise<void> | void
+
+const recentSeconds = 300
+const requirementNames = ['role', 'permission', 'verified', 'recent', 'owner']
+
+// Cheap ones first, and what hides a thing before what tells of it.
+function checksOf(parts: GuardParts, requirements: Requirements): RequirementCheck[] {
+  const given = Object.entries(requirements)
+  // A requirement that is undefined by mistake must not be one requirement less.
+  const wrong = given.some(([name, value]) => !requirementNames.includes(name) || value === undefined)
+  if (wrong || given.length === 0) {
+    throw new TypeError(`fastify-accounts: require() takes one or more of ${requirementNames.join(', ')}`)
+  }
+  const { role, permission, verified, recent, owner } = requirements
+  return [
+    owner !== undefined && ownerCheck(owner),
+    recent !== undefined && recentCheck(parts, recent),
+    verified !== undefined && verifiedCheck(verified),
+    role !== undefined && roleCheck(parts, [role].flat()),
+    permission !== undefined && permissionCheck(parts, permission),
+  ].filter((check) => check !== false)
+}
+
+function ownerCheck(owner: NonNullable<Requirements['owner']>): RequirementCheck {
+  if (typeof owner !== 'function') throw wrongRequirement('owner', 'a function (request) => id')
+  return async ({ account }, request) => {
+    const id = await owner(request as FastifyRequest)
+    const own = ['string', 'number', 'bigint'].includes(typeof id) && String(id) === String(account.id)
+    if (!own) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  }
+}
+
+// `auth_time` comes from the session's row: a refreshed token is as old as the log-in behind it.
+function recentCheck({ clock }: GuardParts, recent: true | number): RequirementCheck {
+  const seconds = recent === true ? recentSeconds : recent
+  if (!Number.isSafeInteger(seconds) || seconds < 1) throw wrongRequirement('recent', 'true or a number of seconds')
+  return ({ token }) => {
+    if (token.authTime + seconds <= Math.floor(clock() / 1000)) throw new AccountsError('ACCOUNTS_REAUTH_REQUIRED')
+  }
+}
+
+function verifiedCheck(verified: true): RequirementCheck {
+  if (verified !== true) throw wrongRequirement('verified', 'true')
+  return async ({ user }) => {
+    if ((await user()).emailVerifiedAt === null) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
+  }
+}
+
+function roleCheck({ options }: GuardParts, wanted: readonly string[]): RequirementCheck {
+  const valid = wanted.length > 0 && wanted.every((role) => typeof role === 'string' && role !== '')
+  if (!valid) throw wrongRequirement('role', 'a role or a list of roles')
+  const unknown = options.roles && wanted.find((role) => !options.roles?.has(role))
+  if (unknown) throw wrongRequirement('role', `one of the option "roles" (${[...options.roles!.keys()].join(', ')})`)
+  return async ({ user }) => {
+    const { role } = await user()
+    if (role === null || !wanted.includes(role)) throw new AccountsError('ACCOUNTS_FORBIDDEN')
+  }
+}
+
+function permissionCheck({ options: { roles } }: GuardParts, wanted: string): RequirementCheck {
+  if (typeof wanted !== 'string' || wanted === '') throw wrongRequirement('permission', 'a text such as "orders:read"')
+  if (!roles) throw wrongOption('roles', 'is missing: require({ permission }) reads what each role may do from it')
+  const grants = [...roles.values()].flat()
+  if (!grants.some((granted) => covers(granted, wanted))) throw wrongRequirement('permission', 'one that a role has')
+  return async ({ user }) => {
+    const { role } = await user()
+    const granted = (role !== null && roles.get(role)) || []
+    if (!granted.some((permission) => covers(permission, wanted))) throw new AccountsError('ACCOUNTS_FORBIDDEN')
+  }
+}
+
+function covers(granted: string, wanted: string): boolean {
+  return granted.endsWith('*') ? wanted.startsWith(granted.slice(0, -1)) : granted === wanted
+}
+
+function wrongRequirement(name: string, shape: string): TypeError {
+  return new TypeError(`fastify-accounts: "${name}" of require() must be ${shape}`)
+}
+
+function protect(scope: FastifyInstance, guards: WeakSet<object>): void {
+  if (typeof scope?.addHook !== 'function') {
+    throw new TypeError('fastify-accounts: protect() takes the scope whose routes it looks after')
+  }
+  scope.addHook('onRoute', (route) => {
+    if ((route.config as { accounts?: unknown } | undefined)?.accounts === false || guarded(route, guards)) return
+    throw new TypeError(
+      `fastify-accounts: ${[route.method].flat().join(',')} ${route.url} is in a protected scope and has no guard; ` +
+        'give it { onRequest: app.accounts.authenticate }, ' +
+        'or { config: { accounts: false } } if it is meant to be open',
+    )
+  })
+}
+
+function guarded({ onRequest, preParsing, preValidation, preHandler }: RouteOptions, guards: WeakSet<object>): boolean {
+  return [onRequest, preParsing, preValidation, preHandler].flat().some((hook) => hook && guards.has(hook))
+}
+
+/** Where a guard leaves whom it let in: null when it let nobody in, undefined while no guard ran. */
+export const entranceKey = Symbol('fastify-accounts.entrance')
+
+interface Guarded {
+  [entranceKey]?: Entrance | null
+}
+
+/** The getter behind `request.account`. */
+export function requestAccount(this: FastifyRequest): Account {
+  return accountOf(this, 'account') as Account
+}
+
+function accountOf(request: FastifyRequest, property: 'account' | 'accountOrNull'): Account | null {
+  const entrance = (request as Guarded)[entranceKey]
+  if (entrance) return entrance.account
+  if (entrance === null && property === 'accountOrNull') return null
+  const route = `${request.method} ${request.routeOptions.url ?? request.url}`
+  const fix =
+    entrance === null ? 'its guard let nobody in: read request.accountOrNull' : 'it has no guard that ran before'
+  throw new Error(`fastify-accounts: request.${property} was read on ${route}, but ${fix}`)
+}
+
+/** The getter behind `request.accountOrNull`. */
+export function requestAccountOrNull(this: FastifyRequest): Account | null {
+  return accountOf(this, 'accountOrNull')
+}

@@ -1,0 +1,116 @@
+import Type, { type TProperties, type TSchema } from 'typebox'
+import type { Accounts } from '../accounts.ts'
+import type { User } from '../contracts.ts'
+import { canonicalEmail } from '../core/email-address.ts'
+import { type AccountsErrorCode, errorTable } from '../errors.ts'
+
+/** An address to register or to mail to. Any spelling of it names the same account. */
+export const Email = Type.Refine(
+  Type.String({ maxLength: 254, description: 'E-mail address', examples: ['ada@example.org'] }),
+  (text) => canonicalEmail(text) !== null,
+  () => 'must be an e-mail address',
+)
+
+/** A password as it is typed; the policy is not the schema's, so that old users get in. */
+export const Password = Type.Refine(
+  Type.String({ format: 'password', maxLength: 1024, description: 'At most 1,024 UTF-16 units' }),
+  (text) => text.length <= 1024,
+  () => 'must not be longer than 1024 UTF-16 units',
+)
+
+/** The token that a code belongs to. */
+export const CodeToken = Type.String({ maxLength: 256, description: 'The token that the code was asked for with' })
+
+/** A token pair. */
+export const TokenPairBody = Type.Object({
+  access: Type.String({ description: 'Bearer token for protected routes; short-lived' }),
+  refresh: Type.Optional(Type.String({ description: 'Exchange it at the refresh route; keep the newest' })),
+})
+
+/** An answer that is one sentence. */
+export const MessageBody = Type.Object({ message: Type.String() })
+
+/** An answer with the token that belongs to the mailed code. */
+export const MessageAndToken = Type.Object({
+  ...MessageBody.properties,
+  token: Type.String({ description: 'Goes with the code that was mailed' }),
+})
+
+/** How many digits codes have. */
+export function codeDigits({ passwordReset }: Accounts['options']): number {
+  return passwordReset ? passwordReset.digits : 8
+}
+
+/** The digits of a code; spaces are ignored. */
+export function Otp(digits: number) {
+  return Type.String({
+    pattern: `^(?:\\s*\\d){${digits}}\\s*$`,
+    maxLength: 64,
+    description: `${digits} digits; spaces are ignored`,
+    examples: ['1234567890'.slice(0, digits)],
+  })
+}
+
+/** A username: NFC, 1 to 64 code points, no control characters, no space at either end. */
+export const Username = Type.Refine(
+  Type.String({ maxLength: 256, description: '1 to 64 characters', examples: ['ada'] }),
+  (text) => usernameProblem(text) === null,
+  () => badUsername,
+)
+
+/** What is wrong with a username; null when nothing is. */
+export function usernameProblem(text: string): string | null {
+  return text.length <= 256 && usernameShape.test(text.normalize('NFC')) ? null : badUsername
+}
+
+const badUsername = 'must have 1 to 64 characters, none of them a control character, and no space at either end'
+
+const usernameShape = /^(?!\s)[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]{1,64}(?<!\s)$/u
+
+/** The form in which a username is unique. */
+export function canonicalUsername(username: string): string {
+  return username.normalize('NFC').toLowerCase().normalize('NFC')
+}
+
+/** The members of a user that every answer has. */
+export function userFields({ options: { registration }, storage }: Accounts): TProperties {
+  const { username, profile } = registration || { username: 'optional', profile: Type.Object({}) }
+  return {
+    id: storage.ids === 'integer' ? Type.Integer() : Type.String(),
+    ...(username === false ? {} : { username: Type.Union([Type.String(), Type.Null()]) }),
+    email: Type.String(),
+    // Rows of yesterday may lack a field that is required today.
+    ...Type.Partial(profile).properties,
+  }
+}
+
+/** A user as answers show it: what `userFields` names, and nothing else. */
+export function shownUser({ options: { registration } }: Accounts, { id, username, email, profile }: User) {
+  const named = Object.keys(registration ? registration.profile.properties : {})
+  const kept = Object.entries(profile ?? {}).filter(([name]) => named.includes(name))
+  const name = registration && registration.username === false ? {} : { username }
+  return { id, ...name, email, ...Object.fromEntries(kept) }
+}
+
+/**
+ * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and others are let through, so
+ * that a host's own error shape passes whole.
+ */
+export function errorAnswers(codes: AccountsErrorCode[]): Record<number, TSchema> {
+  const rows = errorTable.filter(({ code }) => codes.includes(code))
+  const described = (status: number) => rows.filter((row) => row.statusCode === status).map(({ code }) => code)
+  return Object.fromEntries(
+    rows.map(({ statusCode }) => [
+      statusCode,
+      Type.Object(errorMembers, { additionalProperties: true, description: described(statusCode).join(', ') }),
+    ]),
+  )
+}
+
+const errorNames = ['statusCode', 'code', 'error', 'message', 'errors', 'reasons']
+const errorMembers = Object.fromEntries(errorNames.map((name) => [name, Type.Optional(Type.Any())]))
+
+/** What a client sees of an error that nobody else has formatted: its named members, inherited ones too. */
+export function errorBody(error: Error): Record<string, unknown> {
+  return Object.fromEntries(errorNames.map((name) => [name, (error as unknown as Record<string, unknown>)[name]]))
+}

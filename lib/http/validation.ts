@@ -1,0 +1,71 @@
+import type { FastifySchemaCompiler } from 'fastify'
+import type { TObject, TSchema } from 'typebox'
+import { Compile } from 'typebox/compile'
+import { Settings } from 'typebox/system'
+import { storable } from '../core/storable.ts'
+import { AccountsError, type FieldError } from '../errors.ts'
+
+/** Neither coerces, strips nor defaults; tells every failing field; ignores members it does not know. */
+export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema }) => {
+  const compiled = Compile(schema)
+  return (value: unknown) => {
+    const errors = failures(compiled, schema as TObject, value)
+    return errors.length === 0 ? { value } : { error: new AccountsError('ACCOUNTS_VALIDATION', { errors }) }
+  }
+}
+
+type Compiled = ReturnType<typeof Compile>
+
+function failures(compiled: Compiled, schema: TObject, value: unknown): FieldError[] {
+  if (tooDeep(value)) return [{ field: '', message: `must not be nested more than ${deepest} levels deep` }]
+  return compiled.Check(value) ? unstorableFields(schema, value) : failingFields(compiled, value)
+}
+
+const deepest = 64
+
+// What walks a value by recursion, JSON.stringify and jsonb among them, fails on a body of brackets alone.
+function tooDeep(value: unknown): boolean {
+  for (let level = [value], depth = 0; level.length > 0; level = level.flatMap(children), depth++) {
+    if (depth > deepest) return true
+  }
+  return false
+}
+
+function children(value: unknown): unknown[] {
+  return typeof value === 'object' && value !== null ? Object.values(value) : []
+}
+
+function failingFields(compiled: Compiled, value: unknown): FieldError[] {
+  return allErrors(compiled, value).flatMap(({ keyword, instancePath, params, message }) => {
+    const field = instancePath.slice(1).split('/').map(unescaped).join('.')
+    if (keyword !== 'required') return { field, message }
+    const { requiredProperties } = params as { requiredProperties: string[] }
+    return requiredProperties.map((name) => ({ field: field ? `${field}.${name}` : name, message: 'is required' }))
+  })
+}
+
+// TypeBox stops at 8 errors. The setting is global, so it is put back at once.
+function allErrors(compiled: Compiled, value: unknown) {
+  const { maxErrors } = Settings.Get()
+  Settings.Set({ maxErrors: 256 })
+  try {
+    return compiled.Errors(value)
+  } finally {
+    Settings.Set({ maxErrors })
+  }
+}
+
+// RFC 6901 4.
+function unescaped(part: string): string {
+  return part.replaceAll('~1', '/').replaceAll('~0', '~')
+}
+
+// Passwords are hashed, and have a policy of their own.
+function unstorableFields({ properties = {} }: TObject, value: unknown): FieldError[] {
+  return Object.entries(properties)
+    .filter(
+      ([name, schema]) =>
+        (schema as { format?: string }).format !== 'password' && !storable((value as Record<string, unknown>)[name]),
+    )
+    .map(([field]) => ({ field, message: 'must hold well-formed text without NUL, and finite numbers' }))
+}

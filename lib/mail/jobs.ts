@@ -1,0 +1,69 @@
+import type { Message } from '../contracts.ts'
+import { createRing, open, type Ring, seal } from '../core/secrets.ts'
+import { secrets } from '../options/rules.ts'
+import { builtInMails } from './texts.ts'
+
+// Roomy for any usual name, address and link: one that did not fit would tell a mail from a decoy.
+const sealedBytes = 2048
+
+/** Name of the BullMQ queue. */
+export const queueName = 'mail'
+
+/** A secret, the current and the previous one, or a ring made of them. */
+export type MailSecret = string | readonly [string, string] | Ring
+
+/** A message as it lies in Redis: how to judge it is readable, what it says is not. */
+export interface MailJob {
+  /** Version of this shape. */
+  v: 1
+  kind: string
+  /** End of the message's life in milliseconds; what counts is the same field of the sealed message. */
+  expiresAt: number
+  sealed: string
+}
+
+/** Key prefix of the queue; the braces keep all keys of a realm in one slot of a Redis cluster. */
+export function queuePrefix(name: string): string {
+  return `{${name}}`
+}
+
+/** The id of a message's job: BullMQ refuses colons and whole numbers. */
+export function jobId(messageId: string): string {
+  return `mail-${encodeURIComponent(messageId)}`
+}
+
+/** Checks a secret and derives its ring; a ring is passed through. */
+export function ringOf(name: string, secret: MailSecret): Ring {
+  if (Array.isArray(secret) && typeof secret[0]?.key === 'function') return secret as unknown as Ring
+  return createRing(name, secrets('secret', secret).reveal())
+}
+
+/**
+ * Seals a message for the queue, padded so that mails and decoys are of one size. The seal is bound to the realm, the
+ * kind and the job id: a job whose data was altered or taken from another job does not open.
+ */
+export function sealJob(ring: Ring, name: string, message: Message): MailJob {
+  const { kind, expiresAt } = message
+  // The worker has a brand of its own.
+  const value = { ...message, brand: {} }
+  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message.id)), value, sealedBytes) }
+}
+
+/**
+ * Opens a job. `unknown` when a newer program or another secret made it, `altered` when the seal does not fit.
+ */
+export function openJob(ring: Ring, name: string, id: string, job: MailJob | null): Message | 'unknown' | 'altered' {
+  if (job?.v !== 1 || !kinds.has(job.kind)) return 'unknown'
+  try {
+    const opened = open(ring, context(name, job.kind, id), job.sealed)
+    return opened === 'unknown_kid' ? 'unknown' : (opened.value as Message)
+  } catch {
+    return 'altered'
+  }
+}
+
+const kinds: ReadonlySet<string> = new Set(Object.keys(builtInMails))
+
+function context(name: string, kind: string, id: string): string {
+  return ['mail 1', name, kind, id].join('\n')
+}

@@ -1,0 +1,79 @@
+import type { Brand, Message, MessageKind } from '../contracts.ts'
+import { brand as brandRule } from '../options/rules.ts'
+import type { MailLog } from './log.ts'
+import { builtInMails } from './texts.ts'
+
+/** A brand with its defaults filled in. */
+export type MailBrand = Partial<Brand> & Pick<Brand, 'name' | 'color'>
+
+/** What a template writes from. Everything in `user` and `network` was typed by strangers: escape it in HTML. */
+export interface MailInput {
+  kind: MessageKind
+  /** The digits that the user types, without spaces; left out in a notice. */
+  code?: string
+  /** The page where the code is typed. */
+  url?: string
+  /** How many minutes the code lives; 0 in a notice. */
+  minutes: number
+  /** When it was asked for, or done: milliseconds. */
+  requestedAt: number
+  /** From which network; empty when the app did it by itself. */
+  network: string
+  user: Message['user']
+  brand: MailBrand
+  /** The first language of the request, or null. */
+  locale: string | null
+}
+
+/** The texts of a mail. */
+export interface WrittenMail {
+  subject: string
+  text: string
+  html: string
+}
+
+/** Writes a mail. One that throws or answers something else is replaced by the built-in one. */
+export type MailTemplate = (input: MailInput) => WrittenMail
+
+/** Templates of the host, by kind. */
+export type MailTemplates = Partial<Record<MessageKind, MailTemplate>>
+
+/** Checks the `brand` option and fills its defaults. */
+export function brandOf(given: Partial<Brand>, fallbackName: string): MailBrand {
+  const brand = brandRule('brand', given)
+  return { ...brand, name: brand.name ?? fallbackName, color: brand.color ?? '#1d4ed8' }
+}
+
+/** Writes a message's mail with the host's template, or with the built-in one. */
+export function render(message: Message, brand: MailBrand, templates: MailTemplates, log: MailLog): WrittenMail {
+  const { kind, code, url, minutes, requestedAt, network, user, locale } = message
+  const input: MailInput = {
+    kind,
+    ...(code === null ? {} : { code }),
+    ...(url === null ? {} : { url }),
+    minutes,
+    requestedAt,
+    network,
+    user: { ...user },
+    brand: { ...brand },
+    locale,
+  }
+  const template = templates[kind]
+  return (template && tried(template, input, log)) || builtInMails[kind](input)
+}
+
+function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenMail | undefined {
+  try {
+    const written: Partial<WrittenMail> | undefined = template({ ...input })
+    const { subject, text, html } = written ?? {}
+    const whole = [subject, text, html].every((part) => typeof part === 'string' && part.trim() !== '')
+    if (whole && !/\p{Cc}/u.test(subject!)) return { subject: subject!, text: text!, html: html! }
+    // A promise is not a mail, and must not end the process when it is rejected.
+    if (written instanceof Promise) written.catch(() => {})
+    log.error({ event: 'mail.template', kind: input.kind }, 'A mail template answered no { subject, text, html }')
+  } catch (error) {
+    // Not the message: the template may have put the code into it.
+    log.error({ event: 'mail.template', kind: input.kind, error: (error as Error)?.name }, 'A mail template threw')
+  }
+  return undefined
+}

@@ -1,0 +1,215 @@
+import { randomInt } from 'node:crypto'
+import { createTransport, type SMTPPoolOptions } from 'nodemailer'
+import type { Brand, Message } from '../contracts.ts'
+import { canonicalEmail } from '../core/email-address.ts'
+import { anything, port, wrongOption } from '../options/checks.ts'
+import { brand, templates } from '../options/rules.ts'
+import { jsonLog, type MailLog } from './log.ts'
+import { brandOf, type MailTemplates, render, type WrittenMail } from './render.ts'
+
+/** A mail on its way to a transport. */
+export interface Mail extends WrittenMail {
+  /** One bare address. */
+  to: string
+  /** As configured, such as `Example <no-reply@example.com>`. */
+  from: string
+  /** The same in every copy of the mail. */
+  messageId: string
+  headers: Readonly<Record<string, string>>
+}
+
+/**
+ * How mails leave: an SMTP URL or nodemailer's SMTP options, a ready nodemailer transport, or a function that hands the
+ * mail to a provider. A function's fault is retried, unless it has a `responseCode` of 500 or more.
+ */
+export type MailTransport =
+  | string
+  | SMTPPoolOptions
+  | { sendMail(mail: Record<string, unknown>): Promise<unknown> }
+  | ((mail: Mail) => Promise<unknown>)
+
+/** What the senders of mails have in common. */
+export interface MailOptions {
+  transport: MailTransport
+  /** The sender: an address, or `Example <no-reply@example.com>`. */
+  from: string
+  /** Restyles the built-in mails. @default the name in `from`, or its domain */
+  brand?: Partial<Brand>
+  /** Mails of your own. @default the built-in ones */
+  templates?: MailTemplates
+  /** @default JSON lines on stdout and stderr */
+  log?: MailLog
+}
+
+/** The checks of `MailOptions`, for `section`. `openPost` looks at the sender and the transport. */
+export const mailChecks = {
+  transport: anything<MailTransport>(),
+  from: anything<string>(),
+  brand,
+  templates,
+  log: port<MailLog>(['info', 'warn', 'error'], 'a logger such as app.log'),
+}
+
+/** Writes messages and hands them to the transport. */
+export interface MailPost {
+  /** Sends a message; a decoy is written and dropped. Rejects with the transport's fault, see `judgeFault`. */
+  deliver(message: Message): Promise<void>
+  /** Closes the transport if it was opened here; a mail on the wire is cut off. */
+  close(): void
+}
+
+/** A mail takes no longer than this, however slowly the server trickles its answers. */
+const longestSendMs = 120_000
+
+/** Checks the options and opens the transport. */
+export function openPost(options: MailOptions): MailPost {
+  const { templates = {}, log = jsonLog } = options
+  const sender = parseSender(options.from)
+  const brandFor = (message?: Message) => brandOf({ ...message?.brand, ...options.brand }, sender.name || sender.domain)
+  brandFor()
+  const { send, close } = openTransport(options.transport)
+
+  return {
+    async deliver(message) {
+      const written = render(message, brandFor(message), templates, log)
+      if (message.to === null) return
+      // The core stores canonical addresses only; a job that says otherwise must not reach an address parser.
+      if (canonicalEmail(message.to) === null)
+        throw Object.assign(new Error('address'), { code: 'EENVELOPE', command: 'API' })
+      const signal = AbortSignal.timeout(longestSendMs)
+      const mail: Mail = {
+        ...written,
+        to: message.to,
+        from: options.from,
+        messageId: `<${encodeURIComponent(message.id)}@${sender.domain}>`,
+        // RFC 3834: nobody's holiday notice answers a code.
+        headers: { 'Auto-Submitted': 'auto-generated', 'X-Auto-Response-Suppress': 'All' },
+      }
+      await Promise.race([send(mail, { sender, signal }), timedOut(signal)])
+    },
+    close,
+  }
+}
+
+interface Sender {
+  name: string
+  address: string
+  domain: string
+}
+
+function parseSender(from: unknown): Sender {
+  const text = typeof from === 'string' ? from : ''
+  const [, name = '', inBrackets, bare] = /^(?:"?([^"<>@\p{Cc}]*?)"?\s*<([^<>\s]+)>|([^<>\s]+))$/u.exec(text) ?? []
+  const address = inBrackets ?? bare ?? ''
+  const domain = address.slice(address.lastIndexOf('@') + 1)
+  // A development machine may send as root@localhost.
+  if (canonicalEmail(address) === null && !/^[\w.+-]+@localhost$/.test(address)) {
+    throw wrongOption('from', 'must be an address such as "Example <no-reply@example.com>"')
+  }
+  return { name, address, domain }
+}
+
+function timedOut(signal: AbortSignal): Promise<never> {
+  return new Promise((_, reject) => {
+    signal.addEventListener('abort', () => reject(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })), {
+      once: true,
+    })
+  })
+}
+
+type Send = (mail: Mail, how: { sender: Sender; signal: AbortSignal }) => Promise<unknown>
+
+function openTransport(transport: MailTransport): { send: Send; close(): void } {
+  if (typeof transport === 'function') return { send: (mail) => Promise.resolve(transport(mail)), close() {} }
+  if (hasSendMail(transport)) return { send: (mail, how) => transport.sendMail(sealedEnvelope(mail, how)), close() {} }
+  const opened = createTransport(smtpOptions(transport))
+  // `force`: whoever closes has waited long enough.
+  return {
+    send: (mail, how) => opened.sendMail(sealedEnvelope(mail, how)),
+    close: () => opened.transporter.close?.({ force: true }),
+  }
+}
+
+function hasSendMail(transport: unknown): transport is { sendMail(mail: Record<string, unknown>): Promise<unknown> } {
+  return typeof (transport as { sendMail?: unknown } | null)?.sendMail === 'function'
+}
+
+/** nodemailer parses address texts, where a comma makes two recipients; objects and an envelope it leaves alone. */
+function sealedEnvelope({ to, from, ...mail }: Mail, { sender, signal }: { sender: Sender; signal: AbortSignal }) {
+  return {
+    ...mail,
+    signal,
+    from: { name: sender.name, address: sender.address },
+    to: { name: '', address: to },
+    envelope: { from: sender.address, to: [to] },
+    disableFileAccess: true,
+    disableUrlAccess: true,
+  }
+}
+
+/** nodemailer's own limits reach ten minutes; an unpooled connection is 15 times slower. */
+export const smtpLimits = Object.freeze({
+  pool: true,
+  maxMessages: Number.POSITIVE_INFINITY,
+  connectionTimeout: 10_000,
+  greetingTimeout: 10_000,
+  dnsTimeout: 10_000,
+  socketTimeout: 30_000,
+  disableFileAccess: true,
+  disableUrlAccess: true,
+})
+
+/** Checks an SMTP URL or SMTP options and completes them with our limits. */
+export function smtpOptions(transport: unknown): SMTPPoolOptions & { pool: true } {
+  const fix = 'must be an SMTP URL, SMTP options, a nodemailer transport or a function (mail) => Promise'
+  const given = typeof transport === 'string' ? { url: transport } : (transport as SMTPPoolOptions)
+  // The value is not shown: it may hold a password.
+  if (typeof given !== 'object' || given === null || Array.isArray(given) || given instanceof Promise)
+    throw wrongOption('transport', fix, `a value of type ${typeof transport}`)
+  const url = URL.canParse(`${given.url}`) ? new URL(`${given.url}`) : undefined
+  if (given.url !== undefined && !/^smtps?:$/.test(url?.protocol ?? ''))
+    throw wrongOption('transport', fix, 'another text')
+  const host = url?.hostname ?? given.host ?? 'localhost'
+  // Without this, whoever strips STARTTLS from the server's greeting is handed the password.
+  const requireTLS = Boolean(url?.username || given.auth) && !/^(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)$/.test(host)
+  return { ...smtpLimits, ...(requireTLS ? { requireTLS } : {}), ...given, pool: true }
+}
+
+/** What a failed attempt means. */
+export interface MailFault {
+  /** Safe to store and to log: a code and a stage, no address and no driver's text. */
+  reason: string
+  /** Nothing will change when it is tried again. */
+  final: boolean
+  /** The configuration is wrong, and somebody should know now. */
+  alarm: boolean
+}
+
+/** Judges a transport's fault: a 5xx to RCPT or DATA is final, everything else may pass. */
+export function judgeFault(fault: unknown): MailFault {
+  const { responseCode, code, originalCode, command } = Object(fault) as Record<string, unknown>
+  const reply = Number.isInteger(responseCode) ? (responseCode as number) : 0
+  const stage = stages.find((known) => `${command}`.startsWith(known)) ?? 'SEND'
+  const word = [originalCode, code].find((text) => typeof text === 'string' && /^[A-Z][A-Z0-9_]{1,39}$/.test(text))
+  const login = loginReplies.includes(reply) || loginCodes.includes(`${code}`)
+  const refused = reply >= 500 && reply < 600
+  const final = !login && ((refused && finalStages.includes(stage)) || (code === 'EENVELOPE' && !reply))
+  const alarm = !final && (login || refused || tlsCodes.test(`${code} ${originalCode}`))
+  return { reason: `${reply || word || 'UNKNOWN'} ${stage}`, final, alarm }
+}
+
+const stages = ['CONN', 'EHLO', 'HELO', 'STARTTLS', 'AUTH', 'MAIL FROM', 'RCPT TO', 'DATA', 'API']
+const finalStages = ['RCPT TO', 'DATA', 'SEND']
+// RFC 4954 6
+const loginReplies = [530, 534, 535, 538]
+const loginCodes = ['EAUTH', 'ENOAUTH', 'EOAUTH2']
+const tlsCodes = /TLS|SSL|CERT|UNABLE_TO_|EPROTO\b/
+
+/** How long to wait before attempt `attempt + 1`: doubled each time up to a minute, with jitter. */
+export function retryDelay(
+  attempt: number,
+  { retryMs, retryMostMs }: { retryMs: number; retryMostMs: number },
+): number {
+  const most = Math.min(retryMs * 2 ** Math.min(attempt - 1, 20), retryMostMs)
+  return randomInt(Math.ceil(most / 2), most + 1)
+}

@@ -1,0 +1,314 @@
+import type { FastifyRequest } from 'fastify'
+import type { TObject } from 'typebox'
+import type { Brand, Cache, Claims, Mailer, Storage, User } from '../contracts.ts'
+import { boolean, fn, integer, oneOf, section, sectionOrOff, shown, text, wrongOption } from './checks.ts'
+import { cache, mailer, storage } from './ports.ts'
+import {
+  type AnyKysely,
+  type Argon2Cost,
+  argon2,
+  kysely,
+  type MailTemplates,
+  type MailTransport,
+  mail,
+  names,
+  optionalText,
+  profile,
+  type RedisOption,
+  type RouteDecoration,
+  realmName,
+  redis,
+  resetUrl,
+  roles,
+  route,
+  type SessionLife,
+  secrets,
+  sessionLives,
+} from './rules.ts'
+
+/** The routes that can be renamed, switched off or decorated. */
+export const routeNames = [
+  'register',
+  'login',
+  'refresh',
+  'emailRequest',
+  'checkOtp',
+  'resetPassword',
+  'user',
+  'changePassword',
+  'changeEmail',
+  'confirmEmail',
+  'verifyEmail',
+  'resendVerification',
+  'logout',
+  'logoutAll',
+  'sessions',
+] as const
+export type RouteName = (typeof routeNames)[number]
+
+/** The options of the plugin. Durations are integers in seconds. */
+export interface AccountsOptions {
+  /**
+   * The realm: it names the decorators and enters every key, token and Redis key, so two registrations in one process
+   * (customers, staff) share nothing.
+   * @default 'accounts'
+   */
+  name?: string
+  /** Goes before every path. @default '' */
+  prefix?: string
+  /** Renames (`'/v2/login'`), switches off (`false`) or decorates (`{ url, config, onRequest, logLevel }`) a route. */
+  routes?: Partial<Record<RouteName, string | false | RouteDecoration>>
+  /** At least 32 bytes, from `fastify-accounts generate-secret`; `[current, previous]` while one is being replaced. */
+  secret: string | readonly [string, string]
+  /** Your Kysely, for the tables that `migrateToLatest` makes with integer ids. */
+  db?: AnyKysely
+  /** A storage adapter, instead of `db`. */
+  storage?: Storage
+  /**
+   * Redis for the codes and the mail queue: a URL or an ioredis client, or one for each. We always open connections of
+   * our own.
+   * @default the host's `app.redis`
+   */
+  redis?: RedisOption | { cache: RedisOption; queue: RedisOption }
+  /** A cache adapter, instead of Redis. */
+  cache?: Cache
+  /** A mailer, instead of the mail queue. */
+  mailer?: Mailer
+  tokens?: {
+    /** @default the realm's name */
+    issuer?: string
+    /** @default the realm's name */
+    audience?: string
+    /** Life of an access token. @default 300 */
+    accessTtl?: number
+    /** Claims of the host in access tokens, read from the user at log-in and at each refresh. */
+    claims?: (user: User) => Claims | Promise<Claims>
+  }
+  /** How long sessions live, or a function of the request that starts one (null without a request). */
+  session?: Partial<SessionLife> | ((request: FastifyRequest | null) => Partial<SessionLife>)
+  refresh?: {
+    /** False: refresh answers `access` alone and the refresh token stays. @default true */
+    rotate?: boolean
+    /** How long the newest token may come back freely (tabs, races). @default 30 */
+    graceSeconds?: number
+    /** How often it may come back later (lost answers); 0 is the strict reading of RFC 9700. @default 3 */
+    lateReplays?: number
+  }
+  registration?:
+    | false
+    | {
+        /** @default 'required' */
+        username?: 'required' | 'optional' | false
+        /** The host's own fields: validated, stored, answered and typed. @default Type.Object({}) */
+        profile?: TObject
+        /**
+         * Registration mails a code and answers a token; nobody logs in before `verify_email` proved the mailbox, and
+         * an account that is not proved within 24 h expires. @default false
+         */
+        verifyEmail?: boolean
+        /**
+         * Registration never tells whether an address or a username is known: it always answers 202 with a token, and
+         * the rest goes by mail. Implies `verifyEmail`. @default false
+         */
+        concealExisting?: boolean
+      }
+  passwords?: {
+    /** In code points; the floor is 8, 15 is NIST's single-factor profile. @default 8 */
+    minLength?: number
+    /** In code points; at least 64. @default 128 */
+    maxLength?: number
+    argon2?: Partial<Argon2Cost>
+  }
+  passwordReset?:
+    | false
+    | {
+        /** Page of the host that the mail links to; without it the mail has the code alone. */
+        url?: string
+        /** 8 to 10. @default 8 */
+        digits?: number
+        /** Life of a code. @default 600 */
+        ttl?: number
+        /** Guesses per token. @default 5 */
+        tries?: number
+      }
+  account?: {
+    /** What `PATCH /auth/user/` may change: `username` and profile fields. @default all of them */
+    fields?: readonly string[]
+    /**
+     * What `DELETE /auth/user/` does: removes the row, or disables the account and keeps it; `false` for no such route.
+     * @default 'row'
+     */
+    delete?: 'row' | 'deactivate' | false
+  }
+  /** What each role may do, for `require({ permission })`: `{ admin: ['orders:*'], support: ['orders:read'] }`. */
+  roles?: Readonly<Record<string, readonly string[]>>
+  mail?: {
+    /** How mails of a mailer inside the app look; the queue's worker has its own. */
+    brand?: Partial<Brand>
+    /** For `fastify-accounts worker --config` alone, as `startMailWorker` takes it. */
+    transport?: MailTransport
+    /** For `fastify-accounts worker --config` alone. */
+    from?: string
+    /** For `fastify-accounts worker --config` alone. */
+    templates?: MailTemplates
+  }
+  /**
+   * How an ended session stops its access tokens: `'feed'` keeps the set of ended sessions in every process,
+   * `'storage'` reads the session row at each request, `'none'` lets them live to their end.
+   * @default 'feed'
+   */
+  revocation?: 'feed' | 'storage' | 'none'
+  /** Keeps security events in the database, for `users.history`. @default false */
+  eventLog?:
+    | boolean
+    | {
+        /** How long an event is kept. @default 7776000 */
+        keep?: number
+      }
+  /** Names the network that a request comes from. @default request.ip */
+  network?: (request: FastifyRequest) => string
+  openapi?: {
+    /** Name of the host's bearer scheme under `components.securitySchemes`. @default 'bearerAuth' */
+    securityScheme?: string
+  }
+  /** The time in milliseconds. @default Date.now */
+  clock?: () => number
+}
+
+/** The options, checked and completed; frozen. */
+export type ResolvedOptions = ReturnType<typeof resolveOptions>
+
+/**
+ * Checks the options, fills the defaults and answers a frozen copy. Nothing given is changed or silently replaced.
+ *
+ * @throws {TypeError} naming the option, what was given and the fix
+ */
+export function resolveOptions(given: AccountsOptions) {
+  const options = resolveAll('', given)
+  if (options.storage && !['integer', 'uuid'].includes(options.storage.ids)) {
+    throw wrongOption('storage.ids', "must be 'integer' or 'uuid'", shown(options.storage.ids))
+  }
+  if (options.storage && options.db) throw wrongOption('storage', 'must be left out when "db" is given')
+  if (options.passwords.minLength > options.passwords.maxLength) {
+    throw wrongOption(
+      'passwords.minLength',
+      `must not be more than passwords.maxLength (${options.passwords.maxLength})`,
+    )
+  }
+  if (!options.storage && !options.db) {
+    throw wrongOption('db', 'is required: pass your Kysely, or a storage adapter as "storage"')
+  }
+  if (contradicts(given.registration)) {
+    throw wrongOption('registration.verifyEmail', 'must not be false with concealExisting, which needs it')
+  }
+  for (const [index, field] of (options.account.fields ?? []).entries()) {
+    if (!changeable(options.registration).includes(field)) {
+      throw wrongOption(
+        `account.fields[${index}]`,
+        'must be "username" or a field of registration.profile',
+        shown(field),
+      )
+    }
+  }
+  if (options.cache && options.mailer && options.redis) {
+    throw wrongOption('redis', 'must be left out when "cache" and "mailer" are given')
+  }
+  return options
+}
+
+function contradicts(registration: AccountsOptions['registration']): boolean {
+  if (!registration) return false
+  return registration.concealExisting === true && registration.verifyEmail === false
+}
+
+/** The fields that users may change by themselves. */
+export function changeableFields({ account, registration }: Pick<ResolvedOptions, 'account' | 'registration'>) {
+  return account.fields ?? changeable(registration)
+}
+
+function changeable(registration: ResolvedOptions['registration']): string[] {
+  if (!registration) return ['username']
+  return [...(registration.username === false ? [] : ['username']), ...Object.keys(registration.profile.properties)]
+}
+
+/** Whether an address must be proved before its owner may log in. */
+export function mustVerify({ registration }: Pick<ResolvedOptions, 'registration'>): boolean {
+  return registration && (registration.verifyEmail || registration.concealExisting)
+}
+
+/** Whether registration tells nobody what is known. */
+export function conceals({ registration }: Pick<ResolvedOptions, 'registration'>): boolean {
+  return registration ? registration.concealExisting : false
+}
+
+const printable = /^[\x21-\x7e]{1,255}$/
+
+const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) }, 'true, false or an object')
+
+const resolveAll = section({
+  name: realmName,
+  prefix: text(/^(\/[^\s?#:*]*)?$/, 'must be a path such as "/v1"', ''),
+  routes: section<Record<RouteName, RouteDecoration | false>>({
+    register: route,
+    login: route,
+    refresh: route,
+    emailRequest: route,
+    checkOtp: route,
+    resetPassword: route,
+    user: route,
+    changePassword: route,
+    changeEmail: route,
+    confirmEmail: route,
+    verifyEmail: route,
+    resendVerification: route,
+    logout: route,
+    logoutAll: route,
+    sessions: route,
+  }),
+  secret: secrets,
+  db: kysely,
+  storage,
+  redis,
+  cache,
+  mailer,
+  tokens: section({
+    issuer: optionalText(printable, 'must be printable ASCII'),
+    audience: optionalText(printable, 'must be printable ASCII'),
+    accessTtl: integer(1, 86_400, 300),
+    claims: fn('(user) => claims', undefined as ((user: User) => Claims | Promise<Claims>) | undefined),
+  }),
+  session: sessionLives<FastifyRequest>(),
+  refresh: section({
+    rotate: boolean(true),
+    graceSeconds: integer(0, 3600, 30),
+    lateReplays: integer(0, 1000, 3),
+  }),
+  registration: sectionOrOff({
+    username: oneOf(['required', 'optional', false], 'required'),
+    profile,
+    verifyEmail: boolean(false),
+    concealExisting: boolean(false),
+  }),
+  passwords: section({
+    minLength: integer(8, 128, 8),
+    maxLength: integer(64, 1024, 128),
+    argon2,
+  }),
+  passwordReset: sectionOrOff({
+    url: resetUrl,
+    digits: integer(8, 10, 8),
+    ttl: integer(60, 86_400, 600),
+    tries: integer(1, 10, 5),
+  }),
+  account: section({
+    fields: names,
+    delete: oneOf(['row', 'deactivate', false], 'row'),
+  }),
+  roles,
+  mail,
+  revocation: oneOf(['feed', 'storage', 'none'], 'feed'),
+  eventLog: (path, given = false) => eventLog(path, given === true ? {} : given),
+  network: fn('(request) => string', (request: FastifyRequest) => request.ip),
+  openapi: section({ securityScheme: text(/^[\w.-]+$/, 'must be the name of a security scheme', 'bearerAuth') }),
+  clock: fn('() => milliseconds', () => Date.now()),
+})

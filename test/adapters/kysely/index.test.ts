@@ -1,0 +1,240 @@
+import assert from 'node:assert/strict'
+import fc from 'fast-check'
+import { CamelCasePlugin, sql } from 'kysely'
+import t from 'tap'
+import { type AnyKysely, kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
+import { memoryStorage } from '../../../lib/adapters/memory/index.ts'
+import type { Profile, RefreshOutcome, Storage } from '../../../lib/contracts.ts'
+import {
+  day,
+  passwordChange,
+  rule,
+  sampleMail,
+  sampleSession,
+  sampleUser,
+  start,
+  storedSession,
+  storedUser,
+} from '../../../lib/testing/samples.ts'
+import { storageContract } from '../../../lib/testing/storage.ts'
+import { openFresh, openPostgres } from '../../helpers/databases.ts'
+import { noPostgres, uniqueName } from '../../helpers/helper.ts'
+
+const skip = noPostgres
+
+for (const ids of ['integer', 'uuid'] as const) {
+  t.test(`[R-SQL-2] PostgreSQL with ${ids} ids`, { skip }, async (t) => {
+    const { db } = await openFresh(t)
+    await migrateToLatest(db, { ids })
+    await runContract(t, kyselyStorage(db, { ids }))
+  })
+}
+
+t.test('[R-SQL-3] PostgreSQL as a role that may do nothing but read and change rows', { skip }, async (t) => {
+  const { db: owner, url } = await openFresh(t)
+  const [schema, role] = [uniqueName(), uniqueName()]
+  await owner.schema.createSchema(schema).execute()
+  await migrateToLatest(owner.withSchema(schema))
+  const names = ['users', 'sessions', 'outbox', 'events'].map((name) => `${schema}.accounts_${name}`)
+  const tables = sql.join(names.map((name) => sql.table(name)))
+  await sql`create role ${sql.id(role)}`.execute(owner)
+  await sql`grant usage on schema ${sql.id(schema)} to ${sql.id(role)}`.execute(owner)
+  await sql`grant select, insert, update, delete on ${tables} to ${sql.id(role)}`.execute(owner)
+  t.teardown(async () => {
+    await sql`drop owned by ${sql.id(role)}`.execute(owner)
+    await sql`drop role ${sql.id(role)}`.execute(owner)
+  })
+
+  const { db, close } = openPostgres(url, { plugins: [new CamelCasePlugin()], options: `-c role=${role}` })
+  t.teardown(close)
+
+  await runContract(t, kyselyStorage(db.withSchema(schema)))
+})
+
+async function runContract(t: { test: typeof import('tap')['test'] }, storage: Storage) {
+  for (const { name, run } of storageContract) await t.test(name, () => run(storage))
+}
+
+t.test('one database', { skip }, async (t) => {
+  const { db, statements } = await openFresh(t)
+  await migrateToLatest(db)
+  const storage = kyselyStorage(db)
+
+  t.test('a disabled user opens no session, refreshes none and changes no password', async (t) => {
+    const user = await storedUser(storage)
+    const { id } = await storedSession(storage, {}, user)
+
+    await db.updateTable('accounts_users').set({ active: false }).where('id', '=', user.id).execute()
+
+    t.equal(await storage.insertSession(sampleSession(user)), false)
+    t.strictSame(await storage.refreshSession(id, 0, rule, start), { result: 'dead' }, '[R-REF-5]')
+    t.equal(await storage.changeCredentials(passwordChange(user)), 'stale')
+    t.match(await storage.findUserById(user.id), { active: false })
+  })
+
+  t.test('[R-REF-5] a deleted user and one of other credentials refresh nothing', async (t) => {
+    const deleted = await storedSession(storage)
+    const changed = await storedSession(storage)
+
+    await db.deleteFrom('accounts_users').where('id', '=', deleted.userId).execute()
+    await db.updateTable('accounts_users').set({ credential_version: 1 }).where('id', '=', changed.userId).execute()
+
+    t.strictSame(await storage.refreshSession(deleted.id, 0, rule, start), { result: 'dead' })
+    t.strictSame(await storage.refreshSession(changed.id, 0, rule, start), { result: 'dead' })
+  })
+
+  t.test('a verb is as many statements as its budget has', async (t) => {
+    const user = await storedUser(storage)
+    const session = await storedSession(storage, {}, user)
+    async function count(call: () => Promise<unknown>) {
+      const before = statements.length
+      await call()
+      return statements.length - before
+    }
+
+    t.equal(await count(() => storage.insertUser(sampleUser())), 1)
+    t.equal(await count(() => storage.findUserByEmail(user.emailCanonical)), 1)
+    t.equal(await count(() => storage.findUserById(user.id)), 1)
+    t.equal(await count(() => storage.insertSession(sampleSession(user))), 1)
+    t.equal(await count(() => storage.sessionActive(session.id, user.id, start)), 1)
+    for (const token of [0, 0, 1, 5]) {
+      t.equal(await count(() => storage.refreshSession(session.id, token, rule, start)), 1)
+    }
+    t.equal(await count(() => storage.refreshSession('none', 0, rule, start)), 2, 'a dead token is tried again')
+    t.equal(await count(() => storage.updateUser({ id: user.id, profile: { a: 1 } as Profile })), 1)
+    t.equal(await count(() => storage.endSession(session.id, user.id, start)), 1)
+    t.equal(await count(() => storage.importUsers([sampleUser(), sampleUser()])), 1)
+    t.equal(await count(() => storage.changeCredentials(passwordChange(user))), 2 + 2, 'two, and begin and commit')
+  })
+
+  t.test('[R-ENUM-3] a new user with mails is the same statements, stored or not', async (t) => {
+    const known = await storedUser(storage)
+    const users = [
+      sampleUser(),
+      sampleUser({ emailCanonical: known.emailCanonical }),
+      sampleUser({ usernameCanonical: known.usernameCanonical }),
+    ]
+    const sent: string[][] = []
+    const outcomes: unknown[] = []
+    for (const user of users) {
+      const before = statements.length
+      outcomes.push(await storage.insertUser(user, () => [sampleMail()]))
+      sent.push(statements.slice(before))
+    }
+
+    t.match(outcomes, [{ id: Number }, 'email_taken', 'username_taken'])
+    t.equal(sent[0]?.length, 3 + 2, 'three, and begin and commit')
+    t.strictSame(sent[1], sent[0])
+    t.strictSame(sent[2], sent[0])
+  })
+
+  t.test('an idle sweeper and a poll send nothing that counting tests would see', async (t) => {
+    await storage.purge({ now: start, eventsBefore: start, limit: 10_000 })
+    const before = statements.length
+
+    await storage.purge({ now: start, eventsBefore: start, limit: 100 })
+    await storage.claimMails(start, start + 1, 100)
+    await storage.endedSince(start, start)
+
+    t.strictSame(statements.slice(before), [])
+  })
+
+  t.test('[R-SQL-1] ids of a wrong shape and objects never reach the database', async (t) => {
+    const before = statements.length
+
+    t.equal(await storage.findUserById('1 or true'), null)
+    t.equal(await storage.sessionActive('x', Number.NaN, start), false)
+    t.equal(await storage.insertUser(sampleUser({ username: '\0' })), 'invalid')
+    await t.rejects(storage.findUserByEmail({ toString: 'x' } as never), TypeError)
+    await t.rejects(storage.insertUser(sampleUser({ username: ['x'] as never })), TypeError)
+    await t.rejects(storage.replacePasswordHash(1, {} as never, 'x'), TypeError)
+    await t.rejects(storage.refreshSession('x', 0, { ...rule, graceMs: [1] as never }, start), TypeError)
+
+    t.equal(statements.length, before)
+  })
+
+  t.test('[R-REF-2] PostgreSQL and memory judge any sequence of refreshes alike', async () => {
+    const memory = memoryStorage()
+    const step = fc.record({
+      // From the newest token on: mostly what honest clients send, or a session would be over at once.
+      offset: fc.constantFrom(1, 1, 1, 0, 0, 0, 0, -1, 2),
+      wait: fc.constantFrom(0, 1, rule.graceMs, rule.graceMs + 1),
+      rotate: fc.constantFrom(true, true, true, false),
+      lateReplays: fc.constantFrom(0, 2, 2, 3),
+    })
+
+    const alike = fc.asyncProperty(fc.array(step, { minLength: 10, maxLength: 30 }), async (steps) => {
+      const pair = [await storedSession(storage), await storedSession(memory)] as const
+      let now = start
+      let newest = -1
+      for (const { offset, wait, ...change } of steps) {
+        now += wait
+        const token = Math.max(0, newest + offset)
+        const judge = { ...rule, ...change }
+        const [one, other] = await Promise.all([
+          storage.refreshSession(pair[0].id, token, judge, now),
+          memory.refreshSession(pair[1].id, token, judge, now),
+        ])
+        assert.deepEqual(comparable(one), comparable(other))
+        if (one.result === 'accepted' && judge.rotate) newest = token
+      }
+    })
+    await fc.assert(alike, { numRuns: 100 })
+  })
+
+  t.test('"ids" that do not exist are told at once', async (t) => {
+    t.throws(() => kyselyStorage(db, { ids: 'int' as never }), { name: 'TypeError', message: /"ids"/ })
+  })
+
+  t.test('a database that is gone is an outage, not an outcome', async (t) => {
+    const gone = openPostgres('postgres://nobody@127.0.0.1:1/none')
+    t.teardown(gone.close)
+    const storage = kyselyStorage(gone.db)
+
+    await t.rejects(storage.ping())
+    await t.rejects(storage.insertUser(sampleUser()))
+    await t.rejects(storage.refreshSession('x', 0, rule, start))
+  })
+})
+
+t.test('an account that waits for its purge keeps the session that speaks for it', { skip }, async (t) => {
+  const { db } = await openFresh(t)
+  await migrateToLatest(db)
+  const storage = kyselyStorage(db)
+  const users = await Promise.all(Array.from({ length: 5 }, () => storedUser(storage, { expiresAt: start })))
+  for (const user of users) await storedSession(storage, {}, user)
+
+  for (let turn = 0; turn < 20; turn++) await storage.purge({ now: start + 60 * day, eventsBefore: start, limit: 1 })
+
+  t.equal((await storage.listUsers({ limit: 10 })).length, 5)
+  t.equal((await db.selectFrom('accounts_sessions').select('id').execute()).length, 0)
+})
+
+t.test('the updates of a rotation touch no index', { skip }, async (t) => {
+  const { db } = await openFresh(t)
+  await migrateToLatest(db)
+  const { id } = await storedSession(kyselyStorage(db))
+
+  const updates = await db.transaction().execute(async (transaction) => {
+    const before = await heapOnlyUpdates(transaction)
+    for (let token = 0; token < 5; token++) {
+      await kyselyStorage(transaction).refreshSession(id, token, rule, start + token)
+    }
+    return (await heapOnlyUpdates(transaction)) - before
+  })
+
+  t.equal(updates, 5)
+})
+
+/** What two stores have in common: neither ids nor the sample user's names. */
+function comparable(outcome: RefreshOutcome) {
+  const lastUsedAt = 'session' in outcome ? outcome.session.lastUsedAt : null
+  return { result: outcome.result, counter: 'counter' in outcome ? outcome.counter : null, lastUsedAt }
+}
+
+/** What this connection has counted and not reported yet; it reports between transactions only. */
+async function heapOnlyUpdates(transaction: AnyKysely) {
+  const query = sql<{ count: string }>`
+    select pg_stat_get_xact_tuples_hot_updated('accounts_sessions'::regclass) as count`
+  return Number((await query.execute(transaction)).rows[0]?.count)
+}

@@ -1,0 +1,150 @@
+import { hash } from '@node-rs/argon2'
+import type { FastifyInstance, InjectOptions } from 'fastify'
+import type { AnyKysely } from '../../lib/adapters/kysely/index.ts'
+import type { MemoryMailer } from '../../lib/adapters/memory/index.ts'
+import type { User, UserId } from '../../lib/contracts.ts'
+import { type Answer, accountsOf, memoryApp, realApp } from './app.ts'
+import { noPostgres, uniqueName } from './helper.ts'
+import { sessionFor } from './members.ts'
+
+/** The least costly hash that the options allow. */
+export const passwords = { argon2: { memoryCost: 7168, timeCost: 5 } }
+export const password = 'the old password'
+export const newPassword = 'the new password'
+
+/** Where the account routes are tried. */
+export const backends = [
+  { on: 'memory', open: memoryApp, skip: false as const },
+  { on: 'PostgreSQL and Redis', open: realApp, skip: noPostgres },
+]
+
+export interface Host {
+  app: FastifyInstance
+  name?: string
+  mailer: MemoryMailer
+  db?: AnyKysely
+  send(request: InjectOptions): Promise<Answer>
+}
+
+export interface Tokens {
+  access: string
+  refresh: string
+}
+
+/** Of `password`, hashed once for all members. */
+const passwordHash = hash(password, { ...passwords.argon2, parallelism: 1 })
+
+/** The acts of logged-in users on their accounts, by `inject`. */
+export function accountActs(host: Host) {
+  const accounts = accountsOf(host)
+
+  /** A user with `password` and a verified address, without a hash of its own. */
+  async function newUser(given: { email?: string; username?: string; profile?: Record<string, unknown> } = {}) {
+    const { email = `${uniqueName()}@example.org`, username = uniqueName(), profile = {} } = given
+    const user = { email, username, profile, passwordHash: await passwordHash, verified: true }
+    const [stored] = await accounts.users.import([user])
+    if (!stored || 'refused' in stored) throw new Error(`A new user was refused: ${JSON.stringify(stored)}`)
+    return (await accounts.storage.findUserById(stored.id)) as User
+  }
+  /** A further session of a user, without a log-in. */
+  const newSession = async (id: UserId) => actsOf(host, await sessionFor(accounts, await userOf(id)))
+  async function userOf(id: UserId): Promise<User> {
+    const user = await accounts.storage.findUserById(id)
+    if (!user) throw new Error(`There is no user ${id}.`)
+    return user
+  }
+  return {
+    accounts,
+    newUser,
+    newSession,
+    userOf,
+    /** A new user, logged in. */
+    async member(given: Parameters<typeof newUser>[0] = {}) {
+      const user = await newUser(given)
+      return { id: user.id, email: user.email, username: user.username as string, ...(await newSession(user.id)) }
+    },
+    /** All that is stored of a user itself, null when there is no row. */
+    rowOf: (id: UserId): Promise<Record<string, unknown> | null> => (host.db ? rowIn(host.db, id) : memoryRow(id)),
+    login: (email: string, typed = password) => postTo(host, '/api/login/', { email, password: typed }),
+    refresh: (refresh: string) => postTo(host, '/auth/refresh/', { refresh }),
+    post: (url: string, body: unknown) => postTo(host, url, body),
+    /** Asks for a reset code and answers it with its token. */
+    async askReset(email: string) {
+      const { body } = await postTo(host, '/auth/email_request/', { email })
+      return { token: body.token as string, code: lastCode(host, email) }
+    },
+    check: (token: string, otp: string) => postTo(host, '/auth/check_otp/', { token, otp }),
+    reset: (token: string, new_password = newPassword) =>
+      postTo(host, '/auth/reset_password/', { token, new_password }),
+    /** Kinds of the mails that went to an address. */
+    mailsTo: (email: string) => host.mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string),
+  }
+
+  async function memoryRow(id: UserId) {
+    const user = await accounts.storage.findUserWithPassword(id)
+    return user && { ...user }
+  }
+}
+
+async function rowIn(db: AnyKysely, id: UserId) {
+  const row = await db.selectFrom('accounts_users').selectAll().where('id', '=', id).executeTakeFirst()
+  return row ?? null
+}
+
+/** What one session can do. */
+function actsOf(host: Host, { access, refresh, sessionId }: Tokens & { sessionId: string }) {
+  const headers = { authorization: `Bearer ${access}` }
+  const asked = (method: 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE', url: string, payload?: unknown) =>
+    host.send({ method, url, headers, payload: payload as object })
+  return {
+    ...{ access, refresh, sessionId, asked },
+    read: () => asked('GET', '/auth/user/'),
+    patch: (body: unknown) => asked('PATCH', '/auth/user/', body),
+    put: (body: unknown) => asked('PUT', '/auth/user/', body),
+    remove: (typed = password) => asked('DELETE', '/auth/user/', { password: typed }),
+    changePassword: (typed = password, next = newPassword) =>
+      asked('POST', '/auth/change_password/', { current_password: typed, new_password: next }),
+    changeEmail: (email: string, typed = password) => asked('POST', '/auth/change_email/', { email, password: typed }),
+    /** Asks for another address and answers the code with its token. */
+    async askEmail(email: string) {
+      const { status, body } = await asked('POST', '/auth/change_email/', { email, password })
+      if (status !== 200) throw new Error(`change_email answered ${status}`)
+      return { token: body.token as string, code: lastCode(host, email) }
+    },
+    confirmEmail: ({ token, code }: { token: string; code: string }) =>
+      asked('POST', '/auth/confirm_email/', { token, otp: code }),
+  }
+}
+
+function postTo(host: Host, url: string, payload: unknown): Promise<Answer> {
+  return host.send({ method: 'POST', url, payload: payload as object })
+}
+
+/** The code in the last mail to an address; no code of eight digits when there is none. */
+function lastCode({ mailer }: Host, email: string): string {
+  return mailer.sent.findLast(({ to, code }) => to === email && code !== null)?.code ?? '00000000'
+}
+
+/** The status and the code of an answer. */
+export function told({ status, body }: Answer): string {
+  return body?.code ? `${status} ${body.code.replace('ACCOUNTS_', '')}` : String(status)
+}
+
+/** How often each kind of answer came. */
+export function counted(answers: Answer[]): Record<string, number> {
+  const counts: Record<string, number> = {}
+  for (const answer of answers) counts[told(answer)] = (counts[told(answer)] ?? 0) + 1
+  return counts
+}
+
+/**
+ * What becomes of a session's tokens: `[guarded route, refresh]`. The route is one that does not read the user, so that
+ * the guard alone decides.
+ */
+export async function fateOf(host: Host, { access, refresh }: Tokens): Promise<[string, string]> {
+  const guarded = await host.send({ url: '/auth/sessions/', headers: { authorization: `Bearer ${access}` } })
+  return [told(guarded), told(await postTo(host, '/auth/refresh/', { refresh }))]
+}
+
+export const dead = ['401 TOKEN_INVALID', '401 TOKEN_INVALID']
+export const alive = ['200', '200']

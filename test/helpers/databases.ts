@@ -1,0 +1,82 @@
+import { PGlite } from '@electric-sql/pglite'
+import { Kysely, type KyselyPlugin, PostgresDialect, type PostgresPool, sql } from 'kysely'
+import pg from 'pg'
+import type { AnyKysely } from '../../lib/adapters/kysely/index.ts'
+import { freshDatabase, until } from './helper.ts'
+
+export interface Opened {
+  db: AnyKysely
+  /** The statements sent so far, without those that an app runs in the background. */
+  statements: string[]
+  close(): Promise<void>
+}
+
+export interface OpenOptions {
+  plugins?: KyselyPlugin[]
+  /** Settings of every connection, as `PGOPTIONS` has them. */
+  options?: string
+}
+
+/** What a sweeper (claims and purges) and a poll of ended sessions send, whenever they do. */
+const inBackground = /skip locked|"ended_at" >=/
+
+/** Opens a database over a pool wide enough for races. */
+export function openPostgres(connectionString: string, { plugins = [], options = '' }: OpenOptions = {}): Opened {
+  const statements: string[] = []
+  const pool = new pg.Pool({ connectionString, options, max: 20 })
+  // The server ends connections that are still closing when their database is dropped.
+  pool.on('error', () => {})
+  const dialect = new PostgresDialect({ pool })
+  const db = new Kysely({
+    dialect,
+    plugins,
+    log: ({ query }) => void (inBackground.test(query.sql) || statements.push(query.sql)),
+  })
+  return { db, statements, close: () => db.destroy() }
+}
+
+interface Teardown {
+  teardown(end: () => Promise<void>): void
+}
+
+/** Opens a new database, which is dropped with the test. */
+export async function openFresh(t: Teardown): Promise<Opened & { url: string }> {
+  const { url, drop } = await freshDatabase()
+  const opened = openPostgres(url)
+  t.teardown(async () => {
+    await opened.close()
+    await drop()
+  })
+  return { ...opened, url }
+}
+
+/** Waits until a statement in the database, or so many, wait for a lock. */
+export async function untilSomebodyWaits(db: AnyKysely, waiting = 1): Promise<void> {
+  await until(async () => {
+    const query = sql`select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`
+    return (await query.execute(db)).rows.length >= waiting
+  })
+}
+
+/** Opens PGlite. It serialises its callers: it shows that the SQL is right there, never that a race is. */
+export async function openPglite(t: Teardown): Promise<AnyKysely> {
+  const database = await PGlite.create()
+  // There is one session: callers get it in turn, each for the whole of a transaction.
+  const session = { free: Promise.resolve() }
+  async function connect() {
+    const before = session.free
+    const released = new Promise<() => void>((told) => {
+      session.free = new Promise((release) => told(release))
+    })
+    await before
+    return { query, release: await released }
+  }
+  async function query(text: string, parameters: unknown[]) {
+    const { rows, affectedRows } = await database.query(text, parameters)
+    return { command: text.slice(0, 6).toUpperCase(), rowCount: affectedRows ?? rows.length, rows }
+  }
+  const pool = { connect, end: () => database.close() } as unknown as PostgresPool
+  const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
+  t.teardown(() => db.destroy())
+  return db
+}

@@ -1,0 +1,33 @@
+import type { FastifyInstance } from 'fastify'
+import type { User } from '../../lib/contracts.ts'
+import { noClient } from '../../lib/core/client.ts'
+import { startSession } from '../../lib/core/sessions.ts'
+import type { Accounts } from '../../lib/index.ts'
+import { sampleUser } from '../../lib/testing/samples.ts'
+
+/** The accounts of a realm that an app has registered. */
+export function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {
+  return (app as unknown as Record<string, Accounts>)[name] as Accounts
+}
+
+/** A token pair of a fresh session, without a log-in and its hash. */
+export async function sessionFor(accounts: Accounts, user: User) {
+  const client = { ...noClient, ip: '127.0.0.1', userAgent: 'test', network: '127.0.0.1' }
+  const pair = await startSession(accounts, user, client)
+  if (!pair) throw new Error('A new session was refused.')
+  const { sid } = claimsOf(pair.access)
+  return { access: pair.access, refresh: pair.refresh as string, sessionId: sid as string }
+}
+
+/** A user that no other test knows, logged in. */
+export async function newMember(accounts: Accounts) {
+  const stored = await accounts.storage.insertUser(sampleUser())
+  if (typeof stored === 'string') throw new Error(`A new user was refused: ${stored}`)
+  const user = (await accounts.storage.findUserById(stored.id)) as User
+  return { user, ...(await sessionFor(accounts, user)) }
+}
+
+/** What a token says, unverified. */
+export function claimsOf(token: string): Record<string, unknown> {
+  return JSON.parse(Buffer.from(token.split('.')[1] as string, 'base64url').toString())
+}

@@ -1,0 +1,12 @@
+// Migrates the databases that its parent names, one after the other, and tells what became of each.
+import { Kysely, PostgresDialect } from 'kysely'
+import pg from 'pg'
+import { migrateToLatest } from '../../dist/adapters/kysely/index.js'
+
+process.on('message', async (connectionString) => {
+  const db = new Kysely({ dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString, max: 1 }) }) })
+  const answer = await migrateToLatest(db).catch((error) => error.message)
+  await db.destroy()
+  process.send(answer)
+})
+process.send('ready')

@@ -1,0 +1,98 @@
+import Fastify, { type FastifyInstance } from 'fastify'
+import t from 'tap'
+import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
+import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
+import accounts, { type AccountsOptions } from '../../lib/index.ts'
+import { createUser, loginAs } from '../../lib/testing/index.ts'
+import { clientOf, openDatabase, secret, type Teardown } from '../helpers/app.ts'
+import { noPostgres } from '../helpers/helper.ts'
+
+const ada = { username: 'ada', password: 'correct horse', email: 'ada@example.org' }
+
+/** An app that writes its log into a list. */
+async function loggedApp(t: Teardown, register: (app: FastifyInstance) => Promise<void>) {
+  const lines: string[] = []
+  const app = Fastify({ logger: { level: 'warn', stream: { write: (line: string) => void lines.push(line) } } })
+  t.teardown(() => app.close())
+  await register(app)
+  await app.ready()
+  return { app, log: () => lines.join(''), ...clientOf(app) }
+}
+
+function parts(options: Partial<AccountsOptions> = {}): AccountsOptions {
+  return { secret, storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer(), ...options }
+}
+
+t.test('realms that share their users are told of in the log', async (t) => {
+  const storage = memoryStorage()
+
+  const shared = await loggedApp(t, async (app) => {
+    await app.register(accounts, parts({ storage }))
+    await app.register(accounts, parts({ storage, name: 'staff', prefix: '/staff' }))
+  })
+  const apart = await loggedApp(t, async (app) => {
+    await app.register(accounts, parts())
+    await app.register(accounts, parts({ name: 'staff', prefix: '/staff' }))
+  })
+
+  t.match(shared.log(), /share their users/)
+  t.equal(apart.log(), '')
+})
+
+t.test(
+  'an adapter for other ids than the tables have says so instead of refusing every log-in',
+  { skip: noPostgres },
+  async (t) => {
+    const { db } = await openDatabase(t, { ids: 'uuid' })
+    const { post, log } = await loggedApp(t, async (app) => {
+      await app.register(accounts, parts({ storage: kyselyStorage(db) }))
+    })
+
+    t.equal((await post('/api/register/', ada)).status, 503)
+    t.match(log(), /use kyselyStorage\(db, \{ ids: 'uuid' \}\)/)
+  },
+)
+
+t.test('claims that are too large for a token are told when they are signed', async (t) => {
+  const claims = () => ({ list: 'x'.repeat(9000) })
+  const { post, log } = await loggedApp(t, async (app) => {
+    await app.register(accounts, parts({ tokens: { claims } }))
+  })
+  await post('/api/register/', ada)
+
+  t.equal((await post('/api/login/', ada)).status, 503)
+  t.match(log(), /tokens\.claims/)
+})
+
+t.test('a host without the security scheme is told where to declare it', async (t) => {
+  const { default: swagger } = await import('@fastify/swagger')
+  const { app, log } = await loggedApp(t, async (app) => {
+    await app.register(swagger)
+    await app.register(accounts, parts())
+  })
+
+  t.ok(Object.keys((app as unknown as { swagger(): { paths: object } }).swagger().paths).includes('/api/login/'))
+  t.match(log(), /components\.securitySchemes/)
+})
+
+t.test('closing at once after boot complains of nothing', { skip: noPostgres }, async (t) => {
+  const { redisUrl } = await import('../helpers/helper.ts')
+  const { app, log } = await loggedApp(t, async (app) => {
+    await app.register(accounts, { secret, storage: memoryStorage(), redis: redisUrl() })
+  })
+
+  await app.close()
+
+  t.equal(log(), '')
+})
+
+t.test('the helpers for tests of hosts name what is wrong with their arguments', async (t) => {
+  const { app } = await loggedApp(t, async (app) => {
+    await app.register(accounts, parts())
+  })
+  const user = await createUser(app)
+
+  t.match(await loginAs(app, user), { authorization: /^Bearer / })
+  await t.rejects(createUser(app, { email: 'nope' }), { message: /nope is not an e-mail address/ })
+  await t.rejects(createUser(app, { name: 'staff' }), { message: /not registered under the name "staff"/ })
+})

@@ -1,0 +1,372 @@
+import fastifyAuth from '@fastify/auth'
+import type { FastifyInstance } from 'fastify'
+import Fastify from 'fastify'
+import t, { type Test } from 'tap'
+import { memoryStorage } from '../../lib/adapters/memory/index.ts'
+import type { Storage } from '../../lib/contracts.ts'
+import plugin, { type Accounts, type AccountsOptions, type Requirements } from '../../lib/index.ts'
+import { createUser, loginAs, testOptions } from '../../lib/testing/index.ts'
+import { type Answer, clientOf, settableClock } from '../helpers/app.ts'
+import { accountsOf } from '../helpers/members.ts'
+
+const roles = { admin: ['*'], manager: ['orders:*'], support: ['orders:read'] }
+
+/** A host whose routes are added before it is ready. */
+async function host(t: Test, options: Partial<AccountsOptions> = {}) {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(fastifyAuth)
+  await app.register(plugin, { ...testOptions(), roles, ...options } as AccountsOptions)
+  const { send } = clientOf(app)
+  const visit = (url: string, headers: Record<string, string> = {}) => send({ url, headers })
+  return { app, accounts: accountsOf(app), send, visit }
+}
+
+function guard(app: FastifyInstance, url: string, requirements: Requirements): void {
+  app.get(url, { onRequest: app.accounts.require(requirements) }, async (request) => ({ id: request.account.id }))
+}
+
+function told({ status, body }: Answer) {
+  return [status, body.code]
+}
+
+const invalid = [401, 'ACCOUNTS_TOKEN_INVALID']
+const forbidden = [403, 'ACCOUNTS_FORBIDDEN']
+const missing = [404, 'ACCOUNTS_NOT_FOUND']
+
+t.test('a required guard authenticates', async (t) => {
+  const { app, visit } = await host(t)
+  guard(app, '/admin', { role: 'admin' })
+
+  t.same(told(await visit('/admin')), invalid)
+  t.same(told(await visit('/admin', { authorization: 'Bearer x' })), invalid)
+})
+
+t.test('a role opens what asks for it, or for one of several', async (t) => {
+  const { app, visit } = await host(t)
+  guard(app, '/admin', { role: 'admin' })
+  guard(app, '/staff', { role: ['admin', 'support'] })
+  const as = async (role?: string) => loginAs(app, await createUser(app, { role }))
+  const [admin, support, nobody] = [await as('admin'), await as('support'), await as()]
+
+  t.equal((await visit('/admin', admin)).status, 200)
+  t.equal((await visit('/staff', admin)).status, 200)
+  t.equal((await visit('/staff', support)).status, 200)
+  t.same(told(await visit('/admin', support)), forbidden)
+  t.same(told(await visit('/admin', nobody)), forbidden)
+  t.same(told(await visit('/staff', nobody)), forbidden)
+})
+
+t.test('a permission is what the role has, by itself or under a star', async (t) => {
+  const { app, visit } = await host(t)
+  for (const permission of ['orders:read', 'orders:delete', 'orders', 'users:read']) {
+    guard(app, `/${permission.replace(':', '-')}`, { permission })
+  }
+  const allowed = {
+    admin: ['orders:read', 'orders:delete', 'orders', 'users:read'],
+    manager: ['orders:read', 'orders:delete'],
+    support: ['orders:read'],
+    none: [] as string[],
+  }
+
+  for (const [role, open] of Object.entries(allowed)) {
+    const headers = await loginAs(app, await createUser(app, { role: role === 'none' ? undefined : role }))
+    for (const permission of allowed.admin) {
+      const expected = open.includes(permission) ? 200 : 403
+      t.equal((await visit(`/${permission.replace(':', '-')}`, headers)).status, expected, `${role} ${permission}`)
+    }
+  }
+})
+
+t.test('a changed role holds from the next request on, whatever the token says', async (t) => {
+  const { app, accounts, visit } = await host(t, { tokens: { claims: (user) => ({ role: user.role }) } })
+  guard(app, '/admin', { role: 'admin' })
+  const user = await createUser(app, { role: 'admin' })
+  const headers = await loginAs(app, user)
+  t.equal((await visit('/admin', headers)).status, 200)
+
+  await accounts.users.setRole(user.id, 'support')
+  t.same(told(await visit('/admin', headers)), forbidden)
+
+  await accounts.users.setRole(user.id, 'admin')
+  t.equal((await visit('/admin', headers)).status, 200)
+})
+
+t.test('the user is read once per request, and not at all where nothing asks', async (t) => {
+  const storage = memoryStorage()
+  const reads: unknown[] = []
+  const counted: Storage = {
+    ...storage,
+    findUserById(id) {
+      reads.push(id)
+      return storage.findUserById(id)
+    },
+  }
+  const { app, visit } = await host(t, { storage: counted })
+  guard(app, '/all', { role: 'admin', permission: 'orders:read', verified: true })
+  guard(app, '/none', { recent: true, owner: (request) => request.headers.owner })
+  const user = await createUser(app, { role: 'admin', verified: true })
+  const headers = await loginAs(app, user)
+  reads.length = 0
+
+  t.equal((await visit('/all', headers)).status, 200)
+  t.equal(reads.length, 1)
+  t.equal((await visit('/none', { ...headers, owner: String(user.id) })).status, 200)
+  t.equal(reads.length, 1)
+})
+
+t.test('an unverified address is told to prove itself', async (t) => {
+  const { app, visit } = await host(t)
+  guard(app, '/verified', { verified: true })
+
+  const unverified = await visit('/verified', await loginAs(app, await createUser(app)))
+  const verified = await visit('/verified', await loginAs(app, await createUser(app, { verified: true })))
+
+  t.same(told(unverified), [403, 'ACCOUNTS_EMAIL_UNVERIFIED'])
+  t.equal(verified.status, 200)
+})
+
+t.test('[R-SES-6] recent looks at the log-in, not at the age of the token', async (t) => {
+  const clock = settableClock()
+  const { app, send, visit } = await host(t, { clock })
+  guard(app, '/recent', { recent: true })
+  guard(app, '/hour', { recent: 3600 })
+  const ada = { email: 'ada@example.org', password: 'correct horse battery' }
+  await createUser(app, ada)
+  const post = (url: string, payload: object, headers = {}) => send({ method: 'POST', url, payload, headers })
+  const bearer = (answer: Answer) => ({ authorization: `Bearer ${answer.body.access}` })
+  const login = await post('/api/login/', ada)
+
+  clock.pass(299_000)
+  t.equal((await visit('/recent', bearer(login))).status, 200)
+  clock.pass(2000)
+  const refreshed = await post('/auth/refresh/', { refresh: login.body.refresh })
+  clock.pass(60_000)
+  t.same(told(await visit('/recent', bearer(refreshed))), [403, 'ACCOUNTS_REAUTH_REQUIRED'])
+  t.equal((await visit('/hour', bearer(refreshed))).status, 200)
+
+  const passwords = { current_password: ada.password, new_password: 'another horse battery' }
+  const changed = await post('/auth/change_password/', passwords, bearer(refreshed))
+  t.equal((await visit('/recent', bearer(changed))).status, 200, 'a password was proved')
+})
+
+t.test('what is foreign is answered as if it did not exist', async (t) => {
+  const { app, visit } = await host(t)
+  const owners = new Map<string, unknown>()
+  guard(app, '/orders/:id', { owner: (request) => owners.get(request.params.id) })
+  const [ada, bob] = [await createUser(app), await createUser(app)]
+  owners.set('1', ada.id).set('2', bob.id).set('3', null).set('4', [ada.id]).set('5', String(ada.id))
+  const headers = await loginAs(app, ada)
+
+  t.equal((await visit('/orders/1', headers)).status, 200)
+  t.equal((await visit('/orders/5', headers)).status, 200, 'ids of a host may be text')
+  const foreign = await visit('/orders/2', headers)
+  t.same(told(foreign), missing)
+  for (const id of ['3', '4', '6']) t.same((await visit(`/orders/${id}`, headers)).body, foreign.body)
+})
+
+t.test('[R-LOG-5] a fault while a guard asks is a refusal, never a pass', async (t) => {
+  const storage = memoryStorage()
+  const broken: Storage = { ...storage, findUserById: () => Promise.reject(new Error('connection lost')) }
+  const { app, visit } = await host(t, { storage: broken })
+  guard(app, '/admin', { role: 'admin' })
+  guard(app, '/verified', { verified: true })
+  guard(app, '/orders', {
+    owner: () => {
+      throw new Error('orders are away')
+    },
+  })
+  const { id } = (await storage.insertUser({
+    ...{ username: null, usernameCanonical: null, email: 'a@example.org', emailCanonical: 'a@example.org' },
+    ...{ emailVerifiedAt: 1, passwordHash: null, credentialVersion: 1, role: 'admin', profile: {} as never },
+    ...{ createdAt: 0, expiresAt: null },
+  })) as { id: number }
+  const session = {
+    ...{ id: 'session', userId: id as never, credentialVersion: 1, createdAt: Date.now(), authTime: Date.now() },
+    ...{ lastUsedAt: Date.now(), idleMs: 1e9, expiresAt: Date.now() + 1e9, ip: '', userAgent: '' },
+  }
+  await storage.insertSession(session)
+  const access = await app.accounts.tokens.signAccess(session, { id } as never)
+  const headers = { authorization: `Bearer ${access}` }
+
+  t.same(told(await visit('/admin', headers)), [503, 'ACCOUNTS_UNAVAILABLE'])
+  t.same(told(await visit('/verified', headers)), [503, 'ACCOUNTS_UNAVAILABLE'])
+  t.equal((await visit('/orders', headers)).status, 500, 'the host’s own fault is the host’s to format')
+})
+
+t.test('a deleted or disabled user is refused by what reads the user', async (t) => {
+  const { app, accounts, visit } = await host(t, { revocation: 'none' })
+  guard(app, '/verified', { verified: true })
+  const [ada, bob] = [await createUser(app, { verified: true }), await createUser(app, { verified: true })]
+  const [first, second] = [await loginAs(app, ada), await loginAs(app, bob)]
+
+  await accounts.users.disable(ada.id)
+  await accounts.users.delete(bob.id)
+
+  t.same(told(await visit('/verified', first)), invalid)
+  t.same(told(await visit('/verified', second)), invalid)
+})
+
+t.test('a requirement that is wrong is told where the route is built', async (t) => {
+  const { app } = await host(t)
+  const wrong: [unknown, RegExp][] = [
+    [{}, /one or more of role, permission, verified, recent, owner/],
+    [{ roles: 'admin' }, /one or more of role/],
+    [{ role: undefined }, /one or more of role/],
+    [{ role: '' }, /"role"/],
+    [{ role: [] }, /"role"/],
+    [{ role: 'superuser' }, /"role".*admin, manager, support/],
+    [{ role: ['admin', 'superuser'] }, /"role"/],
+    [{ permission: '' }, /"permission"/],
+    [{ permission: ['orders:read'] }, /"permission"/],
+    [{ verified: false }, /"verified"/],
+    [{ recent: 0 }, /"recent"/],
+    [{ recent: false }, /"recent"/],
+    [{ recent: 1.5 }, /"recent"/],
+    [{ owner: 7 }, /"owner"/],
+  ]
+
+  for (const [requirements, message] of wrong) {
+    t.throws(() => app.accounts.require(requirements as Requirements), { name: 'TypeError', message })
+  }
+  const plain = await host(t, { roles: undefined })
+  t.throws(() => plain.app.accounts.require({ permission: 'orders:read' }), { name: 'TypeError', message: /"roles"/ })
+  t.ok(plain.app.accounts.require({ role: 'anything' }), 'without the option any role may be asked for')
+})
+
+t.test('a refusal leaves no header on the answer of another guard that lets the request in', async (t) => {
+  const { app, visit } = await host(t)
+  const { authenticate, require } = app.accounts
+  const key = async (request: { headers: Record<string, unknown> }) => {
+    if (request.headers.key !== 'right') throw new Error('a wrong key')
+  }
+  const admin = require({ role: 'admin' })
+  const seen = (request: { accountOrNull: { id: unknown } | null }) => ({ id: request.accountOrNull?.id ?? null })
+  app.get('/or', { preHandler: app.auth([authenticate, key as never]) }, seen as never)
+  app.get('/either', { preHandler: app.auth([admin, key as never]) }, seen as never)
+  app.get('/both', { preHandler: app.auth([admin, key as never], { relation: 'and' }) }, seen as never)
+  app.get('/all', { preHandler: app.auth([admin, key as never], { run: 'all' }) }, seen as never)
+  const support = await loginAs(app, await createUser(app, { role: 'support' }))
+  const chief = await createUser(app, { role: 'admin' })
+  const asChief = await loginAs(app, chief)
+
+  const byKey = await visit('/or', { key: 'right' })
+  t.equal(byKey.status, 200)
+  t.same(byKey.body, { id: null })
+  t.equal(byKey.headers['www-authenticate'], undefined)
+  t.equal(byKey.headers['retry-after'], undefined)
+  const refused = await visit('/either', { ...support, key: 'wrong' })
+  t.ok(refused.status >= 400)
+
+  const asVisitor = await visit('/either', { ...support, key: 'right' })
+  t.same([asVisitor.status, asVisitor.body], [200, { id: null }], 'let in by the key, and not as that account')
+  t.same((await visit('/either', asChief)).body, { id: chief.id })
+  t.same(told(await visit('/both', { ...support, key: 'right' })), forbidden)
+  t.equal((await visit('/both', { ...asChief, key: 'right' })).status, 200)
+  t.not((await visit('/both', { ...asChief, key: 'wrong' })).status, 200)
+  t.same((await visit('/all', { ...support, key: 'right' })).body, { id: null })
+})
+
+t.test('a route of a protected scope without a guard fails at boot and says what to do', async (t) => {
+  const open = async (add: (scope: FastifyInstance) => void) => {
+    const { app } = await host(t)
+    app.register(async (scope) => {
+      app.accounts.protect(scope)
+      add(scope)
+    })
+    return app.ready()
+  }
+  const answer = async () => 'ok'
+  const fix = /GET \/open.*app\.accounts\.authenticate.*accounts: false/
+
+  await t.rejects(
+    open((scope) => scope.get('/open', answer)),
+    { name: 'TypeError', message: fix },
+  )
+  await t.rejects(
+    open((scope) => scope.get('/open', { onRequest: async () => {} }, answer)),
+    { message: fix },
+  )
+  await t.rejects(
+    open((scope) => scope.register(async (inner) => void inner.get('/open', answer), { prefix: '/deep' })),
+    { message: /GET \/deep\/open/ },
+  )
+  await t.rejects(
+    open((scope) => scope.route({ method: ['POST', 'PUT'], url: '/open', handler: answer })),
+    { message: /POST,PUT \/open/ },
+  )
+  await t.rejects(
+    open((scope) => scope.get('/open', { config: { accounts: true } as object }, answer)),
+    { message: fix },
+  )
+})
+
+t.test('a protected scope takes every kind of guard in every place, and open routes that say so', async (t) => {
+  const { app, accounts, visit, send } = await host(t)
+  const { authenticate, require } = accounts
+  app.register(async (scope) => {
+    accounts.protect(scope)
+    scope.get('/one', { onRequest: authenticate }, async () => 'ok')
+    scope.get('/two', { preValidation: [async () => {}, require({ role: 'admin' })] }, async () => 'ok')
+    scope.get('/three', { preHandler: authenticate({ optional: true }) }, async () => '"visitor"')
+    scope.get('/status', { config: { accounts: false } as object }, async () => '"up"')
+    scope.register(async (inner) => void inner.delete('/deep', { onRequest: [authenticate] }, async () => 'ok'))
+  })
+  app.get('/outside', async () => '"open"')
+  await app.ready()
+
+  for (const url of ['/one', '/two']) t.equal((await visit(url)).status, 401)
+  t.equal((await send({ method: 'HEAD', url: '/one' })).status, 401)
+  t.equal((await send({ method: 'DELETE', url: '/deep' })).status, 401)
+  for (const url of ['/three', '/status', '/outside']) t.equal((await visit(url)).status, 200)
+})
+
+t.test('a protected scope takes no guard of another realm', async (t) => {
+  const { app, accounts } = await host(t)
+  await app.register(plugin, { ...testOptions(), name: 'staff', prefix: '/staff' })
+  const { staff } = app as unknown as { staff: Accounts }
+  app.register(async (scope) => {
+    staff.protect(scope)
+    scope.get('/ours', { onRequest: staff.authenticate }, async () => 'ok')
+    scope.get('/theirs', { onRequest: accounts.authenticate }, async () => 'ok')
+  })
+
+  await t.rejects(async () => app.ready(), { message: /GET \/theirs/ })
+})
+
+t.test('a guard that is made of nothing says what it takes', async (t) => {
+  const { accounts } = await host(t)
+  const wrong: [() => unknown, RegExp][] = [
+    [() => accounts.require(null as never), /require\(\) takes one or more of role/],
+    [() => accounts.require(undefined as never), /require\(\) takes one or more of role/],
+    [() => accounts.authenticate(undefined as never), /authenticate\(\) takes \{ optional: true \}/],
+    [() => accounts.protect(undefined as never), /protect\(\) takes the scope/],
+  ]
+
+  for (const [make, message] of wrong) t.throws(make, { name: 'TypeError', message })
+})
+
+t.test('what a host wraps around a guard is not taken for one', async (t) => {
+  const { app, accounts } = await host(t)
+  app.register(async (scope) => {
+    accounts.protect(scope)
+    const wrapped = async (request: never, reply: never) => accounts.authenticate(request, reply)
+    scope.get('/wrapped', { onRequest: wrapped as never }, async () => 'ok')
+  })
+
+  await t.rejects(async () => app.ready(), { message: /GET \/wrapped/ })
+})
+
+t.test('a token is verified without a request as a guard does it', async (t) => {
+  const { app, accounts } = await host(t)
+  const user = await createUser(app)
+  const { authorization } = await loginAs(app, user)
+  const token = authorization.slice('Bearer '.length)
+
+  t.match(await accounts.verifyToken(token), { id: user.id, sessionId: String })
+  await accounts.users.endSessions(user.id)
+  await t.rejects(accounts.verifyToken(token), { code: 'ACCOUNTS_TOKEN_INVALID' })
+  for (const none of ['x', '', undefined, null, 7, {}] as string[]) {
+    await t.rejects(accounts.verifyToken(none), { code: 'ACCOUNTS_TOKEN_INVALID' })
+  }
+})

@@ -1,0 +1,106 @@
+import { generateKeyPairSync, randomBytes } from 'node:crypto'
+import { readFileSync } from 'node:fs'
+import { inspect } from 'node:util'
+import Fastify from 'fastify'
+import { Kysely, PostgresDialect } from 'kysely'
+import t from 'tap'
+import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
+import accounts, { type AccountsOptions } from '../../lib/index.ts'
+import { resolveOptions } from '../../lib/options/options.ts'
+import { secret } from '../helpers/app.ts'
+
+const storage = memoryStorage()
+
+function refusal(given: unknown): string {
+  try {
+    resolveOptions({ secret: given, storage } as AccountsOptions)
+    return ''
+  } catch (error) {
+    return error instanceof TypeError ? error.message : `not a TypeError: ${error}`
+  }
+}
+
+const random = randomBytes(32)
+const { privateKey, publicKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+
+t.test(
+  '[R-TOK-7] secrets that are short, repetitive, asymmetric or no text are refused, and never shown',
+  async (t) => {
+    const wrong: [given: unknown, says: RegExp][] = [
+      [undefined, /nothing was given/],
+      ['', /0 bytes/],
+      [random.toString('base64url').slice(0, 31), /31 bytes/],
+      // As hexadecimal digits it looks twice as long as it is.
+      [random.toString('hex').slice(0, 62), /31 bytes/],
+      ['a'.repeat(64), /repetitive/],
+      ['secret'.repeat(10), /repetitive/],
+      ['abcabcabdabcabcabdabcabcabdabcabc', /repetitive/],
+      [random, /type object/],
+      [{}, /type object/],
+      [12_345_678_901_234, /type number/],
+      [privateKey.export({ type: 'pkcs8', format: 'pem' }), /asymmetric key/],
+      [publicKey.export({ type: 'spki', format: 'pem' }), /asymmetric key/],
+      [[], /list of 0/],
+      [[secret, `${secret}1`, `${secret}2`], /list of 3/],
+      [[secret, undefined], /nothing was given/],
+    ]
+
+    for (const [given, says] of wrong) {
+      const message = refusal(given)
+      t.match(message, /^fastify-accounts: option "secret(\[1\])?" must be/)
+      t.match(message, says)
+      if (typeof given === 'string' && given) t.notOk(message.includes(given.slice(0, 12)), 'the secret is not shown')
+    }
+  },
+)
+
+t.test('[R-TOK-7] every published secret is refused, alone and as the previous one', async (t) => {
+  const published = readFileSync(new URL('../vectors/jwt-known-secrets-32plus.txt', import.meta.url), 'utf8')
+    .split('\n')
+    .filter(Boolean)
+
+  t.equal(published.length, 1857)
+  t.strictSame(
+    published.filter((given) => !refusal(given).includes('option "secret" must be')),
+    [],
+  )
+  t.strictSame(
+    published.filter((given) => !refusal([secret, given]).includes('option "secret[1]" must be')),
+    [],
+  )
+})
+
+t.test('[R-TOK-7] random secrets of 32 bytes are taken in every common spelling', async (t) => {
+  for (const encoding of ['hex', 'base64', 'base64url'] as const) t.equal(refusal(random.toString(encoding)), '')
+  t.equal(refusal([secret, random.toString('hex')]), '')
+  t.equal(refusal('correct horse battery staple and 4 more'), '')
+})
+
+t.test('[R-LOG-6] printed options, accounts and apps show no secret', async (t) => {
+  const password = 'pool-password-canary'
+  const pool = { connectionString: `postgres://u:${password}@localhost/x`, connect() {}, end() {} }
+  const db = new Kysely<unknown>({ dialect: new PostgresDialect({ pool: pool as never }) })
+  const redis = `redis://u:${password}@localhost:1`
+  const transport = { host: 'localhost', auth: { user: 'u', pass: password } }
+  const mail = { transport: transport as never, from: `${password}@example.org` }
+  const options = resolveOptions({ secret: [secret, `${secret}-before`], db, redis, mail })
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const parts = { storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
+  await app.register(accounts, { secret, ...parts })
+
+  const printed = [options, app.accounts.options, app.accounts, app].map((value) =>
+    inspect(value, { depth: 12, showHidden: true, maxStringLength: null }),
+  )
+  const texts = [...printed, JSON.stringify(options), JSON.stringify(app.accounts.options), String(options.secret)]
+
+  t.match(inspect(options), /secret: \[redacted\]/)
+  t.match(inspect(options), /db: \[redacted\]/)
+  t.match(inspect(options), /redis: \[redacted\]/)
+  t.match(inspect(options), /transport: \[redacted\]/)
+  t.match(JSON.stringify(options), '"secret":"[redacted]"')
+  for (const text of texts) {
+    t.notOk(text.includes(secret))
+    t.notOk(text.includes(password))
+  }
+})

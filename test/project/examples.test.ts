@@ -1,0 +1,124 @@
+import { type ChildProcess, execFileSync } from 'node:child_process'
+import { randomBytes } from 'node:crypto'
+import { once } from 'node:events'
+import { readFileSync, rmSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import t, { type Test } from 'tap'
+import { freePort, freshDatabase, redisUrl, until } from '../helpers/helper.ts'
+import { spawnNode } from '../helpers/program.ts'
+
+const root = fileURLToPath(new URL('../..', import.meta.url))
+const account = { username: 'ann', email: 'ann@example.com', password: 'correct horse battery' }
+
+t.test('the quick start is at most 20 lines and serves the six routes and a protected one', async (t) => {
+  const { post, open } = await start(t, 'examples/quick-start/server.js')
+
+  const registered = await post('/api/register/', account)
+  const { access, refresh } = (await post('/api/login/', account)).body
+  const hello = await open('/hello', access)
+  const refreshed = await post('/auth/refresh/', { refresh })
+  const asked = await post('/auth/email_request/', { email: account.email })
+  const checked = await post('/auth/check_otp/', { token: asked.body.token, otp: '0000 0000' })
+  const reset = await post('/auth/reset_password/', { token: asked.body.token, new_password: 'another password' })
+
+  t.ok(readFileSync(`${root}/examples/quick-start/server.js`, 'utf8').trimEnd().split('\n').length <= 20)
+  t.match(registered, { status: 201, body: { id: 1, username: 'ann', email: account.email } })
+  t.match(hello, { status: 200, body: { hello: 1 } })
+  t.match(await open('/hello'), { status: 401, body: { code: 'ACCOUNTS_TOKEN_INVALID' } })
+  t.match(refreshed, { status: 200, body: { access: String, refresh: String } })
+  t.match(asked, { status: 200, body: { message: 'Password reset link sent to email.', token: String } })
+  t.match(checked, { status: 400, body: { code: 'ACCOUNTS_CODE_INVALID' } })
+  t.match(reset, { status: 400, body: { code: 'ACCOUNTS_CODE_INVALID' } })
+})
+
+t.test('a CommonJS host registers the plugin with require', async (t) => {
+  const { post, open } = await start(t, 'examples/commonjs/server.cjs')
+
+  await post('/api/register/', account)
+  const { access } = (await post('/api/login/', account)).body
+
+  t.match(await open('/hello', access), { status: 200, body: { hello: 1 } })
+})
+
+t.test('the TypeScript host compiles without a cast and keeps its profile fields and claims', async (t) => {
+  const built = '.tap/examples-typescript'
+  t.teardown(() => rmSync(`${root}/${built}`, { recursive: true, force: true }))
+  compile(t, built)
+  const { post, open } = await start(t, `${built}/server.js`)
+  const profile = { company: 'Analytical Engines', employees: 2 }
+
+  const refused = await post('/api/register/', { ...account, ...profile, employees: 0 })
+  const registered = await post('/api/register/', { ...account, ...profile })
+  const { access } = (await post('/api/login/', account)).body
+  const ordered = await post('/orders', { article: 'cog wheel' }, access)
+
+  t.match(refused, { status: 400, body: { code: 'ACCOUNTS_VALIDATION', errors: [{ field: 'employees' }] } })
+  t.match(registered, { status: 201, body: profile })
+  t.match(await open('/auth/user/', access), { status: 200, body: { username: 'ann', ...profile } })
+  t.match(ordered, { status: 201, body: { article: 'cog wheel', company: profile.company } })
+  t.match(await open('/orders', access), { status: 200, body: [{ article: 'cog wheel' }] })
+})
+
+function compile(t: Test, outDir: string): void {
+  const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
+  const options = [
+    '-p',
+    'examples/typescript',
+    '--noEmit',
+    'false',
+    '--rootDir',
+    'examples/typescript',
+    '--outDir',
+    outDir,
+  ]
+  try {
+    execFileSync(process.execPath, [tsc, ...options], { cwd: root, encoding: 'utf8' })
+  } catch (error) {
+    t.fail(`examples/typescript does not compile:\n${(error as { stdout: string }).stdout}`)
+  }
+  t.notMatch(readFileSync(`${root}/examples/typescript/server.ts`, 'utf8'), /\bas (?!const)|@ts-|\bany\b|!\./)
+}
+
+async function start(t: Test, file: string) {
+  const database = await freshDatabase()
+  const port = await freePort()
+  const env = {
+    ...process.env,
+    DATABASE_URL: database.url,
+    REDIS_URL: redisUrl(),
+    ACCOUNTS_SECRET: randomBytes(32).toString('base64url'),
+    PORT: String(port),
+  }
+  const child = spawnNode([file], { cwd: root, env, stdio: ['ignore', 'ignore', 'pipe'] })
+  let complaints = ''
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    complaints += text
+  })
+  t.teardown(async () => {
+    await end(child)
+    await database.drop()
+  })
+
+  const origin = `http://localhost:${port}`
+  await until(async () => child.exitCode !== null || (await fetch(origin)).status === 404, 20_000)
+  t.equal(child.exitCode, null, `${file} runs\n${complaints}`)
+  return {
+    post: (path: string, body: unknown, token?: string) => call(origin + path, { method: 'POST', body, token }),
+    open: (path: string, token?: string) => call(origin + path, { token }),
+  }
+}
+
+async function end(child: ChildProcess): Promise<void> {
+  if (child.exitCode !== null || child.signalCode !== null) return
+  child.kill('SIGTERM')
+  await once(child, 'exit')
+}
+
+async function call(url: string, { method = 'GET', body, token }: { method?: string; body?: unknown; token?: string }) {
+  const headers: Record<string, string> = {}
+  if (body !== undefined) headers['content-type'] = 'application/json'
+  if (token !== undefined) headers.authorization = `Bearer ${token}`
+  const response = await fetch(url, { method, headers, body: body === undefined ? null : JSON.stringify(body) })
+  return { status: response.status, body: (await response.json()) as Record<string, string> }
+}
