@@ -1,39 +1,31 @@
-import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
-import type { Cache, Claims, Mailer, Storage, UserId } from './contracts.ts'
-import type { Hooks } from './core/events.ts'
-import type { Health } from './core/health.ts'
-import type { Passwords } from './core/passwords.ts'
-import type { Revocation } from './core/revocation.ts'
-import type { Ring } from './core/secrets.ts'
-import type { TokenPair } from './core/sessions.ts'
-import type { Tokens } from './core/tokens.ts'
-import type { Users } from './features/users.ts'
-import type { Guards } from './http/guards.ts'
-import type { ResolvedOptions } from './options/options.ts'
+import type { FastifyRequest } from 'fastify'
+import type { Storage, UserId } from './contracts.ts'
+import { clientOf, noClient } from './core/client.ts'
+import { type Health, healthOf } from './core/health.ts'
+import type { Hooks } from './core/hooks.ts'
+import { joinRealm, type Realm } from './core/realm.ts'
+import { startSession, type TokenPair } from './core/sessions.ts'
+import type { Account } from './core/tokens.ts'
+import { AccountsError } from './errors.ts'
+import { createUsers, type Users } from './features/users.ts'
+import { createGuards, type Guards } from './http/guards.ts'
 
-/** What `app.accounts` is: the guards, the use cases without HTTP and the ports of one realm. */
+/** What a host does without HTTP. */
+export interface UseCases {
+  readonly users: Users
+  /**
+   * Starts a session, for logins of the host's own kind: whoever calls it has proved who the user is.
+   *
+   * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is no such active user
+   */
+  startSession(userId: UserId, request?: FastifyRequest): Promise<TokenPair>
+}
+
+/** What `app.accounts` is: the guards and the use cases of one realm. */
 export interface Accounts extends Guards, UseCases {
-  readonly options: ResolvedOptions
-  readonly storage: Storage
-  /** Undefined when nothing needs it. */
-  readonly cache: Cache | undefined
-  /** Undefined when nothing needs it. */
-  readonly mailer: Mailer | undefined
-  readonly ring: Ring
-  readonly tokens: Tokens
-  readonly passwords: Passwords
-  readonly revocation: Revocation
-  readonly hooks: Hooks
-  readonly log: FastifyBaseLogger
-  /** Events on their way into the database; closing waits for them. */
-  readonly pending: Set<Promise<void>>
-  /** Whether the storage is within a transaction of the host's, which may still roll back. */
-  readonly joined: boolean
-  /** The time in milliseconds. */
-  clock(): number
   /**
    * Adds a hook. `before…` hooks are awaited and may refuse by throwing an error with a `statusCode`; `after…` hooks
-   * are told of security events and never change an answer.
+   * are called after security events and never change the response.
    */
   readonly addHook: Hooks['add']
   /**
@@ -47,21 +39,37 @@ export interface Accounts extends Guards, UseCases {
   health(): Promise<Health>
 }
 
-/** What a host does without HTTP. */
-export interface UseCases {
-  readonly users: Users
-  /**
-   * Starts a session, for log-ins of the host's own kind: whoever calls it has proved who the user is.
-   *
-   * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is no such active user
-   */
-  startSession(userId: UserId, request?: FastifyRequest): Promise<TokenPair>
+const realms = new WeakMap<object, Realm>()
+
+/** The realm behind `app.accounts`, for the command line and the helpers of tests; no host can import this. */
+export function realmOf(accounts: object): Realm {
+  const realm = realms.get(accounts)
+  if (!realm) throw new TypeError('fastify-accounts: these are not accounts of this copy of the package')
+  return realm
 }
 
-/** Who a request is made for. */
-export interface Account {
-  readonly id: UserId
-  readonly sessionId: string
-  /** What the option `tokens.claims` put into the token. */
-  readonly claims: Claims
+/** Builds what a host sees of a realm: nothing that is reachable from it is a key, a secret, a port or the realm. */
+export function createAccountsOf(realm: Realm, more: object = {}): Accounts {
+  const accounts = Object.freeze({
+    ...createGuards(realm),
+    ...useCases(realm),
+    addHook: realm.hooks.add,
+    using: (storage: Storage) => Object.freeze(useCases(joinRealm(realm, storage))),
+    health: () => healthOf(realm),
+    ...more,
+  })
+  realms.set(accounts, realm)
+  return accounts
+}
+
+function useCases(realm: Realm): UseCases {
+  return { users: Object.freeze(createUsers(realm)), startSession: (...given) => startFor(realm, ...given) }
+}
+
+async function startFor(realm: Realm, userId: UserId, request?: FastifyRequest): Promise<TokenPair> {
+  const user = await realm.storage.findUserById(userId)
+  const client = request ? clientOf(realm, request) : noClient
+  const tokens = user?.active ? await startSession(realm, user, client) : null
+  if (!tokens) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  return tokens
 }

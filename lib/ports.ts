@@ -1,19 +1,11 @@
 import type { FastifyInstance } from 'fastify'
 import type { Cache, Mailer, Storage } from './contracts.ts'
 import { bounded } from './core/deadline.ts'
+import type { Ports } from './core/realm.ts'
 import type { Ring } from './core/secrets.ts'
 import { wrongOption } from './options/checks.ts'
 import { mustVerify, type ResolvedOptions } from './options/options.ts'
-import type { RedisOption, RedisPair } from './options/rules.ts'
-
-/** The outside world of one realm, every call bounded in time. */
-export interface Ports {
-  storage: Storage
-  cache: Cache | undefined
-  mailer: Mailer | undefined
-  /** Finishes what was accepted and closes what was opened here. */
-  close(): Promise<void>
-}
+import type { RedisPair, RedisSource } from './options/ports.ts'
 
 /**
  * Takes the ports from the options, or opens them: Kysely for `db`, Redis for the codes and the mail queue. Only what
@@ -21,7 +13,11 @@ export interface Ports {
  *
  * @throws {TypeError} when a part is missing; there is no silent default in memory
  */
-export async function openPorts(app: FastifyInstance, options: ResolvedOptions, ring: Ring): Promise<Ports> {
+export async function openPorts(
+  app: FastifyInstance,
+  options: ResolvedOptions,
+  ring: Ring,
+): Promise<Ports & { close(): Promise<void> }> {
   const { log } = app
   const storage = bounded(options.storage ?? (await openStorage(options)), log)
   if (!mailing(app, options)) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
@@ -57,7 +53,7 @@ async function openStorage({ db }: ResolvedOptions): Promise<Storage> {
   return kyselyStorage(db!.reveal())
 }
 
-async function openCache(settings: { name: string; redis: RedisOption; onError(error: Error): void }): Promise<Cache> {
+async function openCache(settings: { name: string; redis: RedisSource; onError(error: Error): void }): Promise<Cache> {
   const { redisCache } = await import('./adapters/redis/index.ts')
   return redisCache(settings)
 }
@@ -78,7 +74,7 @@ function redisOf(app: FastifyInstance, { redis }: ResolvedOptions): RedisPair {
   )
 }
 
-function hostRedis(app: FastifyInstance): RedisOption | undefined {
-  const { redis } = app as unknown as { redis?: RedisOption & { duplicate?: unknown } }
+function hostRedis(app: FastifyInstance): RedisSource | undefined {
+  const { redis } = app as unknown as { redis?: RedisSource & { duplicate?: unknown } }
   return typeof redis?.duplicate === 'function' ? redis : undefined
 }

@@ -1,10 +1,11 @@
 import { DelayedError, type Job, UnrecoverableError, Worker } from 'bullmq'
-import { openRedis, type RedisSource } from './adapters/redis/connection.ts'
+import { openRedis } from './adapters/redis/connection.ts'
 import { within } from './core/deadline.ts'
 import { type MailJob, type MailSecret, openJob, queueName, queuePrefix, ringOf } from './mail/jobs.ts'
 import { jsonLog, type MailLog } from './mail/log.ts'
 import { judgeFault, type MailOptions, type MailPost, mailChecks, openPost, retryDelay } from './mail/transport.ts'
 import { anything, fn, integer, section } from './options/checks.ts'
+import type { RedisSource } from './options/ports.ts'
 import { realmName } from './options/rules.ts'
 
 /** Options of `startMailWorker`. */

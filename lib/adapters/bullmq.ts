@@ -3,8 +3,9 @@ import type { Cluster, Redis } from 'ioredis'
 import type { Mailer, Message } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { jobId, type MailSecret, queueName, queuePrefix, ringOf, sealJob } from '../mail/jobs.ts'
+import type { RedisSource } from '../options/ports.ts'
 import { realmName } from '../options/rules.ts'
-import { connected, openRedis, type RedisSource, withoutArguments } from './redis/connection.ts'
+import { connected, openRedis, withoutArguments } from './redis/connection.ts'
 
 /** Options of `queueMailer`. */
 export interface QueueMailerOptions {

@@ -1,8 +1,8 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import { mail as mailRule } from '../options/mail.ts'
 import type { AccountsOptions } from '../options/options.ts'
-import { mail as mailRule } from '../options/rules.ts'
 import { failure, faultText } from './errors.ts'
 
 /** The options as a config module has them: those that the environment may fill in can be missing. */

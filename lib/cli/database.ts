@@ -1,4 +1,4 @@
-import type { AnyKysely } from '../adapters/kysely/index.ts'
+import type { AnyKysely } from '../options/ports.ts'
 import { installed, usageError } from './errors.ts'
 
 /** Opens a PostgreSQL database; the first statement connects. */

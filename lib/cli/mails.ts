@@ -2,7 +2,8 @@ import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import type { MailLog } from '../mail/log.ts'
 import { previewMails } from '../mail/preview.ts'
-import type { MailTemplate, MailTemplates } from '../mail/render.ts'
+
+import type { MailTemplate, MailTemplates } from '../options/mail.ts'
 import { loadConfig, mailOf, withoutSecrets } from './config.ts'
 import { failure } from './errors.ts'
 

@@ -1,4 +1,4 @@
-import type { AnyKysely } from '../adapters/kysely/index.ts'
+import type { AnyKysely } from '../options/ports.ts'
 import { loadConfig, required } from './config.ts'
 import { idsOf, openDatabase } from './database.ts'
 import { failure, installed, usageError } from './errors.ts'

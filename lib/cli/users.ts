@@ -1,3 +1,4 @@
+import { realmOf } from '../accounts.ts'
 import type { Profile, User, UserId } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { type AccountsFlags, type Opened, withAccounts } from './accounts.ts'
@@ -21,9 +22,9 @@ export function listUsers(flags: UserFlags): Promise<void> {
   if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > 1000) {
     throw usageError(`--limit must be a whole number from 1 to 1000, but "${limit}" was given`)
   }
-  return withAccounts(flags, async ({ users, storage }) => {
-    const page = { limit: Number(limit), ...(after !== undefined && { after: idOf(after, storage.ids) }) }
-    for (const user of await users.list(page)) print(user)
+  return withAccounts(flags, async (accounts) => {
+    const page = { limit: Number(limit), ...(after !== undefined && { after: idOf(after, accounts) }) }
+    for (const user of await accounts.users.list(page)) print(user)
   })
 }
 
@@ -95,13 +96,14 @@ function change(act: (accounts: Opened, user: User, argument?: string) => Promis
     })
 }
 
-async function found({ users, storage }: Opened, who: string): Promise<User> {
-  const user = await users.find(who.includes('@') ? { email: who } : { id: idOf(who, storage.ids) })
+async function found(accounts: Opened, who: string): Promise<User> {
+  const user = await accounts.users.find(who.includes('@') ? { email: who } : { id: idOf(who, accounts) })
   if (!user) throw new AccountsError('ACCOUNTS_NOT_FOUND')
   return user
 }
 
-function idOf(text: string, ids: 'integer' | 'uuid'): UserId {
+function idOf(text: string, accounts: Opened): UserId {
+  const { ids } = realmOf(accounts).storage
   const possible = ids === 'uuid' ? /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i : /^\d{1,15}$/
   if (!possible.test(text)) throw usageError(`"${text}" is neither an address nor an id; ids are of the kind ${ids}`)
   return ids === 'uuid' ? text.toLowerCase() : Number(text)

@@ -1,10 +1,10 @@
 import { createHash, randomBytes, randomInt } from 'node:crypto'
-import type { Accounts } from '../accounts.ts'
 import type { Cache, CodePurpose, CodeRef, NewCode, NewUser, User, UserId } from '../contracts.ts'
 import { AccountsError, isRefusal, loggable } from '../errors.ts'
 import type { Client } from './client.ts'
 import { withoutTag } from './email-address.ts'
 import { emit } from './events.ts'
+import type { Realm } from './realm.ts'
 import { mac, open, type SecretKeys, seal } from './secrets.ts'
 
 /** Whom a code is for; null fields for an address without an account. */
@@ -79,17 +79,17 @@ const restBytes = 128
  * null) has the same shape and costs the same.
  */
 export function newCode(
-  accounts: Accounts,
+  realm: Realm,
   { purpose, address, user, proof, link, digits, ttl, tries }: CodeOrder,
 ): IssuedCode {
-  const keys = accounts.ring[0]
+  const keys = realm.ring[0]
   const code = randomInt(10 ** digits)
     .toString()
     .padStart(digits, '0')
   const subject = { userId: user?.id ?? null, credentialVersion: user?.credentialVersion ?? null, address, ...proof }
   const account = accountKeys(keys, address)
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
-  const records = tokens.map((token) => newRecord(accounts, purpose, token, code, subject))
+  const records = tokens.map((token) => newRecord(realm, purpose, token, code, subject))
   const draft = { purpose, ...account, records, tries, ttl }
   return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }
 }
@@ -98,17 +98,17 @@ export function newCode(
  * Stores a code, whose life begins here, and answers its end. A code that is stored already stays as it is: its end is
  * that of its first life, 0 when it is dead.
  */
-export async function putCode(accounts: Accounts, { ttl, ...code }: CodeDraft): Promise<number> {
-  const now = accounts.clock()
-  return cacheOf(accounts).put({ ...code, expiresAt: now + ttl * 1000, grantMs }, now)
+export async function putCode(realm: Realm, { ttl, ...code }: CodeDraft): Promise<number> {
+  const now = realm.clock()
+  return cacheOf(realm).put({ ...code, expiresAt: now + ttl * 1000, grantMs }, now)
 }
 
-function newRecord(accounts: Accounts, purpose: CodePurpose, token: string, code: string, subject: Subject) {
+function newRecord(realm: Realm, purpose: CodePurpose, token: string, code: string, subject: Subject) {
   const { tokenHash } = refOf(purpose, token)
   return {
     tokenHash,
-    mac: codeMac(accounts.ring[0], purpose, tokenHash, code),
-    subject: seal(accounts.ring, subjectContext(accounts, purpose, tokenHash), subject, sizeOf(subject)),
+    mac: codeMac(realm.ring[0], purpose, tokenHash, code),
+    subject: seal(realm.ring, subjectContext(realm, purpose, tokenHash), subject, sizeOf(subject)),
   }
 }
 
@@ -125,26 +125,26 @@ function sizeOf({ address, email, registration }: Subject): number {
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, the same whatever is wrong
  */
 export async function checkCode(
-  accounts: Accounts,
+  realm: Realm,
   { purpose, token, otp, userId }: { purpose: CodePurpose; token: string; otp: string; userId?: UserId },
   client: Client,
 ): Promise<void> {
   const ref = refOf(purpose, token)
   const code = otp.replaceAll(/\s/g, '')
-  const macs = accounts.ring.map((keys) => codeMac(keys, purpose, ref.tokenHash, code))
-  const answer = await cacheOf(accounts).guess(ref, macs, accounts.clock())
+  const macs = realm.ring.map((keys) => codeMac(keys, purpose, ref.tokenHash, code))
+  const answer = await cacheOf(realm).guess(ref, macs, realm.clock())
   const told = { client, userId, identifier: ref.tag }
-  if (answer === 'right') emit(accounts, 'codeAccept', { ...told, details: { purpose } })
-  else if (answer === 'exhausted') emit(accounts, 'codeExhaust', { ...told, details: { purpose } })
-  else emit(accounts, 'codeFail', { ...told, details: { purpose, reason: answer } })
+  if (answer === 'right') emit(realm, 'codeAccept', { ...told, details: { purpose } })
+  else if (answer === 'exhausted') emit(realm, 'codeExhaust', { ...told, details: { purpose } })
+  else emit(realm, 'codeFail', { ...told, details: { purpose, reason: answer } })
   if (answer !== 'right') throw new AccountsError('ACCOUNTS_CODE_INVALID')
 }
 
 /** What a token's code is for, while the cache knows it; null for any other token. */
-export async function peekSubject(accounts: Accounts, purpose: CodePurpose, token: string): Promise<Subject | null> {
+export async function peekSubject(realm: Realm, purpose: CodePurpose, token: string): Promise<Subject | null> {
   const ref = refOf(purpose, token)
-  const sealed = await cacheOf(accounts).peek(ref, accounts.clock())
-  return sealed === null ? null : openSubject(accounts, subjectContext(accounts, purpose, ref.tokenHash), sealed)
+  const sealed = await cacheOf(realm).peek(ref, realm.clock())
+  return sealed === null ? null : openSubject(realm, subjectContext(realm, purpose, ref.tokenHash), sealed)
 }
 
 /**
@@ -152,21 +152,21 @@ export async function peekSubject(accounts: Accounts, purpose: CodePurpose, toke
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID when there is none, it is borrowed, used or a decoy's
  */
-export async function borrowGrant(accounts: Accounts, purpose: CodePurpose, token: string): Promise<Grant> {
-  const cache = cacheOf(accounts)
+export async function borrowGrant(realm: Realm, purpose: CodePurpose, token: string): Promise<Grant> {
+  const cache = cacheOf(realm)
   const ref = refOf(purpose, token)
   const leaseId = randomBytes(16).toString('base64url')
-  const now = accounts.clock()
+  const now = realm.clock()
   const sealed = await cache.lease(ref, leaseId, now + leaseMs, now).catch((error) => {
     // It may have been taken all the same, by a cache that answers too late: nobody would hold it.
     cache.giveBack(ref, leaseId, 'outage', now).catch(() => {})
     throw error
   })
-  const subject = sealed && openSubject(accounts, subjectContext(accounts, purpose, ref.tokenHash), sealed)
+  const subject = sealed && openSubject(realm, subjectContext(realm, purpose, ref.tokenHash), sealed)
   if (!subject || subject.userId === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
   return {
     subject: { ...subject, userId: subject.userId },
-    giveBack: (reason) => cache.giveBack(ref, leaseId, reason, accounts.clock()),
+    giveBack: (reason) => cache.giveBack(ref, leaseId, reason, realm.clock()),
   }
 }
 
@@ -177,15 +177,15 @@ export async function borrowGrant(accounts: Accounts, purpose: CodePurpose, toke
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID
  */
 export async function withGrant<T>(
-  accounts: Accounts,
+  realm: Realm,
   { purpose, token }: { purpose: CodePurpose; token: string },
   act: (subject: Subject & { userId: UserId }) => Promise<T | null>,
 ): Promise<T> {
-  const grant = await borrowGrant(accounts, purpose, token)
+  const grant = await borrowGrant(realm, purpose, token)
   const done = await act(grant.subject).catch(async (error) => {
     await grant.giveBack(refuses(error) ? 'refused' : 'outage').catch((fault) => {
       // The lease ends by itself.
-      accounts.log.warn({ err: loggable(fault) }, 'fastify-accounts: a grant was not given back')
+      realm.log.warn({ err: loggable(fault) }, 'fastify-accounts: a grant was not given back')
     })
     throw error
   })
@@ -198,7 +198,7 @@ function refuses(error: unknown): boolean {
   return isRefusal(error) && error.statusCode < 500
 }
 
-function openSubject({ ring, log }: Accounts, context: string, sealed: string): Subject | null {
+function openSubject({ ring, log }: Realm, context: string, sealed: string): Subject | null {
   try {
     const opened = open(ring, context, sealed)
     return opened === 'unknown_kid' ? null : (opened.value as Subject)
@@ -209,7 +209,7 @@ function openSubject({ ring, log }: Accounts, context: string, sealed: string): 
 }
 
 /** Kills all codes of an address, under every secret of the ring. A fault is only logged: the fence has killed them. */
-export async function burnCodes({ ring, cache, log }: Accounts, address: string): Promise<void> {
+export async function burnCodes({ ring, cache, log }: Realm, address: string): Promise<void> {
   try {
     await Promise.all(ring.map((keys) => cache?.burn(accountKeys(keys, address))))
   } catch (error) {
@@ -219,7 +219,7 @@ export async function burnCodes({ ring, cache, log }: Accounts, address: string)
 }
 
 /** Names an address in events without telling it; the same for all its `+tag`s. */
-export function identifierOf({ ring }: Accounts, address: string): string {
+export function identifierOf({ ring }: Realm, address: string): string {
   return accountKeys(ring[0], address).tag
 }
 
@@ -241,11 +241,11 @@ function codeMac(keys: SecretKeys, purpose: CodePurpose, tokenHash: string, code
   return { kid: keys.kid, mac: mac(keys.key('code'), purpose, tokenHash, code) }
 }
 
-function subjectContext({ options }: Accounts, purpose: CodePurpose, tokenHash: string): string {
+function subjectContext({ options }: Realm, purpose: CodePurpose, tokenHash: string): string {
   return `${options.name} code ${purpose} ${tokenHash}`
 }
 
-function cacheOf({ cache }: Accounts): Cache {
+function cacheOf({ cache }: Realm): Cache {
   if (!cache) throw new TypeError('fastify-accounts: codes need a cache')
   return cache
 }

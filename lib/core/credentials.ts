@@ -1,4 +1,3 @@
-import type { Account, Accounts } from '../accounts.ts'
 import type { CredentialChange, User, UserWithPassword } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import type { Client } from './client.ts'
@@ -7,6 +6,8 @@ import { canonicalEmail } from './email-address.ts'
 import { emit } from './events.ts'
 import type { Place } from './hash-queue.ts'
 import { type Draft, handOver, rowsOf } from './outbox.ts'
+import type { Realm } from './realm.ts'
+import type { Account } from './tokens.ts'
 
 /** What is to be changed. */
 export interface Change extends Pick<CredentialChange, 'set' | 'sessions' | 'seenUsername'> {
@@ -24,21 +25,21 @@ export function nextVersion({ credentialVersion }: User): number {
  * everywhere, its mails leave, and the account's codes die. The version of the user as it was read is the fence.
  */
 export async function changeCredentials(
-  accounts: Accounts,
+  realm: Realm,
   user: User,
   { start = null, mails = [], ...change }: Change,
 ): Promise<'changed' | 'stale' | 'email_taken'> {
-  const outcome = await accounts.storage.changeCredentials({
+  const outcome = await realm.storage.changeCredentials({
     userId: user.id,
     fence: user.credentialVersion,
     credentialVersion: nextVersion(user),
-    now: accounts.clock(),
+    now: realm.clock(),
     ...change,
     start,
-    mails: rowsOf(accounts, mails),
+    mails: rowsOf(realm, mails),
   })
   if (typeof outcome === 'string') return outcome
-  await settle(accounts, user, outcome.ended, mails)
+  await settle(realm, user, outcome.ended, mails)
   return 'changed'
 }
 
@@ -47,24 +48,24 @@ export async function changeCredentials(
  *
  * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE
  */
-export async function deleteUser(accounts: Accounts, user: User, mails: Draft[]): Promise<'deleted' | 'stale'> {
-  const outcome = await accounts.storage.deleteUser({
+export async function deleteUser(realm: Realm, user: User, mails: Draft[]): Promise<'deleted' | 'stale'> {
+  const outcome = await realm.storage.deleteUser({
     userId: user.id,
     fence: user.credentialVersion,
-    now: accounts.clock(),
-    mails: rowsOf(accounts, mails),
+    now: realm.clock(),
+    mails: rowsOf(realm, mails),
   })
   if (outcome === 'in_use') throw new AccountsError('ACCOUNTS_ACCOUNT_IN_USE')
   if (outcome === 'stale') return outcome
-  await settle(accounts, user, outcome.ended, mails)
+  await settle(realm, user, outcome.ended, mails)
   return 'deleted'
 }
 
-async function settle(accounts: Accounts, user: User, ended: string[], mails: Draft[]): Promise<void> {
-  accounts.revocation.announce(ended)
+async function settle(realm: Realm, user: User, ended: string[], mails: Draft[]): Promise<void> {
+  realm.revocation.announce(ended)
   // Within a host's transaction the codes outlive a roll-back; after a commit the fence has killed them.
-  if (accounts.joined) return
-  await Promise.all([burnCodes(accounts, addressOf(user)), handOver(accounts, mails)])
+  if (realm.joined) return
+  await Promise.all([burnCodes(realm, addressOf(user)), handOver(realm, mails)])
 }
 
 /** The canonical form of a stored address. */
@@ -78,15 +79,15 @@ export function addressOf({ email }: User): string {
  * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_TOKEN_INVALID when the user is gone
  */
 export async function provePassword(
-  accounts: Accounts,
+  realm: Realm,
   { id, sessionId }: Account,
   { password, client, place }: { password: string; client: Client; place?: Place },
 ): Promise<User> {
-  const found = await accounts.storage.findUserWithPassword(id)
-  const right = await accounts.passwords.verify(found?.active ? found.passwordHash : null, password, place)
+  const found = await realm.storage.findUserWithPassword(id)
+  const right = await realm.passwords.verify(found?.active ? found.passwordHash : null, password, place)
   if (!found?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   if (right) return withoutPassword(found)
-  emit(accounts, 'passwordFail', { client, userId: id, sessionId, details: {} })
+  emit(realm, 'passwordFail', { client, userId: id, sessionId, details: {} })
   throw new AccountsError('ACCOUNTS_PASSWORD_WRONG')
 }
 
@@ -100,7 +101,7 @@ export function withoutPassword({ passwordHash: _hidden, ...user }: UserWithPass
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED
  */
-export function checkPolicy({ passwords }: Accounts, password: string): void {
+export function checkPolicy({ passwords }: Realm, password: string): void {
   const reasons = passwords.refusals(password)
   if (reasons.length > 0) throw new AccountsError('ACCOUNTS_PASSWORD_REFUSED', { reasons })
 }

@@ -1,154 +1,7 @@
-import type { FastifyBaseLogger } from 'fastify'
-import type { Accounts } from '../accounts.ts'
-import type { AccountEvent, CodePurpose, Profile, User, UserId } from '../contracts.ts'
-import { hostRefusal, loggable } from '../errors.ts'
+import type { AccountEvent, UserId } from '../contracts.ts'
 import type { Client } from './client.ts'
-
-/** What events tell beside who, when and from where. */
-export interface EventDetails {
-  register: Record<never, never>
-  /** Only with `concealExisting`, where the client is not told. */
-  registerFail: { reason: 'email_taken' | 'username_taken' }
-  login: Record<never, never>
-  /** `stale`: the credentials changed while the password was verified. */
-  loginFail: { reason: 'unknown' | 'disabled' | 'password' | 'unverified' | 'stale' }
-  codeIssue: { purpose: CodePurpose }
-  codeAccept: { purpose: CodePurpose }
-  codeFail: { purpose: CodePurpose; reason: 'wrong' | 'dead' }
-  codeExhaust: { purpose: CodePurpose }
-  passwordReset: Record<never, never>
-  passwordChange: { by: 'user' | 'admin' }
-  /** A logged-in user gave a wrong password for what asks for it. */
-  passwordFail: Record<never, never>
-  refresh: Record<never, never>
-  /** The newest token came back: a race, or an answer that was lost. */
-  refreshReplay: Record<never, never>
-  refreshReuse: Record<never, never>
-  refreshFail: { reason: 'dead' | 'stale' | 'ahead' | 'unverified' }
-  sessionEnd: { reason: 'logout' | 'logout_all' | 'revoked' | 'admin'; count: number }
-  emailVerify: { password: 'kept' | 'discarded' }
-  emailChange: Record<never, never>
-  accountUpdate: { fields: string }
-  accountDelete: { mode: 'row' | 'deactivate'; by: 'user' | 'admin' }
-  accountDisable: Record<never, never>
-  accountEnable: Record<never, never>
-  roleChange: { role: string | null }
-}
-
-/** The name of an event. */
-export type EventName = keyof EventDetails
-
-/** An event of one name. */
-export type EventOf<Name extends EventName> = Omit<AccountEvent, 'name' | 'details'> & {
-  name: Name
-  details: EventDetails[Name]
-}
-
-/** An event of any name, which tells what its details are. */
-export type SecurityEvent = { [Name in EventName]: EventOf<Name> }[EventName]
-
-/** What hooks are called with: `before…` may refuse, `after…` are told. */
-export type HookContexts = {
-  beforeRegister: {
-    username: string | null
-    email: string
-    profile: Profile
-    client: Client
-  }
-  /** After the password was proved. */
-  beforeLogin: { user: User; client: Client }
-  /** `by` tells a reset from a change by a logged-in user. */
-  beforePasswordChange: { user: User; by: 'reset' | 'user'; client: Client }
-  /** `email` is the new address, before a code is mailed to it. */
-  beforeEmailChange: { user: User; email: string; client: Client }
-  beforeDelete: { user: User; client: Client }
-} & { [Name in EventName as `after${Capitalize<Name>}`]: EventOf<Name> }
-
-/** The name of a hook. */
-export type HookName = keyof HookContexts
-
-type BeforeHook = Extract<HookName, `before${string}`>
-
-/** Hooks of the host. */
-export interface Hooks {
-  /** Adds a hook; hooks of one name are called in the order in which they were added. */
-  add<Name extends HookName>(name: Name, hook: (context: HookContexts[Name]) => unknown): void
-  /** Awaits the hooks before an act; the first that throws refuses it. */
-  before<Name extends BeforeHook>(name: Name, context: HookContexts[Name]): Promise<void>
-  /** Tells the hooks of an event; none of them can change the answer. */
-  after(event: AccountEvent): void
-}
-
-/** Makes the hooks of one realm. */
-export function createHooks(log: FastifyBaseLogger): Hooks {
-  const hooks = new Map<string, ((context: never) => unknown)[]>()
-  const hooksOf = (name: string) => hooks.get(name) ?? []
-  return {
-    add(name, hook) {
-      if (!hookNames.includes(name)) throw new TypeError(`fastify-accounts: there is no hook "${name}"`)
-      if (typeof hook !== 'function') throw new TypeError(`fastify-accounts: the hook "${name}" must be a function`)
-      hooks.set(name, [...hooksOf(name), hook])
-    },
-    async before(name, context) {
-      for (const hook of hooksOf(name)) {
-        try {
-          await hook(context as never)
-        } catch (error) {
-          throw hostRefusal(error)
-        }
-      }
-    },
-    after(event) {
-      for (const hook of hooksOf(`after${event.name[0]?.toUpperCase()}${event.name.slice(1)}`)) {
-        void tell(hook, event, log)
-      }
-    },
-  }
-}
-
-async function tell(hook: (event: never) => unknown, event: AccountEvent, log: FastifyBaseLogger): Promise<void> {
-  try {
-    await hook(event as never)
-  } catch (error) {
-    log.error({ err: loggable(error) }, `fastify-accounts: a hook after "${event.name}" failed`)
-  }
-}
-
-/** Every event with its log level and its words in the log. */
-const eventTable = {
-  register: ['info', 'registered'],
-  registerFail: ['info', 'a registration met an existing account'],
-  login: ['info', 'logged in'],
-  loginFail: ['info', 'a log-in failed'],
-  codeIssue: ['info', 'a code was issued'],
-  codeAccept: ['info', 'a code was right'],
-  codeFail: ['info', 'a code was wrong'],
-  codeExhaust: ['warn', 'a code was guessed too often'],
-  passwordReset: ['info', 'the password was reset'],
-  passwordChange: ['info', 'the password was changed'],
-  passwordFail: ['info', 'a password of a logged-in user was wrong'],
-  refresh: ['info', 'a session went on'],
-  refreshReplay: ['info', 'a refresh token came back'],
-  refreshReuse: ['warn', 'a refresh token was reused; its session has ended'],
-  refreshFail: ['info', 'a refresh token was refused'],
-  sessionEnd: ['info', 'sessions were ended'],
-  emailVerify: ['info', 'an e-mail address was verified'],
-  emailChange: ['info', 'the e-mail address was changed'],
-  accountUpdate: ['info', 'the account was updated'],
-  accountDelete: ['info', 'the account was deleted'],
-  accountDisable: ['info', 'the account was disabled'],
-  accountEnable: ['info', 'the account was enabled'],
-  roleChange: ['info', 'the role was changed'],
-} as const satisfies Record<EventName, readonly ['info' | 'warn', string]>
-
-/** Every event by name. */
-export const eventNames = Object.keys(eventTable) as EventName[]
-
-const beforeHooks = ['beforeRegister', 'beforeLogin', 'beforePasswordChange', 'beforeEmailChange', 'beforeDelete']
-const hookNames: string[] = [
-  ...beforeHooks,
-  ...eventNames.map((name) => `after${name[0]!.toUpperCase()}${name.slice(1)}`),
-]
+import { type EventDetails, type EventName, eventTable } from './hooks.ts'
+import type { Realm } from './realm.ts'
 
 /** Whom and what an event is about. */
 export interface Happening<Name extends EventName> {
@@ -164,23 +17,23 @@ export interface Happening<Name extends EventName> {
  * and is waited for within a host's transaction only, which may end next.
  */
 export function emit<Name extends EventName>(
-  accounts: Accounts,
+  realm: Realm,
   name: Name,
   happening: Happening<Name>,
 ): Promise<void> | undefined {
   const { client, userId = null, identifier = null, sessionId = null, details } = happening
   const { ip, network, userAgent, requestId } = client
-  const fields = { at: accounts.clock(), userId, identifier, sessionId, requestId, ip, network, userAgent }
+  const fields = { at: realm.clock(), userId, identifier, sessionId, requestId, ip, network, userAgent }
   const [level, words] = eventTable[name]
-  const line: object = { event: `accounts.${name}`, realm: accounts.options.name, ...fields, ...details }
-  accounts.log[level](line, `fastify-accounts: ${words}`)
+  const line: object = { event: `accounts.${name}`, realm: realm.options.name, ...fields, ...details }
+  realm.log[level](line, `fastify-accounts: ${words}`)
   const event: AccountEvent = Object.freeze({ name, ...fields, details })
-  accounts.hooks.after(event)
-  const kept = accounts.options.eventLog ? keep(accounts, event) : undefined
-  return accounts.joined ? kept : undefined
+  realm.hooks.after(event)
+  const kept = realm.options.eventLog ? keep(realm, event) : undefined
+  return realm.joined ? kept : undefined
 }
 
-async function keep({ storage, pending }: Accounts, event: AccountEvent): Promise<void> {
+async function keep({ storage, pending }: Realm, event: AccountEvent): Promise<void> {
   // The port has logged the fault.
   const kept = storage.addEvent(event).catch(() => {})
   pending.add(kept)

@@ -1,4 +1,4 @@
-import type { Accounts } from '../accounts.ts'
+import type { Realm } from './realm.ts'
 
 /** How a dependency is. */
 export interface PartHealth {
@@ -18,7 +18,7 @@ export interface Health {
 }
 
 /** Asks every dependency how it is, each for at most a second. */
-export async function healthOf({ storage, cache, mailer, clock }: Accounts): Promise<Health> {
+export async function healthOf({ storage, cache, mailer, clock }: Realm): Promise<Health> {
   const [stored, cached, mailed] = await Promise.all([
     ask(storage, clock),
     cache ? ask(cache, clock) : null,

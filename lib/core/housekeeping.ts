@@ -1,8 +1,8 @@
 import { randomInt } from 'node:crypto'
-import type { Accounts } from '../accounts.ts'
 import { loggable } from '../errors.ts'
 import { within } from './deadline.ts'
 import { sweepOutbox } from './outbox.ts'
+import type { Realm } from './realm.ts'
 
 const sweepMs = 5000
 const purgeMs = 60_000
@@ -14,27 +14,27 @@ const stopMs = 2000
  * Starts what an instance does in the background: mails that wait in the outbox, and rows that nobody needs any more.
  * Any number of instances may do so at once. Answers how to stop it, when the rounds that have begun are done.
  */
-export function startHousekeeping(accounts: Accounts): () => Promise<void> {
-  const stops = [repeat(accounts, purge, purgeMs)]
-  if (accounts.mailer) stops.push(repeat(accounts, sweepOutbox, sweepMs))
+export function startHousekeeping(realm: Realm): () => Promise<void> {
+  const stops = [repeat(realm, purge, purgeMs)]
+  if (realm.mailer) stops.push(repeat(realm, sweepOutbox, sweepMs))
   return async () => {
     await Promise.all(stops.map((stop) => stop()))
   }
 }
 
 /** Removes rows that nobody needs, in batches. */
-export async function purge(accounts: Accounts): Promise<void> {
-  const { storage, options, clock } = accounts
+export async function purge(realm: Realm): Promise<void> {
+  const { storage, options, clock } = realm
   const now = clock()
   // Without the option it is not for this instance to say how long events are kept.
   const eventsBefore = options.eventLog ? now - options.eventLog.keep * 1000 : 0
   const removed = await storage.purge({ now, eventsBefore, limit: purgeBatch })
-  if (removed >= purgeBatch) await purge(accounts)
+  if (removed >= purgeBatch) await purge(realm)
 }
 
-type Work = (accounts: Accounts) => Promise<void>
+type Work = (realm: Realm) => Promise<void>
 
-function repeat(accounts: Accounts, work: Work, everyMs: number): () => Promise<void> {
+function repeat(realm: Realm, work: Work, everyMs: number): () => Promise<void> {
   const state: { timer?: NodeJS.Timeout; stopped: boolean; round: Promise<void> } = {
     stopped: false,
     round: Promise.resolve(),
@@ -48,9 +48,9 @@ function repeat(accounts: Accounts, work: Work, everyMs: number): () => Promise<
     state.round = run()
   }
   async function run(): Promise<void> {
-    await work(accounts).catch((error) => {
+    await work(realm).catch((error) => {
       // The next round does it; the port has logged its fault.
-      accounts.log.debug({ err: loggable(error) }, `fastify-accounts: ${work.name} will be tried again`)
+      realm.log.debug({ err: loggable(error) }, `fastify-accounts: ${work.name} will be tried again`)
     })
     plan()
   }

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto'
 import Type, { type TObject } from 'typebox'
 import { Value } from 'typebox/value'
-import type { Accounts } from '../accounts.ts'
-import type { NewUser, Profile } from '../contracts.ts'
+import type { NewUser, Profile, User, UserId } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
-import { canonicalUsername, usernameProblem } from '../http/schemas.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { canonicalEmail } from './email-address.ts'
+import type { Realm } from './realm.ts'
+import { canonicalUsername, usernameProblem } from './usernames.ts'
 
 /** Who is to be registered. */
 export interface Registration {
@@ -17,7 +17,7 @@ export interface Registration {
 }
 
 /** A user as a registration makes it, without a password. */
-export function newUser({ options, clock }: Accounts, registration: Registration): Omit<NewUser, 'passwordHash'> {
+export function newUser({ options, clock }: Realm, registration: Registration): Omit<NewUser, 'passwordHash'> {
   const { email, profile = {} } = registration
   const emailCanonical = canonicalEmail(email)
   if (emailCanonical === null) throw invalid('email', 'must be an e-mail address')
@@ -56,4 +56,22 @@ export function profileFields({ registration }: ResolvedOptions, given: Record<s
 /** The refusal of one field. */
 export function invalid(field: string, message: string): AccountsError {
   return new AccountsError('ACCOUNTS_VALIDATION', { errors: [{ field, message }] })
+}
+
+/**
+ * The id of a stored user.
+ *
+ * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
+ */
+export function storedId(stored: Awaited<ReturnType<Realm['storage']['insertUser']>>): UserId {
+  if (stored === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
+  if (stored === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
+  if (stored === 'invalid') throw invalid('', 'has a value that cannot be stored')
+  return stored.id
+}
+
+/** A new user as it is once it has its id. */
+export function userOf(user: Omit<NewUser, 'passwordHash'>, id: UserId): User {
+  const { usernameCanonical, emailCanonical, ...shown } = user
+  return { ...shown, id, active: true }
 }

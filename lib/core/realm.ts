@@ -1,73 +1,73 @@
-import type { FastifyInstance, FastifyRequest } from 'fastify'
-import type { Accounts } from '../accounts.ts'
-import type { Storage, UserId } from '../contracts.ts'
-import { AccountsError } from '../errors.ts'
-import { createUsers } from '../features/users.ts'
-import { createGuards } from '../http/guards.ts'
+import type { FastifyBaseLogger, FastifyInstance } from 'fastify'
+import type { Cache, Mailer, Storage } from '../contracts.ts'
 import type { ResolvedOptions } from '../options/options.ts'
-import type { Ports } from '../ports.ts'
-import { clientOf, noClient } from './client.ts'
 import { bounded } from './deadline.ts'
-import { createHooks } from './events.ts'
 import { hashQueue } from './hash-queue.ts'
-import { healthOf } from './health.ts'
-import { createPasswords } from './passwords.ts'
-import { createRevocation } from './revocation.ts'
+import { createHooks, type Hooks } from './hooks.ts'
+import { createPasswords, type Passwords } from './passwords.ts'
+import { createRevocation, type Revocation } from './revocation.ts'
 import type { Ring } from './secrets.ts'
-import { startSession, type TokenPair } from './sessions.ts'
-import { createTokens } from './tokens.ts'
+import { createTokens, type Tokens } from './tokens.ts'
 
-type Members = Omit<Accounts, 'users' | 'startSession' | 'using' | 'health'>
+/** The dependencies of one realm; every call is bounded in time. */
+export interface Ports {
+  readonly storage: Storage
+  /** Undefined when nothing needs it. */
+  readonly cache: Cache | undefined
+  /** Undefined when nothing needs it. */
+  readonly mailer: Mailer | undefined
+}
 
-/** Builds what `app.accounts` is, over the ports of one realm. */
+/** What every use case works with. Hosts never see it: they get the members of `Accounts`. */
+export interface Realm extends Ports {
+  readonly options: ResolvedOptions
+  readonly ring: Ring
+  readonly tokens: Tokens
+  readonly passwords: Passwords
+  readonly revocation: Revocation
+  readonly hooks: Hooks
+  readonly log: FastifyBaseLogger
+  /** Events on their way into the database; closing waits for them. */
+  readonly pending: Set<Promise<void>>
+  /** Whether the storage is within a transaction of the host's, which may still roll back. */
+  readonly joined: boolean
+  /** The time in milliseconds. */
+  clock(): number
+}
+
+/** Builds a realm over its ports. */
 export async function createRealm(
   scope: FastifyInstance,
   options: ResolvedOptions,
   ring: Ring,
   { storage, cache, mailer }: Ports,
-): Promise<Accounts> {
+): Promise<Realm> {
   const { log } = scope
   const { clock } = options
-  const tokens = await createTokens(scope, ring, options, storage.ids)
-  const passwords = createPasswords(options.passwords, hashQueue, log)
-  const revocation = createRevocation({ options, storage, cache, log, clock })
-  const guards = createGuards({ options, storage, tokens, revocation, clock })
-  const hooks = createHooks(log)
-  const ports = { storage, cache, mailer, joined: false, pending: new Set<Promise<void>>() }
-  const parts = { options, ring, tokens, passwords, revocation, hooks, log, clock, addHook: hooks.add }
-  return withUseCases({ ...ports, ...parts, ...guards })
+  return {
+    ...{ options, ring, storage, cache, mailer, log, clock },
+    tokens: await createTokens(scope, ring, options, storage.ids),
+    passwords: createPasswords(options.passwords, hashQueue, log),
+    revocation: createRevocation({ options, storage, cache, log, clock }),
+    hooks: createHooks(log),
+    pending: new Set(),
+    joined: false,
+  }
 }
 
-function withUseCases(members: Members): Accounts {
-  const accounts: Accounts = Object.freeze({
-    ...members,
-    get users() {
-      return users
-    },
-    startSession: (userId, request) => startFor(accounts, userId, request),
-    using: (storage) => joining(members, storage),
-    health: () => healthOf(accounts),
-  } satisfies Accounts)
-  const users = createUsers(accounts)
-  return accounts
-}
-
-function joining(members: Members, storage: Storage): Accounts {
+/**
+ * The realm within a transaction of the host's.
+ *
+ * @throws {TypeError} when it is no storage, or one with other ids
+ */
+export function joinRealm(realm: Realm, storage: Storage): Realm {
   if (typeof storage?.insertUser !== 'function') {
     throw new TypeError('fastify-accounts: using() takes a storage adapter such as kyselyStorage(trx)')
   }
-  if (storage.ids !== members.storage.ids) {
-    throw new TypeError(`fastify-accounts: using() takes a storage with ids of this realm: '${members.storage.ids}'`)
+  if (storage.ids !== realm.storage.ids) {
+    throw new TypeError(`fastify-accounts: using() takes a storage with ids of this realm: '${realm.storage.ids}'`)
   }
-  // Nobody may hear of an end that is still to be rolled back: the polls find it once it has committed.
-  const revocation = { ...members.revocation, announce() {} }
-  return withUseCases({ ...members, storage: bounded(storage, members.log), revocation, joined: true })
-}
-
-async function startFor(accounts: Accounts, userId: UserId, request?: FastifyRequest): Promise<TokenPair> {
-  const user = await accounts.storage.findUserById(userId)
-  const client = request ? clientOf(accounts, request) : noClient
-  const tokens = user?.active ? await startSession(accounts, user, client) : null
-  if (!tokens) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-  return tokens
+  // Other processes must not learn of an end that may be rolled back: their polls find it once it has committed.
+  const revocation = { ...realm.revocation, announce() {} }
+  return { ...realm, storage: bounded(storage, realm.log), revocation, joined: true }
 }

@@ -1,10 +1,11 @@
 import { randomBytes } from 'node:crypto'
-import type { Accounts } from '../accounts.ts'
 import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import { mustVerify } from '../options/options.ts'
 import { type Client, noClient } from './client.ts'
-import { type EventDetails, emit } from './events.ts'
+import { emit } from './events.ts'
+import type { EventDetails } from './hooks.ts'
+import type { Realm } from './realm.ts'
 
 const endBatch = 500
 
@@ -18,20 +19,20 @@ export interface TokenPair {
  * Starts a session and answers its first token pair; null when the user's credentials have changed or the user was
  * disabled since `user` was read.
  */
-export async function startSession(accounts: Accounts, user: User, client: Client): Promise<TokenPair | null> {
-  const session = newSession(accounts, user, client)
-  if (!(await accounts.storage.insertSession(session))) return null
-  await emit(accounts, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
-  return firstTokens(accounts, session, user)
+export async function startSession(realm: Realm, user: User, client: Client): Promise<TokenPair | null> {
+  const session = newSession(realm, user, client)
+  if (!(await realm.storage.insertSession(session))) return null
+  await emit(realm, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
+  return firstTokens(realm, session, user)
 }
 
 /** The first token pair of a session. */
-export async function firstTokens({ tokens }: Accounts, session: Session, user: User): Promise<TokenPair> {
+export async function firstTokens({ tokens }: Realm, session: Session, user: User): Promise<TokenPair> {
   return { access: await tokens.signAccess(session, user), refresh: tokens.signRefresh(session, 0) }
 }
 
 /** Makes a session for a user; the storage has to take it. */
-export function newSession({ options, clock }: Accounts, user: User, { ip, userAgent, request }: Client): Session {
+export function newSession({ options, clock }: Realm, user: User, { ip, userAgent, request }: Client): Session {
   const now = clock()
   const { idle, absolute } = options.session(request)
   return {
@@ -56,11 +57,11 @@ export function newSession({ options, clock }: Accounts, user: User, { ip, userA
  * @throws {AccountsError} ACCOUNTS_REFRESH_REUSED when this very call ended the session, ACCOUNTS_TOKEN_INVALID
  */
 export async function continueSession(
-  accounts: Accounts,
+  realm: Realm,
   refreshToken: string,
   client: Client,
 ): Promise<Pick<TokenPair, 'access'> & Partial<TokenPair>> {
-  const { tokens, storage, options, clock, revocation } = accounts
+  const { tokens, storage, options, clock, revocation } = realm
   const { sessionId, counter } = tokens.verifyRefresh(refreshToken)
   const { rotate, graceSeconds, lateReplays } = options.refresh
   const rule = { rotate, graceMs: graceSeconds * 1000, lateReplays }
@@ -69,22 +70,22 @@ export async function continueSession(
 
   if (outcome.result === 'reused') {
     revocation.announce([sessionId])
-    emit(accounts, 'refreshReuse', { client, userId: outcome.session.userId, sessionId, details: {} })
+    emit(realm, 'refreshReuse', { client, userId: outcome.session.userId, sessionId, details: {} })
     throw new AccountsError('ACCOUNTS_REFRESH_REUSED')
   }
-  const reason = refusal(accounts, outcome)
+  const reason = refusal(realm, outcome)
   if (outcome.result !== 'accepted' || reason) {
     const userId = outcome.result === 'dead' ? null : outcome.session.userId
-    emit(accounts, 'refreshFail', { client, userId, sessionId, details: { reason: reason ?? 'dead' } })
+    emit(realm, 'refreshFail', { client, userId, sessionId, details: { reason: reason ?? 'dead' } })
     throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   }
   const { session, user, replayed } = outcome
   const access = await tokens.signAccess(session, user)
-  emit(accounts, replayed ? 'refreshReplay' : 'refresh', { client, userId: user.id, sessionId, details: {} })
+  emit(realm, replayed ? 'refreshReplay' : 'refresh', { client, userId: user.id, sessionId, details: {} })
   return rotate ? { access, refresh: tokens.signRefresh(session, outcome.counter + 1) } : { access }
 }
 
-function refusal({ options }: Accounts, outcome: RefreshOutcome): EventDetails['refreshFail']['reason'] | null {
+function refusal({ options }: Realm, outcome: RefreshOutcome): EventDetails['refreshFail']['reason'] | null {
   if (outcome.result === 'accepted') {
     return mustVerify(options) && outcome.user.emailVerifiedAt === null ? 'unverified' : null
   }
@@ -93,27 +94,27 @@ function refusal({ options }: Accounts, outcome: RefreshOutcome): EventDetails['
 
 /** Ends all sessions of a user, also for the access tokens that are out. */
 export async function endSessions(
-  accounts: Accounts,
+  realm: Realm,
   userId: UserId,
   client: Client,
   reason: EventDetails['sessionEnd']['reason'],
 ): Promise<void> {
-  const ended = await accounts.storage.endSessions(userId, accounts.clock())
-  accounts.revocation.announce(ended)
-  await emit(accounts, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
+  const ended = await realm.storage.endSessions(userId, realm.clock())
+  realm.revocation.announce(ended)
+  await emit(realm, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
 }
 
 /** Ends all sessions of everybody, also for the access tokens that are out, and answers how many they were. */
-export async function endEverySession(accounts: Accounts): Promise<number> {
-  const count = await endInBatches(accounts)
-  await emit(accounts, 'sessionEnd', { client: noClient, details: { reason: 'admin', count } })
+export async function endEverySession(realm: Realm): Promise<number> {
+  const count = await endInBatches(realm)
+  await emit(realm, 'sessionEnd', { client: noClient, details: { reason: 'admin', count } })
   return count
 }
 
-async function endInBatches(accounts: Accounts, count = 0): Promise<number> {
-  const { storage, revocation, clock } = accounts
+async function endInBatches(realm: Realm, count = 0): Promise<number> {
+  const { storage, revocation, clock } = realm
   const ended = await storage.endAnySessions(endBatch, clock())
   if (ended.length === 0) return count
   revocation.announce(ended)
-  return endInBatches(accounts, count + ended.length)
+  return endInBatches(realm, count + ended.length)
 }

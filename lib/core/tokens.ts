@@ -6,6 +6,14 @@ import { AccountsError } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import type { Ring } from './secrets.ts'
 
+/** Who a request is made for. */
+export interface Account {
+  readonly id: UserId
+  readonly sessionId: string
+  /** What the option `tokens.claims` put into the token. */
+  readonly claims: Claims
+}
+
 /** What a good access token says. */
 export interface AccessToken {
   readonly userId: UserId

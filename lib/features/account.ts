@@ -1,16 +1,17 @@
 import Type, { type Static } from 'typebox'
-import type { Account, Accounts } from '../accounts.ts'
 import type { User, UserId } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { addressOf, changeCredentials, deleteUser, provePassword } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Place } from '../core/hash-queue.ts'
 import { invalid, nameOf, profileFields } from '../core/new-user.ts'
-import { noticeOf } from '../core/outbox.ts'
+import type { Realm } from '../core/realm.ts'
+import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { placeOf } from '../http/admission.ts'
 import type { Route } from '../http/routes.ts'
 import { Password, shownUser, Username, userFields } from '../http/schemas.ts'
+import { noticeOf } from '../mail/letters.ts'
 import { changeableFields } from '../options/options.ts'
 
 const DeleteBody = Type.Object({ password: Password })
@@ -20,7 +21,7 @@ const DeleteBody = Type.Object({ password: Password })
  *
  * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID when the user is gone
  */
-export async function readAccount({ storage }: Accounts, id: UserId): Promise<User> {
+export async function readAccount({ storage }: Realm, id: UserId): Promise<User> {
   const user = await storage.findUserById(id)
   if (!user?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   return user
@@ -32,44 +33,44 @@ export async function readAccount({ storage }: Accounts, id: UserId): Promise<Us
  * @throws {AccountsError} ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION, ACCOUNTS_TOKEN_INVALID when the user is gone
  */
 export async function updateAccount(
-  accounts: Accounts,
+  realm: Realm,
   { id, sessionId }: Account,
   given: Record<string, unknown>,
   client: Client,
 ): Promise<User> {
-  const fields = changeableFields(accounts.options).filter((name) => Object.hasOwn(given, name))
-  if (fields.length === 0) return readAccount(accounts, id)
+  const fields = changeableFields(realm.options).filter((name) => Object.hasOwn(given, name))
+  if (fields.length === 0) return readAccount(realm, id)
   const allowed = Object.fromEntries(fields.map((name) => [name, given[name]]))
 
-  const outcome = await update(accounts, { id, sessionId }, allowed)
+  const outcome = await update(realm, { id, sessionId }, allowed)
 
   if (outcome === null) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   if (outcome === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
   if (outcome === 'invalid') throw invalid('', 'has a value that cannot be stored')
-  emit(accounts, 'accountUpdate', { client, userId: id, sessionId, details: { fields: fields.join(' ') } })
+  emit(realm, 'accountUpdate', { client, userId: id, sessionId, details: { fields: fields.join(' ') } })
   return outcome
 }
 
 // Once more, since a session that a change of credentials kept is refused while that change commits.
 async function update(
-  accounts: Accounts,
+  realm: Realm,
   account: Pick<Account, 'id' | 'sessionId'>,
   allowed: Record<string, unknown>,
   tries = 2,
 ): Promise<User | 'username_taken' | 'invalid' | null> {
   const { id, sessionId } = account
-  const { name, emailCanonical } = await newName(accounts, id, allowed.username as string | undefined)
-  const profile = profileFields(accounts.options, allowed) as Record<string, unknown>
-  const outcome = await accounts.storage.updateUser({ id, ...name, profile, fence: { sessionId, emailCanonical } })
-  return outcome === null && tries > 1 ? update(accounts, account, allowed, tries - 1) : outcome
+  const { name, emailCanonical } = await newName(realm, id, allowed.username as string | undefined)
+  const profile = profileFields(realm.options, allowed) as Record<string, unknown>
+  const outcome = await realm.storage.updateUser({ id, ...name, profile, fence: { sessionId, emailCanonical } })
+  return outcome === null && tries > 1 ? update(realm, account, allowed, tries - 1) : outcome
 }
 
-async function newName(accounts: Accounts, id: UserId, username: string | undefined) {
+async function newName(realm: Realm, id: UserId, username: string | undefined) {
   if (username === undefined) return { name: {} }
   // Whose address it would have to be matters to the few names that look like one.
-  if (!username.normalize('NFKC').includes('@')) return { name: nameOf(accounts.options, username, '') }
-  const emailCanonical = addressOf(await readAccount(accounts, id))
-  return { name: nameOf(accounts.options, username, emailCanonical), emailCanonical }
+  if (!username.normalize('NFKC').includes('@')) return { name: nameOf(realm.options, username, '') }
+  const emailCanonical = addressOf(await readAccount(realm, id))
+  return { name: nameOf(realm.options, username, emailCanonical), emailCanonical }
 }
 
 /**
@@ -78,77 +79,77 @@ async function newName(accounts: Accounts, id: UserId, username: string | undefi
  * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_ACCOUNT_IN_USE, ACCOUNTS_TOKEN_INVALID
  */
 export async function deleteAccount(
-  accounts: Accounts,
+  realm: Realm,
   account: Account,
   { password }: Static<typeof DeleteBody>,
   client: Client,
   place?: Place,
 ): Promise<void> {
-  const user = await provePassword(accounts, account, { password, client, place })
-  await accounts.hooks.before('beforeDelete', { user, client })
-  const mode = accounts.options.account.delete === 'deactivate' ? 'deactivate' : 'row'
-  const mails = [noticeOf(accounts, 'account_deleted', user, client)]
+  const user = await provePassword(realm, account, { password, client, place })
+  await realm.hooks.before('beforeDelete', { user, client })
+  const mode = realm.options.account.delete === 'deactivate' ? 'deactivate' : 'row'
+  const mails = [noticeOf(realm, 'account_deleted', user, client)]
   const outcome =
     mode === 'row'
-      ? await deleteUser(accounts, user, mails)
-      : await changeCredentials(accounts, user, { set: { active: false }, sessions: 'end', mails })
+      ? await deleteUser(realm, user, mails)
+      : await changeCredentials(realm, user, { set: { active: false }, sessions: 'end', mails })
   // The account changed since the password was proved, and with it ended the session that asked.
   if (outcome === 'stale') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const { sessionId } = account
-  emit(accounts, 'accountDelete', { client, userId: user.id, sessionId, details: { mode, by: 'user' } })
+  emit(realm, 'accountDelete', { client, userId: user.id, sessionId, details: { mode, by: 'user' } })
 }
 
 /** `GET`, `PATCH`, `PUT` and `DELETE /auth/user/`. */
-export function accountRoutes(accounts: Accounts): Route[] {
-  const { account } = accounts.options
+export function accountRoutes(realm: Realm): Route[] {
+  const { account } = realm.options
   const reading: Route = {
     ...start,
     method: 'GET',
     summary: 'Read your own account',
-    answer: [200, accountBody(accounts)],
+    answer: [200, accountBody(realm)],
     refusals: [],
-    handler: async (request) => shown(accounts, await readAccount(accounts, request.account.id)),
+    handler: async (request) => shown(realm, await readAccount(realm, request.account.id)),
   }
   return [
     reading,
-    updateRoute(accounts, 'PATCH'),
-    updateRoute(accounts, 'PUT'),
-    ...(account.delete === false ? [] : [deleteRoute(accounts)]),
+    updateRoute(realm, 'PATCH'),
+    updateRoute(realm, 'PUT'),
+    ...(account.delete === false ? [] : [deleteRoute(realm)]),
   ]
 }
 
 const start = { name: 'user', path: '/auth/user/', guarded: true } as const
 
-function accountBody(accounts: Accounts) {
-  return Type.Object({ ...userFields(accounts), email_verified: Type.Boolean() })
+function accountBody(realm: Realm) {
+  return Type.Object({ ...userFields(realm), email_verified: Type.Boolean() })
 }
 
-function shown(accounts: Accounts, user: User) {
-  return { ...shownUser(accounts, user), email_verified: user.emailVerifiedAt !== null }
+function shown(realm: Realm, user: User) {
+  return { ...shownUser(realm, user), email_verified: user.emailVerifiedAt !== null }
 }
 
-function updateRoute(accounts: Accounts, method: 'PATCH' | 'PUT'): Route {
+function updateRoute(realm: Realm, method: 'PATCH' | 'PUT'): Route {
   return {
     ...start,
     method,
     summary: 'Change fields of your own account; what is left out stays',
-    body: Type.Partial(Type.Object(changeableSchemas(accounts))),
-    answer: [200, accountBody(accounts)],
+    body: Type.Partial(Type.Object(changeableSchemas(realm))),
+    answer: [200, accountBody(realm)],
     refusals: ['ACCOUNTS_USERNAME_TAKEN'],
     async handler(request) {
       const given = request.body as Record<string, unknown>
-      return shown(accounts, await updateAccount(accounts, request.account, given, clientOf(accounts, request)))
+      return shown(realm, await updateAccount(realm, request.account, given, clientOf(realm, request)))
     },
   }
 }
 
-function changeableSchemas({ options }: Accounts) {
+function changeableSchemas({ options }: Realm) {
   const { registration } = options
   const schemas = { username: Username, ...(registration ? registration.profile.properties : {}) }
   return Object.fromEntries(Object.entries(schemas).filter(([name]) => changeableFields(options).includes(name)))
 }
 
-function deleteRoute(accounts: Accounts): Route {
+function deleteRoute(realm: Realm): Route {
   return {
     ...start,
     method: 'DELETE',
@@ -159,7 +160,7 @@ function deleteRoute(accounts: Accounts): Route {
     hashes: true,
     async handler(request) {
       const body = request.body as Static<typeof DeleteBody>
-      await deleteAccount(accounts, request.account, body, clientOf(accounts, request), placeOf(request))
+      await deleteAccount(realm, request.account, body, clientOf(realm, request), placeOf(request))
     },
   }
 }

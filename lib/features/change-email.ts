@@ -1,5 +1,4 @@
 import Type, { type Static } from 'typebox'
-import type { Account, Accounts } from '../accounts.ts'
 import type { User } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { checkCode, withGrant } from '../core/codes.ts'
@@ -8,20 +7,16 @@ import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import type { Place } from '../core/hash-queue.ts'
 import { nameOf } from '../core/new-user.ts'
-import { handOver, noticeOf, proofOf, rowsOf } from '../core/outbox.ts'
+import { handOver, rowsOf } from '../core/outbox.ts'
+import type { Realm } from '../core/realm.ts'
+import type { Account } from '../core/tokens.ts'
+import { usernameProblem } from '../core/usernames.ts'
 import { AccountsError } from '../errors.ts'
 import { placeOf } from '../http/admission.ts'
 import type { Route } from '../http/routes.ts'
-import {
-  CodeToken,
-  codeDigits,
-  Email,
-  MessageAndToken,
-  MessageBody,
-  Otp,
-  Password,
-  usernameProblem,
-} from '../http/schemas.ts'
+import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
+import { noticeOf, proofOf } from '../mail/letters.ts'
+import { codeDigits } from '../options/options.ts'
 
 const ChangeEmailBody = Type.Object({ email: Email, password: Password })
 
@@ -34,7 +29,7 @@ const mostTries = 3
  * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG
  */
 export async function changeEmail(
-  accounts: Accounts,
+  realm: Realm,
   account: Account,
   { email, password }: Static<typeof ChangeEmailBody>,
   client: Client,
@@ -42,12 +37,12 @@ export async function changeEmail(
 ): Promise<{ token: string }> {
   const wanted = canonicalEmail(email)
   if (wanted === null) throw new AccountsError('ACCOUNTS_VALIDATION')
-  const user = await provePassword(accounts, account, { password, client, place })
-  await accounts.hooks.before('beforeEmailChange', { user, email, client })
-  const owner = await accounts.storage.findUserByEmail(wanted)
+  const user = await provePassword(realm, account, { password, client, place })
+  await realm.hooks.before('beforeEmailChange', { user, email, client })
+  const owner = await realm.storage.findUserByEmail(wanted)
   const free = owner === null || owner.id === user.id
   const { token, draft } = proofOf(
-    accounts,
+    realm,
     {
       ...{ purpose: 'change', address: addressOf(user), user: free ? user : null, proof: { email } },
       ...{ to: free ? email : null, shown: { username: user.username, email } },
@@ -55,11 +50,11 @@ export async function changeEmail(
     client,
   )
 
-  await accounts.storage.addMails(rowsOf(accounts, [draft]))
-  await handOver(accounts, [draft])
+  await realm.storage.addMails(rowsOf(realm, [draft]))
+  await handOver(realm, [draft])
 
   const identifier = draft.code?.tag
-  emit(accounts, 'codeIssue', { client, userId: user.id, identifier, details: { purpose: 'change' } })
+  emit(realm, 'codeIssue', { client, userId: user.id, identifier, details: { purpose: 'change' } })
   return { token }
 }
 
@@ -70,28 +65,28 @@ export async function changeEmail(
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, ACCOUNTS_EMAIL_TAKEN when somebody was quicker to take the address
  */
 export async function confirmEmail(
-  accounts: Accounts,
+  realm: Realm,
   account: Account,
   { token, otp }: { token: string; otp: string },
   client: Client,
 ): Promise<void> {
-  await checkCode(accounts, { purpose: 'change', token, otp, userId: account.id }, client)
-  await withGrant(accounts, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
+  await checkCode(realm, { purpose: 'change', token, otp, userId: account.id }, client)
+  await withGrant(realm, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
     // Thrown, so that the grant is given back to whose it is.
     if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
     const emailCanonical = canonicalEmail(email ?? '')
     if (email === undefined || emailCanonical === null) return null
     for (let tries = 0; tries < mostTries; tries++) {
-      const user = await accounts.storage.findUserById(userId)
+      const user = await realm.storage.findUserById(userId)
       if (!user?.active || user.credentialVersion !== credentialVersion) return null
-      const outcome = await takeAddress(accounts, account, user, { email, emailCanonical }, client)
+      const outcome = await takeAddress(realm, account, user, { email, emailCanonical }, client)
       if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
       if (outcome === 'changed') return user
       // The username may be another one now, which is no change of credentials.
     }
     return null
   })
-  emit(accounts, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
+  emit(realm, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
 }
 
 /** An address as it was written, and its canonical form. */
@@ -101,30 +96,30 @@ interface Address {
 }
 
 async function takeAddress(
-  accounts: Accounts,
+  realm: Realm,
   { sessionId }: Account,
   user: User,
   address: Address,
   client: Client,
 ): Promise<'changed' | 'stale' | 'email_taken'> {
-  return changeCredentials(accounts, user, {
-    set: { ...address, emailVerifiedAt: accounts.clock(), ...nameAfter(accounts, user, address) },
+  return changeCredentials(realm, user, {
+    set: { ...address, emailVerifiedAt: realm.clock(), ...nameAfter(realm, user, address) },
     sessions: { keep: sessionId },
     seenUsername: user.username,
-    mails: [noticeOf(accounts, 'email_changed', user, client)],
+    mails: [noticeOf(realm, 'email_changed', user, client)],
   })
 }
 
 // A username that was the old address would be somebody else's address from now on.
-function nameAfter({ options }: Accounts, user: User, { email, emailCanonical }: Address) {
+function nameAfter({ options }: Realm, user: User, { email, emailCanonical }: Address) {
   if (user.username === null || canonicalEmail(user.username) !== addressOf(user)) return {}
   return nameOf(options, usernameProblem(email) === null ? email : null, emailCanonical)
 }
 
 /** `POST /auth/change_email/` and `/auth/confirm_email/`. */
-export function changeEmailRoutes(accounts: Accounts): Route[] {
-  if (!accounts.cache || !accounts.mailer) return []
-  const ConfirmEmailBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(accounts.options)) })
+export function changeEmailRoutes(realm: Realm): Route[] {
+  if (!realm.cache || !realm.mailer) return []
+  const ConfirmEmailBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(realm.options)) })
   return [
     {
       name: 'changeEmail',
@@ -138,8 +133,8 @@ export function changeEmailRoutes(accounts: Accounts): Route[] {
       hashes: true,
       async handler(request) {
         const body = request.body as Static<typeof ChangeEmailBody>
-        const client = clientOf(accounts, request)
-        const { token } = await changeEmail(accounts, request.account, body, client, placeOf(request))
+        const client = clientOf(realm, request)
+        const { token } = await changeEmail(realm, request.account, body, client, placeOf(request))
         return { message: 'Confirmation code sent to the new email.', token }
       },
     },
@@ -154,7 +149,7 @@ export function changeEmailRoutes(accounts: Accounts): Route[] {
       guarded: true,
       async handler(request) {
         const body = request.body as Static<typeof ConfirmEmailBody>
-        await confirmEmail(accounts, request.account, body, clientOf(accounts, request))
+        await confirmEmail(realm, request.account, body, clientOf(realm, request))
         return { message: 'E-mail address has been changed successfully.' }
       },
     },

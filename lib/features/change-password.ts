@@ -1,15 +1,16 @@
 import Type, { type Static } from 'typebox'
-import type { Account, Accounts } from '../accounts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { changeCredentials, checkPolicy, nextVersion, provePassword } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Place } from '../core/hash-queue.ts'
-import { noticeOf } from '../core/outbox.ts'
+import type { Realm } from '../core/realm.ts'
 import { firstTokens, newSession, type TokenPair } from '../core/sessions.ts'
+import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { placeOf } from '../http/admission.ts'
 import type { Route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
+import { noticeOf } from '../mail/letters.ts'
 
 const ChangePasswordBody = Type.Object({ current_password: Password, new_password: Password })
 
@@ -20,30 +21,30 @@ const ChangePasswordBody = Type.Object({ current_password: Password, new_passwor
  * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_TOKEN_INVALID
  */
 export async function changePassword(
-  accounts: Accounts,
+  realm: Realm,
   account: Account,
   { current_password: password, new_password: newPassword }: Static<typeof ChangePasswordBody>,
   client: Client,
   place?: Place,
 ): Promise<TokenPair> {
-  checkPolicy(accounts, newPassword)
-  const user = await provePassword(accounts, account, { password, client, place })
-  await accounts.hooks.before('beforePasswordChange', { user, by: 'user', client })
-  const passwordHash = await accounts.passwords.hash(newPassword)
+  checkPolicy(realm, newPassword)
+  const user = await provePassword(realm, account, { password, client, place })
+  await realm.hooks.before('beforePasswordChange', { user, by: 'user', client })
+  const passwordHash = await realm.passwords.hash(newPassword)
   // RFC 6749 10.4 by analogy: who proves himself anew gets a session of a new id.
-  const start = { ...newSession(accounts, user, client), credentialVersion: nextVersion(user) }
-  const mails = [noticeOf(accounts, 'password_changed', user, client)]
+  const start = { ...newSession(realm, user, client), credentialVersion: nextVersion(user) }
+  const mails = [noticeOf(realm, 'password_changed', user, client)]
 
-  const outcome = await changeCredentials(accounts, user, { set: { passwordHash }, sessions: 'end', start, mails })
+  const outcome = await changeCredentials(realm, user, { set: { passwordHash }, sessions: 'end', start, mails })
 
   // The password that was proved is not the password any more, and the session that asked has ended.
   if (outcome !== 'changed') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  emit(accounts, 'passwordChange', { client, userId: user.id, sessionId: start.id, details: { by: 'user' } })
-  return firstTokens(accounts, start, user)
+  emit(realm, 'passwordChange', { client, userId: user.id, sessionId: start.id, details: { by: 'user' } })
+  return firstTokens(realm, start, user)
 }
 
 /** `POST /auth/change_password/`. */
-export function changePasswordRoutes(accounts: Accounts): Route[] {
+export function changePasswordRoutes(realm: Realm): Route[] {
   return [
     {
       name: 'changePassword',
@@ -57,8 +58,8 @@ export function changePasswordRoutes(accounts: Accounts): Route[] {
       hashes: true,
       async handler(request) {
         const body = request.body as Static<typeof ChangePasswordBody>
-        const client = clientOf(accounts, request)
-        const tokens = await changePassword(accounts, request.account, body, client, placeOf(request))
+        const client = clientOf(realm, request)
+        const tokens = await changePassword(realm, request.account, body, client, placeOf(request))
         return { message: 'Password has been changed successfully.', ...tokens }
       },
     },

@@ -1,16 +1,17 @@
 import Type, { type Static } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import type { CredentialChange, User } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { checkCode, peekSubject, type Subject, withGrant } from '../core/codes.ts'
 import { changeCredentials } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
-import { post, proofOf } from '../core/outbox.ts'
+import { post } from '../core/outbox.ts'
+import type { Realm } from '../core/realm.ts'
 import { AccountsError } from '../errors.ts'
 import type { Route } from '../http/routes.ts'
-import { CodeToken, codeDigits, Email, MessageAndToken, MessageBody, Otp } from '../http/schemas.ts'
-import { mustVerify } from '../options/options.ts'
+import { CodeToken, Email, MessageAndToken, MessageBody, Otp } from '../http/schemas.ts'
+import { proofOf } from '../mail/letters.ts'
+import { codeDigits, mustVerify } from '../options/options.ts'
 
 const ResendBody = Type.Object({ email: Email, token: Type.Optional(CodeToken) })
 
@@ -21,19 +22,19 @@ const ResendBody = Type.Object({ email: Email, token: Type.Optional(CodeToken) }
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID
  */
 export async function verifyEmail(
-  accounts: Accounts,
+  realm: Realm,
   { token, otp }: { token: string; otp: string },
   client: Client,
 ): Promise<void> {
-  await checkCode(accounts, { purpose: 'verify', token, otp }, client)
-  const done = await withGrant(accounts, { purpose: 'verify', token }, async (subject) => {
-    const user = await accounts.storage.findUserById(subject.userId)
+  await checkCode(realm, { purpose: 'verify', token, otp }, client)
+  const done = await withGrant(realm, { purpose: 'verify', token }, async (subject) => {
+    const user = await realm.storage.findUserById(subject.userId)
     if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
-    const outcome = await changeCredentials(accounts, user, proved(subject, accounts.clock()))
+    const outcome = await changeCredentials(realm, user, proved(subject, realm.clock()))
     return outcome === 'changed' ? { user, kept: broughtBy(subject) !== undefined } : null
   })
   const password = done.kept ? 'kept' : 'discarded'
-  emit(accounts, 'emailVerify', { client, userId: done.user.id, details: { password } })
+  emit(realm, 'emailVerify', { client, userId: done.user.id, details: { password } })
 }
 
 // Whoever registered a stranger's address knows the stored password, and may have sessions.
@@ -55,19 +56,19 @@ function broughtBy({ registration, foreign }: Brought): Subject['registration'] 
  * a registration answered, the new token keeps its password too.
  */
 export async function resendVerification(
-  accounts: Accounts,
+  realm: Realm,
   { email, token }: { email: string; token?: string },
   client: Client,
 ): Promise<{ token: string }> {
   const address = canonicalEmail(email)
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
-  const found = await accounts.storage.findUserByEmail(address)
+  const found = await realm.storage.findUserByEmail(address)
   const user = found?.active && found.emailVerifiedAt === null ? found : null
-  const proof = token === undefined ? {} : await registrationOf(accounts, token, user)
+  const proof = token === undefined ? {} : await registrationOf(realm, token, user)
   const brought = broughtBy(proof)
   const username = typeof brought === 'object' ? brought.username : (user?.username ?? null)
   const { token: fresh, draft } = proofOf(
-    accounts,
+    realm,
     {
       ...{ purpose: 'verify', address, user, proof, accountEnd: user?.expiresAt },
       ...{ to: user?.email ?? null, shown: { username, email: user?.email ?? address } },
@@ -75,15 +76,15 @@ export async function resendVerification(
     client,
   )
 
-  await post(accounts, draft)
+  await post(realm, draft)
 
   const identifier = draft.code?.tag
-  emit(accounts, 'codeIssue', { client, userId: user?.id, identifier, details: { purpose: 'verify' } })
+  emit(realm, 'codeIssue', { client, userId: user?.id, identifier, details: { purpose: 'verify' } })
   return { token: fresh }
 }
 
-async function registrationOf(accounts: Accounts, token: string, user: User | null): Promise<Brought> {
-  const subject = await peekSubject(accounts, 'verify', token).catch((error) => {
+async function registrationOf(realm: Realm, token: string, user: User | null): Promise<Brought> {
+  const subject = await peekSubject(realm, 'verify', token).catch((error) => {
     // A token of another shape is one that no registration answered.
     if (error instanceof AccountsError && error.code === 'ACCOUNTS_CODE_INVALID') return null
     throw error
@@ -94,9 +95,9 @@ async function registrationOf(accounts: Accounts, token: string, user: User | nu
 }
 
 /** `POST /auth/verify_email/` and `/auth/resend_verification/`; none without `verifyEmail`. */
-export function emailVerificationRoutes(accounts: Accounts): Route[] {
-  if (!mustVerify(accounts.options)) return []
-  const VerifyBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(accounts.options)) })
+export function emailVerificationRoutes(realm: Realm): Route[] {
+  if (!mustVerify(realm.options)) return []
+  const VerifyBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(realm.options)) })
   return [
     {
       name: 'verifyEmail',
@@ -107,7 +108,7 @@ export function emailVerificationRoutes(accounts: Accounts): Route[] {
       answer: [200, MessageBody],
       refusals: ['ACCOUNTS_CODE_INVALID'],
       async handler(request) {
-        await verifyEmail(accounts, request.body as Static<typeof VerifyBody>, clientOf(accounts, request))
+        await verifyEmail(realm, request.body as Static<typeof VerifyBody>, clientOf(realm, request))
         return { message: 'E-mail address has been verified.' }
       },
     },
@@ -121,7 +122,7 @@ export function emailVerificationRoutes(accounts: Accounts): Route[] {
       refusals: [],
       async handler(request) {
         const body = request.body as Static<typeof ResendBody>
-        const { token } = await resendVerification(accounts, body, clientOf(accounts, request))
+        const { token } = await resendVerification(realm, body, clientOf(realm, request))
         return { message: 'Verification code sent to email.', token }
       },
     },

@@ -1,12 +1,13 @@
 import Type, { type Static } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import type { UserWithPassword } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { identifierOf } from '../core/codes.ts'
 import { withoutPassword } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
-import { type EventDetails, emit } from '../core/events.ts'
+import { emit } from '../core/events.ts'
 import type { Place } from '../core/hash-queue.ts'
+import type { EventDetails } from '../core/hooks.ts'
+import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
 import { AccountsError, loggable } from '../errors.ts'
 import { placeOf } from '../http/admission.ts'
@@ -27,31 +28,31 @@ const LoginBody = Type.Object({
  * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID, ACCOUNTS_EMAIL_UNVERIFIED
  */
 export async function login(
-  accounts: Accounts,
+  realm: Realm,
   { email, password }: Static<typeof LoginBody>,
   client: Client,
   place?: Place,
 ): Promise<TokenPair> {
   // What is no address finds nobody, after the same statement.
   const address = canonicalEmail(email) ?? email
-  const user = await accounts.storage.findUserByEmail(address)
+  const user = await realm.storage.findUserByEmail(address)
   // Without a hash to compare with, it costs one all the same.
-  const right = await accounts.passwords.verify(user?.active ? user.passwordHash : null, password, place)
-  const reason = failure(accounts, user, right)
-  if (!user || reason) throw refusal(accounts, address, user, reason ?? 'unknown', client)
-  await accounts.hooks.before('beforeLogin', { user: withoutPassword(user), client })
+  const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, place)
+  const reason = failure(realm, user, right)
+  if (!user || reason) throw refusal(realm, address, user, reason ?? 'unknown', client)
+  await realm.hooks.before('beforeLogin', { user: withoutPassword(user), client })
 
-  const tokens = await startSession(accounts, user, client)
+  const tokens = await startSession(realm, user, client)
 
   // The password was changed while it was being verified: the storage refuses a session of older credentials.
-  if (!tokens) throw refusal(accounts, address, user, 'stale', client)
-  await upgradeHash(accounts, user, password)
+  if (!tokens) throw refusal(realm, address, user, 'stale', client)
+  await upgradeHash(realm, user, password)
   return tokens
 }
 
 type Reason = EventDetails['loginFail']['reason']
 
-function failure({ options }: Accounts, user: UserWithPassword | null, right: boolean): Reason | null {
+function failure({ options }: Realm, user: UserWithPassword | null, right: boolean): Reason | null {
   if (!user) return 'unknown'
   if (!user.active) return 'disabled'
   if (!right) return 'password'
@@ -59,20 +60,20 @@ function failure({ options }: Accounts, user: UserWithPassword | null, right: bo
 }
 
 function refusal(
-  accounts: Accounts,
+  realm: Realm,
   address: string,
   user: UserWithPassword | null,
   reason: Reason,
   client: Client,
 ): AccountsError {
-  const identifier = identifierOf(accounts, address)
-  emit(accounts, 'loginFail', { client, userId: user?.id, identifier, details: { reason } })
+  const identifier = identifierOf(realm, address)
+  emit(realm, 'loginFail', { client, userId: user?.id, identifier, details: { reason } })
   // Only who knows the password learns of it.
-  const tells = reason === 'unverified' && !conceals(accounts.options)
+  const tells = reason === 'unverified' && !conceals(realm.options)
   return new AccountsError(tells ? 'ACCOUNTS_EMAIL_UNVERIFIED' : 'ACCOUNTS_CREDENTIALS_INVALID')
 }
 
-async function upgradeHash({ passwords, storage, log }: Accounts, user: UserWithPassword, password: string) {
+async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPassword, password: string) {
   if (user.passwordHash === null || !passwords.outdated(user.passwordHash)) return
   try {
     await storage.replacePasswordHash(user.id, user.passwordHash, await passwords.hash(password))
@@ -83,7 +84,7 @@ async function upgradeHash({ passwords, storage, log }: Accounts, user: UserWith
 }
 
 /** `POST /api/login/`. */
-export function loginRoutes(accounts: Accounts): Route[] {
+export function loginRoutes(realm: Realm): Route[] {
   return [
     {
       name: 'login',
@@ -92,14 +93,14 @@ export function loginRoutes(accounts: Accounts): Route[] {
       summary: 'Log in with e-mail address and password',
       body: LoginBody,
       answer: [200, TokenPairBody],
-      refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(accounts)],
+      refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(realm)],
       hashes: true,
       handler: (request) =>
-        login(accounts, request.body as Static<typeof LoginBody>, clientOf(accounts, request), placeOf(request)),
+        login(realm, request.body as Static<typeof LoginBody>, clientOf(realm, request), placeOf(request)),
     },
   ]
 }
 
-function unverifiedRefusal({ options }: Accounts): Route['refusals'] {
+function unverifiedRefusal({ options }: Realm): Route['refusals'] {
   return mustVerify(options) && !conceals(options) ? ['ACCOUNTS_EMAIL_UNVERIFIED'] : []
 }

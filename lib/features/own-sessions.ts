@@ -1,9 +1,11 @@
 import Type, { type Static } from 'typebox'
-import type { Account, Accounts } from '../accounts.ts'
 import type { Session, UserId } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
-import { type EventDetails, emit } from '../core/events.ts'
+import { emit } from '../core/events.ts'
+import type { EventDetails } from '../core/hooks.ts'
+import type { Realm } from '../core/realm.ts'
 import { endSessions } from '../core/sessions.ts'
+import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { bearerToken } from '../http/guards.ts'
 import type { Route } from '../http/routes.ts'
@@ -20,7 +22,7 @@ const SessionBody = Type.Object({
 const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) })
 
 /** Lists the sessions of a logged-in user that go on, the last used first. */
-export async function listSessions({ storage, clock }: Accounts, account: Account) {
+export async function listSessions({ storage, clock }: Realm, account: Account) {
   const sessions = await storage.listSessions(account.id, clock())
   return sessions.map((session) => shownSession(session, account))
 }
@@ -36,16 +38,16 @@ function shownSession({ id, createdAt, lastUsedAt, ip, userAgent }: Session, { s
  * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is none of this id, or it is not the user's
  */
 export async function endSession(
-  accounts: Accounts,
+  realm: Realm,
   { id, userId }: { id: string; userId: UserId | null },
   client: Client,
   reason: EventDetails['sessionEnd']['reason'],
 ): Promise<void> {
-  const outcome = await accounts.storage.endSession(id, userId, accounts.clock())
+  const outcome = await realm.storage.endSession(id, userId, realm.clock())
   if (!outcome) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-  accounts.revocation.announce([id])
+  realm.revocation.announce([id])
   if (!outcome.ended) return
-  emit(accounts, 'sessionEnd', { client, userId: outcome.userId, sessionId: id, details: { reason, count: 1 } })
+  emit(realm, 'sessionEnd', { client, userId: outcome.userId, sessionId: id, details: { reason, count: 1 } })
 }
 
 /**
@@ -54,32 +56,30 @@ export async function endSession(
  * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID, ACCOUNTS_TOKEN_EXPIRED
  */
 export async function logout(
-  accounts: Accounts,
+  realm: Realm,
   { authorization, refresh }: { authorization?: string; refresh?: string },
   client: Client,
 ): Promise<void> {
   const session =
-    refresh === undefined
-      ? accessSession(accounts, authorization)
-      : { id: accounts.tokens.sessionOf(refresh), userId: null }
-  await endSession(accounts, session, client, 'logout').catch((error) => {
+    refresh === undefined ? accessSession(realm, authorization) : { id: realm.tokens.sessionOf(refresh), userId: null }
+  await endSession(realm, session, client, 'logout').catch((error) => {
     // Its row has been purged: it ended long ago.
     if (!(error instanceof AccountsError && error.code === 'ACCOUNTS_NOT_FOUND')) throw error
   })
 }
 
 // Not by the guard, which refuses the token of a session that has ended: logging out twice is no fault.
-function accessSession({ tokens }: Accounts, authorization: string | undefined) {
+function accessSession({ tokens }: Realm, authorization: string | undefined) {
   const { sessionId: id, userId } = tokens.verifyAccess(bearerToken(authorization))
   return { id, userId }
 }
 
 /** `POST /auth/logout/`, `POST /auth/logout_all/`, `GET /auth/sessions/` and `DELETE /auth/sessions/:id/`. */
-export function sessionRoutes(accounts: Accounts): Route[] {
-  return [logoutRoute(accounts), logoutAllRoute(accounts), listRoute(accounts), endRoute(accounts)]
+export function sessionRoutes(realm: Realm): Route[] {
+  return [logoutRoute(realm), logoutAllRoute(realm), listRoute(realm), endRoute(realm)]
 }
 
-function logoutRoute(accounts: Accounts): Route {
+function logoutRoute(realm: Realm): Route {
   return {
     name: 'logout',
     method: 'POST',
@@ -93,12 +93,12 @@ function logoutRoute(accounts: Accounts): Route {
     async handler(request) {
       const { refresh } = request.body as Static<typeof LogoutBody>
       const { authorization } = request.headers
-      await logout(accounts, { authorization, refresh }, clientOf(accounts, request))
+      await logout(realm, { authorization, refresh }, clientOf(realm, request))
     },
   }
 }
 
-function logoutAllRoute(accounts: Accounts): Route {
+function logoutAllRoute(realm: Realm): Route {
   return {
     name: 'logoutAll',
     method: 'POST',
@@ -108,12 +108,12 @@ function logoutAllRoute(accounts: Accounts): Route {
     refusals: [],
     guarded: true,
     async handler(request) {
-      await endSessions(accounts, request.account.id, clientOf(accounts, request), 'logout_all')
+      await endSessions(realm, request.account.id, clientOf(realm, request), 'logout_all')
     },
   }
 }
 
-function listRoute(accounts: Accounts): Route {
+function listRoute(realm: Realm): Route {
   return {
     name: 'sessions',
     method: 'GET',
@@ -122,11 +122,11 @@ function listRoute(accounts: Accounts): Route {
     answer: [200, Type.Array(SessionBody)],
     refusals: [],
     guarded: true,
-    handler: (request) => listSessions(accounts, request.account),
+    handler: (request) => listSessions(realm, request.account),
   }
 }
 
-function endRoute(accounts: Accounts): Route {
+function endRoute(realm: Realm): Route {
   return {
     name: 'sessions',
     method: 'DELETE',
@@ -138,7 +138,7 @@ function endRoute(accounts: Accounts): Route {
     guarded: true,
     async handler(request) {
       const { id } = request.params as { id: string }
-      await endSession(accounts, { id, userId: request.account.id }, clientOf(accounts, request), 'revoked')
+      await endSession(realm, { id, userId: request.account.id }, clientOf(realm, request), 'revoked')
     },
   }
 }

@@ -1,6 +1,5 @@
 import { randomBytes } from 'node:crypto'
 import Type, { type Static } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import type { User } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { checkCode, type IssuedCode, newCode, putCode, withGrant } from '../core/codes.ts'
@@ -8,11 +7,13 @@ import { changeCredentials, checkPolicy } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import type { Place } from '../core/hash-queue.ts'
-import { asked, mailerOf, noticeOf } from '../core/outbox.ts'
+import { mailerOf } from '../core/outbox.ts'
+import type { Realm } from '../core/realm.ts'
 import { AccountsError } from '../errors.ts'
 import { placeOf } from '../http/admission.ts'
 import type { Route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
+import { asked, noticeOf } from '../mail/letters.ts'
 
 const EmailRequestBody = Type.Object({ email: Email })
 const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
@@ -22,21 +23,21 @@ const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
  * an account: its code is a decoy and its mail is dropped by the worker.
  */
 export async function requestPasswordReset(
-  accounts: Accounts,
+  realm: Realm,
   { email }: { email: string },
   client: Client,
 ): Promise<{ token: string }> {
   const address = canonicalEmail(email)
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
-  const found = await accounts.storage.findUserByEmail(address)
+  const found = await realm.storage.findUserByEmail(address)
   const user = found?.active ? found : null
-  const { url, ...limits } = resetOptions(accounts)
-  const issued = newCode(accounts, { purpose: 'reset', address, user, link: url !== undefined, ...limits })
+  const { url, ...limits } = resetOptions(realm)
+  const issued = newCode(realm, { purpose: 'reset', address, user, link: url !== undefined, ...limits })
 
-  const expiresAt = await putCode(accounts, issued.draft)
-  await mailerOf(accounts).send(resetMail(accounts, { user, address, issued, expiresAt, client }))
+  const expiresAt = await putCode(realm, issued.draft)
+  await mailerOf(realm).send(resetMail(realm, { user, address, issued, expiresAt, client }))
 
-  emit(accounts, 'codeIssue', { client, userId: user?.id, identifier: issued.draft.tag, details: { purpose: 'reset' } })
+  emit(realm, 'codeIssue', { client, userId: user?.id, identifier: issued.draft.tag, details: { purpose: 'reset' } })
   return { token: issued.token }
 }
 
@@ -48,9 +49,9 @@ interface ResetMail {
   client: Client
 }
 
-function resetMail(accounts: Accounts, { user, address, issued, expiresAt, client }: ResetMail) {
-  const now = accounts.clock()
-  const { url } = resetOptions(accounts)
+function resetMail(realm: Realm, { user, address, issued, expiresAt, client }: ResetMail) {
+  const now = realm.clock()
+  const { url } = resetOptions(realm)
   return {
     id: randomBytes(16).toString('base64url'),
     kind: 'reset' as const,
@@ -63,7 +64,7 @@ function resetMail(accounts: Accounts, { user, address, issued, expiresAt, clien
     url: url && issued.linkToken ? `${url}#token=${issued.linkToken}` : null,
     minutes: Math.round((expiresAt - now) / 60_000),
     ...asked(client, now),
-    brand: accounts.options.mail.brand,
+    brand: realm.options.mail.brand,
     expiresAt,
   }
 }
@@ -76,40 +77,40 @@ function resetMail(accounts: Accounts, { user, address, issued, expiresAt, clien
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, ACCOUNTS_PASSWORD_REFUSED
  */
 export async function resetPassword(
-  accounts: Accounts,
+  realm: Realm,
   { token, new_password: password }: Static<typeof ResetBody>,
   client: Client,
   place?: Place,
 ): Promise<void> {
-  const user = await withGrant(accounts, { purpose: 'reset', token }, async (subject) => {
-    const user = await accounts.storage.findUserById(subject.userId)
+  const user = await withGrant(realm, { purpose: 'reset', token }, async (subject) => {
+    const user = await realm.storage.findUserById(subject.userId)
     if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
-    checkPolicy(accounts, password)
-    await accounts.hooks.before('beforePasswordChange', { user, by: 'reset', client })
-    const passwordHash = await accounts.passwords.hash(password, place)
-    const set = { passwordHash, emailVerifiedAt: user.emailVerifiedAt ?? accounts.clock() }
-    const mails = [noticeOf(accounts, 'password_changed', user, client)]
-    const outcome = await changeCredentials(accounts, user, { set, sessions: 'end', mails })
+    checkPolicy(realm, password)
+    await realm.hooks.before('beforePasswordChange', { user, by: 'reset', client })
+    const passwordHash = await realm.passwords.hash(password, place)
+    const set = { passwordHash, emailVerifiedAt: user.emailVerifiedAt ?? realm.clock() }
+    const mails = [noticeOf(realm, 'password_changed', user, client)]
+    const outcome = await changeCredentials(realm, user, { set, sessions: 'end', mails })
     return outcome === 'changed' ? user : null
   })
   const told = { client, userId: user.id }
-  emit(accounts, 'passwordReset', { ...told, details: {} })
-  if (user.emailVerifiedAt === null) emit(accounts, 'emailVerify', { ...told, details: { password: 'discarded' } })
+  emit(realm, 'passwordReset', { ...told, details: {} })
+  if (user.emailVerifiedAt === null) emit(realm, 'emailVerify', { ...told, details: { password: 'discarded' } })
 }
 
-function resetOptions({ options }: Accounts) {
+function resetOptions({ options }: Realm) {
   if (!options.passwordReset) throw new TypeError('fastify-accounts: "passwordReset" is off')
   return options.passwordReset
 }
 
 /** `POST /auth/email_request/`, `/auth/check_otp/` and `/auth/reset_password/`; none with `passwordReset: false`. */
-export function passwordResetRoutes(accounts: Accounts): Route[] {
-  const { passwordReset } = accounts.options
+export function passwordResetRoutes(realm: Realm): Route[] {
+  const { passwordReset } = realm.options
   if (!passwordReset) return []
-  return [emailRequestRoute(accounts), checkOtpRoute(accounts, passwordReset.digits), resetPasswordRoute(accounts)]
+  return [emailRequestRoute(realm), checkOtpRoute(realm, passwordReset.digits), resetPasswordRoute(realm)]
 }
 
-function emailRequestRoute(accounts: Accounts): Route {
+function emailRequestRoute(realm: Realm): Route {
   return {
     name: 'emailRequest',
     method: 'POST',
@@ -120,13 +121,13 @@ function emailRequestRoute(accounts: Accounts): Route {
     refusals: [],
     async handler(request) {
       const body = request.body as Static<typeof EmailRequestBody>
-      const { token } = await requestPasswordReset(accounts, body, clientOf(accounts, request))
+      const { token } = await requestPasswordReset(realm, body, clientOf(realm, request))
       return { message: 'Password reset link sent to email.', token }
     },
   }
 }
 
-function checkOtpRoute(accounts: Accounts, digits: number): Route {
+function checkOtpRoute(realm: Realm, digits: number): Route {
   const CheckOtpBody = Type.Object({ token: CodeToken, otp: Otp(digits) })
   return {
     name: 'checkOtp',
@@ -138,13 +139,13 @@ function checkOtpRoute(accounts: Accounts, digits: number): Route {
     refusals: ['ACCOUNTS_CODE_INVALID'],
     async handler(request) {
       const { token, otp } = request.body as Static<typeof CheckOtpBody>
-      await checkCode(accounts, { purpose: 'reset', token, otp }, clientOf(accounts, request))
+      await checkCode(realm, { purpose: 'reset', token, otp }, clientOf(realm, request))
       return { message: 'OTP is valid.' }
     },
   }
 }
 
-function resetPasswordRoute(accounts: Accounts): Route {
+function resetPasswordRoute(realm: Realm): Route {
   return {
     name: 'resetPassword',
     method: 'POST',
@@ -156,7 +157,7 @@ function resetPasswordRoute(accounts: Accounts): Route {
     hashes: true,
     async handler(request) {
       const body = request.body as Static<typeof ResetBody>
-      await resetPassword(accounts, body, clientOf(accounts, request), placeOf(request))
+      await resetPassword(realm, body, clientOf(realm, request), placeOf(request))
       return { message: 'Password has been reset successfully.' }
     },
   }

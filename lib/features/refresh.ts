@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import { clientOf } from '../core/client.ts'
+import type { Realm } from '../core/realm.ts'
 import { continueSession } from '../core/sessions.ts'
 import type { Route } from '../http/routes.ts'
 import { TokenPairBody } from '../http/schemas.ts'
@@ -8,7 +8,7 @@ import { TokenPairBody } from '../http/schemas.ts'
 const RefreshBody = Type.Object({ refresh: Type.String({ maxLength: 8192, description: 'The newest refresh token' }) })
 
 /** `POST /auth/refresh/`; the rule is `continueSession`'s. */
-export function refreshRoutes(accounts: Accounts): Route[] {
+export function refreshRoutes(realm: Realm): Route[] {
   return [
     {
       name: 'refresh',
@@ -20,7 +20,7 @@ export function refreshRoutes(accounts: Accounts): Route[] {
       refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_REFRESH_REUSED'],
       handler(request) {
         const { refresh } = request.body as Static<typeof RefreshBody>
-        return continueSession(accounts, refresh, clientOf(accounts, request))
+        return continueSession(realm, refresh, clientOf(realm, request))
       },
     },
   ]

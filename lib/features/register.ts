@@ -1,19 +1,19 @@
 import Type, { type TProperties } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import type { Insertion, NewUser, OutboxMail, User } from '../contracts.ts'
 import { type Client, clientOf } from '../core/client.ts'
 import { identifierOf, type Subject } from '../core/codes.ts'
 import { addressOf, checkPolicy } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Place } from '../core/hash-queue.ts'
-import { newUser, type Registration } from '../core/new-user.ts'
-import { type Draft, handOver, noticeOf, type Proof, proofOf, rowsOf } from '../core/outbox.ts'
+import { newUser, type Registration, storedId, userOf } from '../core/new-user.ts'
+import { type Draft, handOver, rowsOf } from '../core/outbox.ts'
+import type { Realm } from '../core/realm.ts'
 import { mac } from '../core/secrets.ts'
 import { placeOf } from '../http/admission.ts'
 import type { Route } from '../http/routes.ts'
 import { Email, MessageAndToken, Password, shownUser, Username, userFields } from '../http/schemas.ts'
+import { noticeOf, type Proof, proofOf } from '../mail/letters.ts'
 import { mustVerify } from '../options/options.ts'
-import { storedId, userOf } from './users.ts'
 
 const unverifiedLifeMs = 86_400_000
 const dayMs = 86_400_000
@@ -26,20 +26,20 @@ const mailBytes = 2048
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
  */
 export async function register(
-  accounts: Accounts,
+  realm: Realm,
   registration: Registration & { password: string },
   client: Client,
   place?: Place,
 ): Promise<{ user: User; token?: string }> {
-  const user = await prepare(accounts, registration, client, place)
-  if (!mustVerify(accounts.options)) return { user: await store(accounts, user, client) }
+  const user = await prepare(realm, registration, client, place)
+  if (!mustVerify(realm.options)) return { user: await store(realm, user, client) }
   const letters = letterWriter((insertion) =>
     insertion.result === 'stored'
-      ? proofLetters(accounts, verification(user, { ...user, id: insertion.id }, 'stored'), client)
+      ? proofLetters(realm, verification(user, { ...user, id: insertion.id }, 'stored'), client)
       : noLetters,
   )
-  const stored = await store(accounts, user, client, letters.write)
-  return { user: stored, token: await send(accounts, letters.written(), client) }
+  const stored = await store(realm, user, client, letters.write)
+  return { user: stored, token: await send(realm, letters.written(), client) }
 }
 
 /**
@@ -50,43 +50,43 @@ export async function register(
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_VALIDATION
  */
 export async function registerConcealed(
-  accounts: Accounts,
+  realm: Realm,
   registration: Registration & { password: string },
   client: Client,
   place?: Place,
 ): Promise<{ token: string }> {
-  const user = await prepare(accounts, registration, client, place)
-  const letters = letterWriter((insertion) => concealedLetters(accounts, user, insertion, client))
+  const user = await prepare(realm, registration, client, place)
+  const letters = letterWriter((insertion) => concealedLetters(realm, user, insertion, client))
   // A name that is stored now would tell everybody who asks for it that the address had no account.
   const nameless = { ...user, username: null, usernameCanonical: null, wantedUsername: user.usernameCanonical }
-  const outcome = await accounts.storage.insertUser(nameless, letters.write)
+  const outcome = await realm.storage.insertUser(nameless, letters.write)
   if (outcome === 'email_taken' || outcome === 'username_taken') {
-    const identifier = identifierOf(accounts, user.emailCanonical)
-    emit(accounts, 'registerFail', { client, identifier, details: { reason: outcome } })
+    const identifier = identifierOf(realm, user.emailCanonical)
+    emit(realm, 'registerFail', { client, identifier, details: { reason: outcome } })
   } else {
-    emit(accounts, 'register', { client, userId: storedId(outcome), details: {} })
+    emit(realm, 'register', { client, userId: storedId(outcome), details: {} })
   }
-  return { token: await send(accounts, letters.written(), client) }
+  return { token: await send(realm, letters.written(), client) }
 }
 
 async function prepare(
-  accounts: Accounts,
+  realm: Realm,
   { password, ...registration }: Registration & { password: string },
   client: Client,
   place?: Place,
 ): Promise<NewUser> {
-  checkPolicy(accounts, password)
-  const user = newUser(accounts, registration)
+  checkPolicy(realm, password)
+  const user = newUser(realm, registration)
   const { username, email, profile } = user
-  await accounts.hooks.before('beforeRegister', { username, email, profile: { ...profile }, client })
-  const passwordHash = await accounts.passwords.hash(password, place)
-  const expiresAt = mustVerify(accounts.options) ? accounts.clock() + unverifiedLifeMs : null
+  await realm.hooks.before('beforeRegister', { username, email, profile: { ...profile }, client })
+  const passwordHash = await realm.passwords.hash(password, place)
+  const expiresAt = mustVerify(realm.options) ? realm.clock() + unverifiedLifeMs : null
   return { ...user, passwordHash, expiresAt }
 }
 
-async function store(accounts: Accounts, user: NewUser, client: Client, write?: (_: Insertion) => OutboxMail[]) {
-  const id = storedId(await accounts.storage.insertUser(user, write))
-  emit(accounts, 'register', { client, userId: id, details: {} })
+async function store(realm: Realm, user: NewUser, client: Client, write?: (_: Insertion) => OutboxMail[]) {
+  const id = storedId(await realm.storage.insertUser(user, write))
+  emit(realm, 'register', { client, userId: id, details: {} })
   const { passwordHash, ...shown } = user
   return userOf(shown, id)
 }
@@ -133,32 +133,32 @@ function letterWriter(lettersFor: (insertion: Insertion) => Letters) {
 }
 
 function proofLetters(
-  accounts: Accounts,
+  realm: Realm,
   proof: Omit<Proof, 'purpose'>,
   client: Client,
-  rowsFor = (draft: Draft) => rowsOf(accounts, [draft]),
+  rowsFor = (draft: Draft) => rowsOf(realm, [draft]),
 ): Letters {
-  const { token, draft } = proofOf(accounts, { purpose: 'verify', ...proof }, client)
+  const { token, draft } = proofOf(realm, { purpose: 'verify', ...proof }, client)
   return { token, userId: proof.user?.id ?? null, stored: rowsFor(draft), handed: [draft] }
 }
 
 // A decoy is told too: with `eventLog` each event is a statement.
-async function send(accounts: Accounts, { token, userId, handed }: Letters, client: Client): Promise<string> {
-  await handOver(accounts, handed)
+async function send(realm: Realm, { token, userId, handed }: Letters, client: Client): Promise<string> {
+  await handOver(realm, handed)
   const identifier = handed[0]?.code?.tag
-  emit(accounts, 'codeIssue', { client, userId, identifier, details: { purpose: 'verify' } })
+  emit(realm, 'codeIssue', { client, userId, identifier, details: { purpose: 'verify' } })
   return token
 }
 
 // Whoever is refused gets as much of everything, and as large: one stored mail, one code, one mail handed over. What is
 // stored in place of the decoy leaves with the sweeper.
-function concealedLetters(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Letters {
+function concealedLetters(realm: Realm, user: NewUser, insertion: Insertion, client: Client): Letters {
   const { passwordHash, username, usernameCanonical, profile } = user
   const owner = ownerOf(user, insertion)
   const registration = { passwordHash, username, usernameCanonical, profile }
-  const notice = owner ? null : refusalNotice(accounts, user, insertion, client)
-  return proofLetters(accounts, verification(user, owner, registration), client, (proof) =>
-    rowsOf(accounts, [weighted(notice ?? proof, proof.code)], notice ? 'sweeper' : 'request'),
+  const notice = owner ? null : refusalNotice(realm, user, insertion, client)
+  return proofLetters(realm, verification(user, owner, registration), client, (proof) =>
+    rowsOf(realm, [weighted(notice ?? proof, proof.code)], notice ? 'sweeper' : 'request'),
   )
 }
 
@@ -179,19 +179,19 @@ function ownerOf(user: NewUser, insertion: Insertion): Owner | null {
   return existing.emailVerifiedAt === null && existing.active ? existing : null
 }
 
-function refusalNotice(accounts: Accounts, user: NewUser, insertion: Insertion, client: Client): Draft | null {
-  if (insertion.result === 'username_taken') return noticeOf(accounts, 'username_taken', user, client)
+function refusalNotice(realm: Realm, user: NewUser, insertion: Insertion, client: Client): Draft | null {
+  if (insertion.result === 'username_taken') return noticeOf(realm, 'username_taken', user, client)
   if (insertion.result !== 'email_taken' || !insertion.user.active) return null
-  const draft = noticeOf(accounts, 'account_exists', insertion.user, client)
+  const draft = noticeOf(realm, 'account_exists', insertion.user, client)
   // One a day: the outbox stores an id once.
-  const owner = mac(accounts.ring[0].key('account'), addressOf(insertion.user)).slice(0, 22)
-  const id = `exists-${owner}-${Math.floor(accounts.clock() / dayMs)}`
+  const owner = mac(realm.ring[0].key('account'), addressOf(insertion.user)).slice(0, 22)
+  const id = `exists-${owner}-${Math.floor(realm.clock() / dayMs)}`
   return { ...draft, message: { ...draft.message, id } }
 }
 
 /** `POST /api/register/`; none with `registration: false`. */
-export function registerRoutes(accounts: Accounts): Route[] {
-  const { registration } = accounts.options
+export function registerRoutes(realm: Realm): Route[] {
+  const { registration } = realm.options
   if (!registration) return []
   const name = { required: { username: Username }, optional: { username: Type.Optional(Username) }, false: {} }
   const body = Type.Object({
@@ -201,35 +201,35 @@ export function registerRoutes(accounts: Accounts): Route[] {
     password: Password,
   })
   const route = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
-  return [registration.concealExisting ? concealedRoute(accounts, route) : openRoute(accounts, route)]
+  return [registration.concealExisting ? concealedRoute(realm, route) : openRoute(realm, route)]
 }
 
 type RouteStart = Pick<Route, 'name' | 'method' | 'path' | 'body' | 'hashes'>
 
-function openRoute(accounts: Accounts, route: RouteStart): Route {
-  const token: TProperties = mustVerify(accounts.options) ? { token: MessageAndToken.properties.token } : {}
+function openRoute(realm: Realm, route: RouteStart): Route {
+  const token: TProperties = mustVerify(realm.options) ? { token: MessageAndToken.properties.token } : {}
   return {
     ...route,
     summary: 'Register an account',
-    answer: [201, Type.Object({ ...userFields(accounts), ...token })],
+    answer: [201, Type.Object({ ...userFields(realm), ...token })],
     refusals: ['ACCOUNTS_PASSWORD_REFUSED', 'ACCOUNTS_EMAIL_TAKEN', 'ACCOUNTS_USERNAME_TAKEN'],
     async handler(request) {
-      const client = clientOf(accounts, request)
-      const { user, token } = await register(accounts, registrationIn(request.body), client, placeOf(request))
-      return { ...shownUser(accounts, user), ...(token === undefined ? {} : { token }) }
+      const client = clientOf(realm, request)
+      const { user, token } = await register(realm, registrationIn(request.body), client, placeOf(request))
+      return { ...shownUser(realm, user), ...(token === undefined ? {} : { token }) }
     },
   }
 }
 
-function concealedRoute(accounts: Accounts, route: RouteStart): Route {
+function concealedRoute(realm: Realm, route: RouteStart): Route {
   return {
     ...route,
     summary: 'Register an account; the rest goes by e-mail',
     answer: [202, MessageAndToken],
     refusals: ['ACCOUNTS_PASSWORD_REFUSED'],
     async handler(request) {
-      const client = clientOf(accounts, request)
-      const { token } = await registerConcealed(accounts, registrationIn(request.body), client, placeOf(request))
+      const client = clientOf(realm, request)
+      const { token } = await registerConcealed(realm, registrationIn(request.body), client, placeOf(request))
       return { message: 'Check your e-mail to go on.', token }
     },
   }

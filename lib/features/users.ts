@@ -1,16 +1,17 @@
 import Type, { type TProperties } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import type { NewUser, Profile, User, UserId } from '../contracts.ts'
 import { noClient } from '../core/client.ts'
 import { changeCredentials, checkPolicy, deleteUser } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
-import { emit, type SecurityEvent } from '../core/events.ts'
-import { invalid, newUser, type Registration } from '../core/new-user.ts'
-import { noticeOf } from '../core/outbox.ts'
+import { emit } from '../core/events.ts'
+import type { SecurityEvent } from '../core/hooks.ts'
+import { invalid, newUser, type Registration, storedId, userOf } from '../core/new-user.ts'
+import type { Realm } from '../core/realm.ts'
 import { endSessions } from '../core/sessions.ts'
 import { AccountsError } from '../errors.ts'
 import { Email, Password, Username } from '../http/schemas.ts'
 import { validatorCompiler } from '../http/validation.ts'
+import { noticeOf } from '../mail/letters.ts'
 
 /** What `users.create` takes. */
 export interface UserToCreate extends Omit<Registration, 'profile'> {
@@ -82,44 +83,42 @@ const importBatch = 500
 const mostTries = 5
 
 /** Builds the use cases over the users of a realm. */
-export function createUsers(accounts: Accounts): Users {
-  const { storage } = accounts
-  const { check, checkImported } = doors(accounts)
+export function createUsers(realm: Realm): Users {
+  const { storage } = realm
+  const { check, checkImported } = doors(realm)
   return {
-    create: async (user) => create(accounts, check(user)),
-    find: async (by) => find(accounts, by),
+    create: async (user) => create(realm, check(user)),
+    find: async (by) => find(realm, by),
     list: async ({ after, limit } = {}) => storage.listUsers({ after, limit: pageSize(limit) }),
-    import: (users) => importAll(accounts, users, checkImported),
+    import: (users) => importAll(realm, users, checkImported),
     async setPassword(id, password) {
       if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
-      checkPolicy(accounts, password)
-      const passwordHash = await accounts.passwords.hash(password)
-      await change(accounts, id, (user) =>
-        changeCredentials(accounts, user, {
+      checkPolicy(realm, password)
+      const passwordHash = await realm.passwords.hash(password)
+      await change(realm, id, (user) =>
+        changeCredentials(realm, user, {
           // As it is: a disabled account may get a new password before it is enabled again.
           set: { passwordHash, active: user.active },
           sessions: 'end',
-          mails: [noticeOf(accounts, 'password_changed', user, client)],
+          mails: [noticeOf(realm, 'password_changed', user, client)],
         }),
       )
-      await emit(accounts, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
+      await emit(realm, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
     },
     async setRole(id, role) {
-      checkRole(accounts, role)
+      checkRole(realm, role)
       if (!(await storage.setRole(id, role))) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-      await emit(accounts, 'roleChange', { client, userId: id, details: { role } })
+      await emit(realm, 'roleChange', { client, userId: id, details: { role } })
     },
-    disable: (id) => setActive(accounts, id, false),
-    enable: (id) => setActive(accounts, id, true),
+    disable: (id) => setActive(realm, id, false),
+    enable: (id) => setActive(realm, id, true),
     async endSessions(id) {
-      await existing(accounts, id)
-      await endSessions(accounts, id, client, 'admin')
+      await existing(realm, id)
+      await endSessions(realm, id, client, 'admin')
     },
     async delete(id) {
-      await change(accounts, id, (user) =>
-        deleteUser(accounts, user, [noticeOf(accounts, 'account_deleted', user, client)]),
-      )
-      await emit(accounts, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
+      await change(realm, id, (user) => deleteUser(realm, user, [noticeOf(realm, 'account_deleted', user, client)]))
+      await emit(realm, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
     },
     async history(id, { before, limit } = {}) {
       if (before !== undefined && !Number.isSafeInteger(before)) {
@@ -131,7 +130,7 @@ export function createUsers(accounts: Accounts): Users {
 }
 
 // Callers in plain JavaScript may pass anything, and a wrong word would be a wrong account.
-function doors({ options: { registration } }: Accounts) {
+function doors({ options: { registration } }: Realm) {
   const profile = registration ? registration.profile : Type.Object({})
   const members = {
     username: Type.Optional(Username),
@@ -169,43 +168,25 @@ function pageSize(limit = 100): number {
   throw new TypeError('fastify-accounts: "limit" must be a whole number from 1 to 1000')
 }
 
-function find(accounts: Accounts, by: { id: UserId } | { email: string }): Promise<User | null> {
+function find(realm: Realm, by: { id: UserId } | { email: string }): Promise<User | null> {
   const { id, email } = Object(by) as { id?: UserId; email?: string }
-  if (id !== undefined) return accounts.storage.findUserById(id)
-  if (typeof email === 'string') return findByEmail(accounts, email)
+  if (id !== undefined) return realm.storage.findUserById(id)
+  if (typeof email === 'string') return findByEmail(realm, email)
   throw new TypeError('fastify-accounts: users.find() takes { id } or { email }')
 }
 
-async function create(accounts: Accounts, { password, role = null, verified = false, ...given }: UserToCreate) {
-  checkRole(accounts, role)
-  if (password !== undefined) checkPolicy(accounts, password)
-  const user = { ...newUser(accounts, given), role, emailVerifiedAt: verified ? accounts.clock() : null }
-  const passwordHash = password === undefined ? null : await accounts.passwords.hash(password)
-  const stored = await accounts.storage.insertUser({ ...user, passwordHash })
+async function create(realm: Realm, { password, role = null, verified = false, ...given }: UserToCreate) {
+  checkRole(realm, role)
+  if (password !== undefined) checkPolicy(realm, password)
+  const user = { ...newUser(realm, given), role, emailVerifiedAt: verified ? realm.clock() : null }
+  const passwordHash = password === undefined ? null : await realm.passwords.hash(password)
+  const stored = await realm.storage.insertUser({ ...user, passwordHash })
   const id = storedId(stored)
-  await emit(accounts, 'register', { client, userId: id, details: {} })
+  await emit(realm, 'register', { client, userId: id, details: {} })
   return userOf(user, id)
 }
 
-/**
- * The id of a stored user.
- *
- * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
- */
-export function storedId(stored: Awaited<ReturnType<Accounts['storage']['insertUser']>>): UserId {
-  if (stored === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
-  if (stored === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
-  if (stored === 'invalid') throw invalid('', 'has a value that cannot be stored')
-  return stored.id
-}
-
-/** A new user as it is once it has its id. */
-export function userOf(user: Omit<NewUser, 'passwordHash'>, id: UserId): User {
-  const { usernameCanonical, emailCanonical, ...shown } = user
-  return { ...shown, id, active: true }
-}
-
-async function findByEmail({ storage }: Accounts, email: string): Promise<User | null> {
+async function findByEmail({ storage }: Realm, email: string): Promise<User | null> {
   const found = await storage.findUserByEmail(canonicalEmail(email) ?? email)
   if (!found) return null
   const { passwordHash, ...user } = found
@@ -214,21 +195,21 @@ async function findByEmail({ storage }: Accounts, email: string): Promise<User |
 
 type Door = (user: UserToImport) => UserToImport
 
-async function importAll(accounts: Accounts, users: readonly UserToImport[], check: Door): Promise<Imported[]> {
+async function importAll(realm: Realm, users: readonly UserToImport[], check: Door): Promise<Imported[]> {
   if (!Array.isArray(users)) throw new TypeError('fastify-accounts: users.import() takes an array of users')
   const outcomes: Imported[] = []
   for (let start = 0; start < users.length; start += importBatch) {
-    const prepared = users.slice(start, start + importBatch).map((user) => prepare(accounts, user, check))
-    outcomes.push(...(await importSome(accounts, prepared)))
+    const prepared = users.slice(start, start + importBatch).map((user) => prepare(realm, user, check))
+    outcomes.push(...(await importSome(realm, prepared)))
   }
   return outcomes
 }
 
 type Refused = Extract<Imported, { refused: unknown }>
 
-async function importSome(accounts: Accounts, prepared: readonly (NewUser | Refused)[]): Promise<Imported[]> {
+async function importSome(realm: Realm, prepared: readonly (NewUser | Refused)[]): Promise<Imported[]> {
   const fit = prepared.filter((user): user is NewUser => !('refused' in user))
-  const stored = fit.length > 0 ? await stores(accounts, fit) : []
+  const stored = fit.length > 0 ? await stores(realm, fit) : []
   const outcomes = stored.values()
   return prepared.map((user) => {
     if ('refused' in user) return user
@@ -238,7 +219,7 @@ async function importSome(accounts: Accounts, prepared: readonly (NewUser | Refu
 }
 
 // What became of the other batches must not be lost; within a host's transaction nothing of them is left.
-async function stores({ storage, joined }: Accounts, users: NewUser[]) {
+async function stores({ storage, joined }: Realm, users: NewUser[]) {
   try {
     return await storage.importUsers(users)
   } catch (error) {
@@ -247,13 +228,13 @@ async function stores({ storage, joined }: Accounts, users: NewUser[]) {
   }
 }
 
-function prepare(accounts: Accounts, given: UserToImport, check: Door): NewUser | Refused {
+function prepare(realm: Realm, given: UserToImport, check: Door): NewUser | Refused {
   try {
     const { passwordHash = null, role = null, verified = false, ...rest } = check(given)
-    const { createdAt = accounts.clock(), ...registration } = rest
-    if (passwordHash !== null && !accounts.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
-    checkRole(accounts, role)
-    const user = newUser(accounts, registration)
+    const { createdAt = realm.clock(), ...registration } = rest
+    if (passwordHash !== null && !realm.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
+    checkRole(realm, role)
+    const user = newUser(realm, registration)
     return { ...user, passwordHash, role, createdAt, emailVerifiedAt: verified ? createdAt : null }
   } catch (error) {
     // One user that cannot be stored must not lose the others.
@@ -262,32 +243,32 @@ function prepare(accounts: Accounts, given: UserToImport, check: Door): NewUser 
   }
 }
 
-function checkRole({ options: { roles } }: Accounts, role: string | null): void {
+function checkRole({ options: { roles } }: Realm, role: string | null): void {
   if (role === null || (typeof role === 'string' && (roles?.has(role) ?? /^[\w.:-]{1,64}$/.test(role)))) return
   const known = roles ? `one of the option "roles" (${[...roles.keys()].join(', ')})` : 'a short name'
   throw invalid('role', `must be ${known}`)
 }
 
-async function setActive(accounts: Accounts, id: UserId, active: boolean): Promise<void> {
-  const user = await existing(accounts, id)
+async function setActive(realm: Realm, id: UserId, active: boolean): Promise<void> {
+  const user = await existing(realm, id)
   if (user.active === active) return
-  await change(accounts, id, async (found) =>
+  await change(realm, id, async (found) =>
     // Somebody else has done it since.
-    found.active === active ? 'changed' : changeCredentials(accounts, found, { set: { active }, sessions: 'end' }),
+    found.active === active ? 'changed' : changeCredentials(realm, found, { set: { active }, sessions: 'end' }),
   )
-  await emit(accounts, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
+  await emit(realm, active ? 'accountEnable' : 'accountDisable', { client, userId: id, details: {} })
 }
 
-async function existing({ storage }: Accounts, id: UserId): Promise<User> {
+async function existing({ storage }: Realm, id: UserId): Promise<User> {
   const user = await storage.findUserById(id)
   if (!user) throw new AccountsError('ACCOUNTS_NOT_FOUND')
   return user
 }
 
 // Who decides for the user need not be told that the user was quicker: what was read is read again.
-async function change(accounts: Accounts, id: UserId, act: (user: User) => Promise<string>): Promise<void> {
+async function change(realm: Realm, id: UserId, act: (user: User) => Promise<string>): Promise<void> {
   for (let tries = 0; tries < mostTries; tries++) {
-    if ((await act(await existing(accounts, id))) !== 'stale') return
+    if ((await act(await existing(realm, id))) !== 'stale') return
   }
   throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('the account changed again and again') })
 }

@@ -1,10 +1,11 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
 import type { TSchema } from 'typebox'
-import type { Accounts } from '../accounts.ts'
+import type { Realm } from '../core/realm.ts'
 import { AccountsError, type AccountsErrorCode, isRefusal, loggable } from '../errors.ts'
 import type { ResolvedOptions, RouteName } from '../options/options.ts'
 import { admit, approach, depart } from './admission.ts'
 import { fitDocument } from './documents.ts'
+import type { Guards } from './guards.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
 import { validatorCompiler } from './validation.ts'
 
@@ -67,8 +68,13 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
 }
 
 /** Mounts a route at its path with and without the trailing slash, or as the option `routes` says. */
-export function mount(scope: FastifyInstance, accounts: Accounts, route: Route): void {
-  const decoration = accounts.options.routes[route.name]
+export function mount(
+  scope: FastifyInstance,
+  realm: Realm,
+  accounts: Pick<Guards, 'authenticate'>,
+  route: Route,
+): void {
+  const decoration = realm.options.routes[route.name]
   if (decoration === false) return
   const { config, logLevel, onRequest = [] } = decoration
   const url = (decoration.url ?? route.path).replace(/\/?$/, route.tail ? `/${route.tail}` : '$&')
@@ -83,7 +89,7 @@ export function mount(scope: FastifyInstance, accounts: Accounts, route: Route):
     preHandler: route.hashes ? approach : [],
     handler: answering(route),
   }
-  const schema: FastifySchema = schemaOf(route, accounts)
+  const schema: FastifySchema = schemaOf(route, realm)
   scope.route({ ...definition, url, schema })
   const twin = url.endsWith('/') ? url.slice(0, -1) : `${url}/`
   if (twin && !ignoresTrailingSlash(scope)) scope.route({ ...definition, url: twin, schema: hidden(schema) })
@@ -110,7 +116,7 @@ function answering(route: Route) {
   }
 }
 
-function schemaOf(route: Route, { options }: Accounts) {
+function schemaOf(route: Route, { options }: Realm) {
   const common: AccountsErrorCode[] = ['ACCOUNTS_UNAVAILABLE']
   if (route.body) common.push('ACCOUNTS_VALIDATION', 'ACCOUNTS_BODY_TOO_LARGE', 'ACCOUNTS_MEDIA_TYPE_UNSUPPORTED')
   if (route.hashes) common.push('ACCOUNTS_OVERLOADED')

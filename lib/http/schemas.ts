@@ -1,7 +1,8 @@
 import Type, { type TProperties, type TSchema } from 'typebox'
-import type { Accounts } from '../accounts.ts'
 import type { User } from '../contracts.ts'
 import { canonicalEmail } from '../core/email-address.ts'
+import type { Realm } from '../core/realm.ts'
+import { badUsername, usernameProblem } from '../core/usernames.ts'
 import { type AccountsErrorCode, errorTable } from '../errors.ts'
 
 /** An address to register or to mail to. Any spelling of it names the same account. */
@@ -36,11 +37,6 @@ export const MessageAndToken = Type.Object({
   token: Type.String({ description: 'Goes with the code that was mailed' }),
 })
 
-/** How many digits codes have. */
-export function codeDigits({ passwordReset }: Accounts['options']): number {
-  return passwordReset ? passwordReset.digits : 8
-}
-
 /** The digits of a code; spaces are ignored. */
 export function Otp(digits: number) {
   return Type.String({
@@ -58,22 +54,8 @@ export const Username = Type.Refine(
   () => badUsername,
 )
 
-/** What is wrong with a username; null when nothing is. */
-export function usernameProblem(text: string): string | null {
-  return text.length <= 256 && usernameShape.test(text.normalize('NFC')) ? null : badUsername
-}
-
-const badUsername = 'must have 1 to 64 characters, none of them a control character, and no space at either end'
-
-const usernameShape = /^(?!\s)[^\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]{1,64}(?<!\s)$/u
-
-/** The form in which a username is unique. */
-export function canonicalUsername(username: string): string {
-  return username.normalize('NFC').toLowerCase().normalize('NFC')
-}
-
 /** The members of a user that every answer has. */
-export function userFields({ options: { registration }, storage }: Accounts): TProperties {
+export function userFields({ options: { registration }, storage }: Realm): TProperties {
   const { username, profile } = registration || { username: 'optional', profile: Type.Object({}) }
   return {
     id: storage.ids === 'integer' ? Type.Integer() : Type.String(),
@@ -85,7 +67,7 @@ export function userFields({ options: { registration }, storage }: Accounts): TP
 }
 
 /** A user as answers show it: what `userFields` names, and nothing else. */
-export function shownUser({ options: { registration } }: Accounts, { id, username, email, profile }: User) {
+export function shownUser({ options: { registration } }: Realm, { id, username, email, profile }: User) {
   const named = Object.keys(registration ? registration.profile.properties : {})
   const kept = Object.entries(profile ?? {}).filter(([name]) => named.includes(name))
   const name = registration && registration.username === false ? {} : { username }

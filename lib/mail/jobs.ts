@@ -1,6 +1,7 @@
 import type { Message } from '../contracts.ts'
 import { createRing, open, type Ring, seal } from '../core/secrets.ts'
-import { secrets } from '../options/rules.ts'
+
+import { secrets } from '../options/secrets.ts'
 import { builtInMails } from './texts.ts'
 
 // Roomy for any usual name, address and link: one that did not fit would tell a mail from a decoy.

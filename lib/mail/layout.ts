@@ -1,4 +1,4 @@
-import type { MailBrand, WrittenMail } from './render.ts'
+import type { MailBrand, WrittenMail } from '../options/mail.ts'
 
 /** A part of a mail: a paragraph, the code, or the way to the page where it is typed. */
 export type MailBlock =

@@ -1,6 +1,7 @@
 import type { Brand, CodePurpose, Message, MessageKind } from '../contracts.ts'
+import type { MailTemplates, WrittenMail } from '../options/mail.ts'
 import { jsonLog, type MailLog } from './log.ts'
-import { brandOf, type MailTemplates, render, type WrittenMail } from './render.ts'
+import { brandOf, render } from './render.ts'
 import { builtInMails } from './texts.ts'
 
 /** A mail as its readers will see it. */

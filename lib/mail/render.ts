@@ -1,42 +1,9 @@
-import type { Brand, Message, MessageKind } from '../contracts.ts'
-import { brand as brandRule } from '../options/rules.ts'
+import type { Brand, Message } from '../contracts.ts'
+import type { MailBrand, MailInput, MailTemplate, MailTemplates, WrittenMail } from '../options/mail.ts'
+
+import { brand as brandRule } from '../options/mail.ts'
 import type { MailLog } from './log.ts'
 import { builtInMails } from './texts.ts'
-
-/** A brand with its defaults filled in. */
-export type MailBrand = Partial<Brand> & Pick<Brand, 'name' | 'color'>
-
-/** What a template writes from. Everything in `user` and `network` was typed by strangers: escape it in HTML. */
-export interface MailInput {
-  kind: MessageKind
-  /** The digits that the user types, without spaces; left out in a notice. */
-  code?: string
-  /** The page where the code is typed. */
-  url?: string
-  /** How many minutes the code lives; 0 in a notice. */
-  minutes: number
-  /** When it was asked for, or done: milliseconds. */
-  requestedAt: number
-  /** From which network; empty when the app did it by itself. */
-  network: string
-  user: Message['user']
-  brand: MailBrand
-  /** The first language of the request, or null. */
-  locale: string | null
-}
-
-/** The texts of a mail. */
-export interface WrittenMail {
-  subject: string
-  text: string
-  html: string
-}
-
-/** Writes a mail. One that throws or answers something else is replaced by the built-in one. */
-export type MailTemplate = (input: MailInput) => WrittenMail
-
-/** Templates of the host, by kind. */
-export type MailTemplates = Partial<Record<MessageKind, MailTemplate>>
 
 /** Checks the `brand` option and fills its defaults. */
 export function brandOf(given: Partial<Brand>, fallbackName: string): MailBrand {

@@ -1,6 +1,6 @@
 import type { MessageKind } from '../contracts.ts'
+import type { MailInput, MailTemplate } from '../options/mail.ts'
 import { grouped, layout, type MailBlock, plain, readable, unlinked } from './layout.ts'
-import type { MailInput, MailTemplate } from './render.ts'
 
 /** The built-in mails: every kind that there is has one. */
 export const builtInMails: Readonly<Record<MessageKind, MailTemplate>> = Object.freeze({

@@ -3,30 +3,11 @@ import { createTransport, type SMTPPoolOptions } from 'nodemailer'
 import type { Brand, Message } from '../contracts.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { anything, port, wrongOption } from '../options/checks.ts'
-import { brand, templates } from '../options/rules.ts'
+import type { Mail, MailTransport } from '../options/mail.ts'
+
+import { brand, type MailTemplates, templates } from '../options/mail.ts'
 import { jsonLog, type MailLog } from './log.ts'
-import { brandOf, type MailTemplates, render, type WrittenMail } from './render.ts'
-
-/** A mail on its way to a transport. */
-export interface Mail extends WrittenMail {
-  /** One bare address. */
-  to: string
-  /** As configured, such as `Example <no-reply@example.com>`. */
-  from: string
-  /** The same in every copy of the mail. */
-  messageId: string
-  headers: Readonly<Record<string, string>>
-}
-
-/**
- * How mails leave: an SMTP URL or nodemailer's SMTP options, a ready nodemailer transport, or a function that hands the
- * mail to a provider. A function's fault is retried, unless it has a `responseCode` of 500 or more.
- */
-export type MailTransport =
-  | string
-  | SMTPPoolOptions
-  | { sendMail(mail: Record<string, unknown>): Promise<unknown> }
-  | ((mail: Mail) => Promise<unknown>)
+import { brandOf, render } from './render.ts'
 
 /** What the senders of mails have in common. */
 export interface MailOptions {

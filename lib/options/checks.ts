@@ -9,6 +9,23 @@ export function wrongOption(path: string, fix: string, given?: string): TypeErro
   return new TypeError(`fastify-accounts: option "${path}" ${fix}${got}`)
 }
 
+/** A value that never shows in logs or errors. */
+export interface Hidden<T> {
+  reveal(): T
+}
+
+/** Hides a value from logs and errors. */
+export function hidden<T>(value: T): Hidden<T> {
+  const shownAs = () => '[redacted]'
+  return Object.freeze(
+    Object.defineProperties({} as Hidden<T>, {
+      reveal: { value: () => value },
+      toJSON: { value: shownAs },
+      [inspect.custom]: { value: shownAs },
+    }),
+  )
+}
+
 /** Prints a value for an error message, short and on one line. */
 export function shown(given: unknown): string {
   const text = inspect(given, { depth: 0, breakLength: Number.POSITIVE_INFINITY })
@@ -53,6 +70,18 @@ export function text(pattern: RegExp, fix: string, fallback: string): Check<stri
     if (typeof given === 'string' && pattern.test(given)) return given
     throw wrongOption(path, fix, shown(given))
   }
+}
+
+/** A text that matches a pattern, or undefined. */
+export function optionalText(pattern: RegExp, fix: string): Check<string | undefined> {
+  return (path, given) => (given === undefined ? undefined : text(pattern, fix, '')(path, given))
+}
+
+/** An https address, or http on this machine; null for anything else. */
+export function webAddress(given: unknown): URL | null {
+  const url = typeof given === 'string' && URL.canParse(given) ? new URL(given) : null
+  const loopback = url && ['localhost', '127.0.0.1', '[::1]'].includes(url.hostname)
+  return url?.protocol === 'https:' || (url?.protocol === 'http:' && loopback) ? url : null
 }
 
 /** Anything: it is checked where it is used. */

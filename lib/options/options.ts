@@ -1,30 +1,23 @@
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
 import type { Brand, Cache, Claims, Mailer, Storage, User } from '../contracts.ts'
-import { boolean, fn, integer, oneOf, section, sectionOrOff, shown, text, wrongOption } from './checks.ts'
-import { cache, mailer, storage } from './ports.ts'
+import { boolean, fn, integer, oneOf, optionalText, section, sectionOrOff, shown, text, wrongOption } from './checks.ts'
+import { type MailTemplates, type MailTransport, mail } from './mail.ts'
+import { type AnyKysely, cache, kysely, mailer, type RedisSource, redis, storage } from './ports.ts'
 import {
-  type AnyKysely,
   type Argon2Cost,
   argon2,
-  kysely,
-  type MailTemplates,
-  type MailTransport,
-  mail,
   names,
-  optionalText,
   profile,
-  type RedisOption,
   type RouteDecoration,
   realmName,
-  redis,
   resetUrl,
   roles,
   route,
   type SessionLife,
-  secrets,
   sessionLives,
 } from './rules.ts'
+import { secrets } from './secrets.ts'
 
 /** The routes that can be renamed, switched off or decorated. */
 export const routeNames = [
@@ -69,7 +62,7 @@ export interface AccountsOptions {
    * our own.
    * @default the host's `app.redis`
    */
-  redis?: RedisOption | { cache: RedisOption; queue: RedisOption }
+  redis?: RedisSource | { cache: RedisSource; queue: RedisSource }
   /** A cache adapter, instead of Redis. */
   cache?: Cache
   /** A mailer, instead of the mail queue. */
@@ -234,6 +227,11 @@ function changeable(registration: ResolvedOptions['registration']): string[] {
 /** Whether an address must be proved before its owner may log in. */
 export function mustVerify({ registration }: Pick<ResolvedOptions, 'registration'>): boolean {
   return registration && (registration.verifyEmail || registration.concealExisting)
+}
+
+/** How many digits codes have. */
+export function codeDigits({ passwordReset }: Pick<ResolvedOptions, 'passwordReset'>): number {
+  return passwordReset ? passwordReset.digits : 8
 }
 
 /** Whether registration tells nobody what is known. */

@@ -1,13 +1,15 @@
 import { randomBytes } from 'node:crypto'
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
-import type { Accounts } from '../accounts.ts'
+import { realmOf } from '../accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../adapters/memory/index.ts'
 import type { MemoryMailer } from '../adapters/memory/mailer.ts'
 import type { Profile, User, UserId } from '../contracts.ts'
 import { noClient } from '../core/client.ts'
 import { canonicalEmail } from '../core/email-address.ts'
+import type { Realm } from '../core/realm.ts'
 import { startSession } from '../core/sessions.ts'
-import { canonicalUsername } from '../http/schemas.ts'
+
+import { canonicalUsername } from '../core/usernames.ts'
 import { brandOf, render } from '../mail/render.ts'
 
 export { cacheContract } from './cache.ts'
@@ -40,7 +42,7 @@ export interface TestUser {
 
 /** Stores a user without the registration route. */
 export async function createUser(app: FastifyInstance, given: TestUser = {}): Promise<User> {
-  const { storage, passwords, clock } = accountsOf(app, given.name)
+  const { storage, passwords, clock } = realmIn(app, given.name)
   const unique = randomBytes(6).toString('hex')
   const { username = `user-${unique}`, email = `${unique}@example.org`, profile = {} as Profile } = given
   const emailCanonical = canonicalEmail(email)
@@ -66,11 +68,11 @@ export async function loginAs(
   userOrId: User | UserId,
   { name }: { name?: string } = {},
 ): Promise<{ authorization: string }> {
-  const accounts = accountsOf(app, name)
+  const realm = realmIn(app, name)
   const id = typeof userOrId === 'object' ? userOrId.id : userOrId
-  const user = await accounts.storage.findUserById(id)
+  const user = await realm.storage.findUserById(id)
   const client = { ...noClient, ip: '127.0.0.1', userAgent: 'loginAs', network: '127.0.0.1' }
-  const tokens = user && (await startSession(accounts, user, client))
+  const tokens = user && (await startSession(realm, user, client))
   if (!tokens) throw new Error(`loginAs: no active user ${id}`)
   return { authorization: `Bearer ${tokens.access}` }
 }
@@ -96,8 +98,8 @@ export const mailbox: FastifyPluginAsync<{ mailer: MemoryMailer }> = async (app,
   )
 }
 
-function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {
-  const accounts = (app as unknown as Record<string, Accounts | undefined>)[name]
+function realmIn(app: FastifyInstance, name = 'accounts'): Realm {
+  const accounts = (app as unknown as Record<string, object | undefined>)[name]
   if (!accounts) throw new TypeError(`fastify-accounts is not registered under the name "${name}"`)
-  return accounts
+  return realmOf(accounts)
 }

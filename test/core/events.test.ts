@@ -3,9 +3,10 @@ import { setTimeout } from 'node:timers/promises'
 import Fastify from 'fastify'
 import type { Kysely } from 'kysely'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import type { AccountEvent, Storage } from '../../lib/contracts.ts'
-import { eventNames } from '../../lib/core/events.ts'
+import { eventNames } from '../../lib/core/hooks.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
 import plugin, { type AccountsOptions, type HookName, type UseCases } from '../../lib/index.ts'
 import { testOptions } from '../../lib/testing/index.ts'
@@ -334,8 +335,8 @@ for (const [index, [name, act, right]] of before.entries()) {
       users.map(({ username, email, credentialVersion }) => [username, email, credentialVersion]),
       [['ada', ada.email, users[0]?.credentialVersion]],
     )
-    const again = await host.accounts.storage.findUserByEmail('ada+home@example.org')
-    t.ok(await host.accounts.passwords.verify(again?.passwordHash as string, ada.password))
+    const again = await realmOf(host.accounts).storage.findUserByEmail('ada+home@example.org')
+    t.ok(await realmOf(host.accounts).passwords.verify(again?.passwordHash as string, ada.password))
   })
 
   t.test(`[R-LOG-5] a fault in ${name} (${index}) is 503 and told to the log alone`, async (t) => {
@@ -439,10 +440,10 @@ t.test('events are kept as long as the option says', async (t) => {
   const { id } = (await post('/api/register/', ada)).body
 
   clock.pass(3_600_000)
-  await purge(accounts)
+  await purge(realmOf(accounts))
   t.equal((await accounts.users.history(id)).length, 1)
   clock.pass(1)
-  await purge(accounts)
+  await purge(realmOf(accounts))
   t.same(await accounts.users.history(id), [])
 })
 

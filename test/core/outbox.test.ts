@@ -5,14 +5,16 @@ import Fastify from 'fastify'
 import { Redis } from 'ioredis'
 import { sql } from 'kysely'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { queueMailer } from '../../lib/adapters/bullmq.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Mailer, Message } from '../../lib/contracts.ts'
 import { noClient } from '../../lib/core/client.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
-import { noticeOf, rowsOf, sweepOutbox } from '../../lib/core/outbox.ts'
+import { rowsOf, sweepOutbox } from '../../lib/core/outbox.ts'
 import plugin, { type Accounts, type AccountsOptions } from '../../lib/index.ts'
+import { noticeOf } from '../../lib/mail/letters.ts'
 import { startMailWorker } from '../../lib/worker.ts'
 import { accountActs, newPassword, password, passwords, told } from '../helpers/account-acts.ts'
 import { accountsOf, clientOf, memoryApp, openDatabase, secret, settableClock, startServer } from '../helpers/app.ts'
@@ -39,7 +41,7 @@ t.test(
     redis.mode = 'refuse'
     const registered = await inTurns(50, register)
     clock.pass(later)
-    await sweepOutbox(accounts).catch(() => {})
+    await sweepOutbox(realmOf(accounts)).catch(() => {})
     registered.push(...(await inTurns(50, register)))
     clock.pass(later)
     t.strictSame(smtp.caught, [])
@@ -89,7 +91,7 @@ t.test('a mail whose code was put before the mailer took it tells what is left o
 
   clock.pass(23 * hour)
   mailer.refuses = false
-  await sweepOutbox(accounts)
+  await sweepOutbox(realmOf(accounts))
 
   t.match(mailer.sent, [{ minutes: 60, expiresAt: clock() + hour }])
   const code = mailer.sent[0]?.code
@@ -109,7 +111,7 @@ t.test('[R-REG-3] no code outlives the account that it would prove, and its mail
 
     clock.pass(23 * hour)
     mailer.refuses = false
-    await sweepOutbox(accountsOf(host))
+    await sweepOutbox(realmOf(accountsOf(host)))
     t.match(mailer.sent, [{ minutes: 60, expiresAt: end }])
     clock.pass(hour / 2)
     await host.post('/auth/resend_verification/', { email: person.email, token })
@@ -133,10 +135,10 @@ t.test('a mail whose code has died before it left is not sent', async (t) => {
   t.match(mailer.sent, [{ kind: 'account_deleted' }])
 
   clock.pass(later)
-  await sweepOutbox(accounts)
+  await sweepOutbox(realmOf(accounts))
   t.match(mailer.sent, [{ kind: 'account_deleted' }])
   clock.pass(later)
-  t.same(await accounts.storage.claimMails(clock(), clock() + 1, 10), [], 'and it waits no longer')
+  t.same(await realmOf(accounts).storage.claimMails(clock(), clock() + 1, 10), [], 'and it waits no longer')
 })
 
 /** A mailer that takes nothing until it is told to, and then all. */
@@ -204,7 +206,7 @@ t.test('three instances that sweep at once hand no mail over twice', { skip }, a
   const notices = await storeNotices(accounts, 120)
   clock.pass(later)
 
-  await Promise.all(instances.map((instance) => sweepOutbox(instance.accounts)))
+  await Promise.all(instances.map((instance) => sweepOutbox(realmOf(instance.accounts))))
 
   await until(() => mailer.sends.size === 120)
   t.strictSame([...mailer.sends.keys()].toSorted(), notices.map(({ id }) => id).toSorted())
@@ -246,10 +248,10 @@ t.test(
     await sweepUntil(accounts, settled)
     t.equal(smtp.caught.length, 1)
     t.strictSame([...mailer.sends.values()], [1, 1], 'nor was a job that waits handed over again')
-    await purge(accounts)
+    await purge(realmOf(accounts))
     t.equal((await rows()).length, 2, 'known until its end')
     clock.pass(24 * hour)
-    await purge(accounts)
+    await purge(realmOf(accounts))
     t.strictSame(await rows(), [])
   },
 )
@@ -264,7 +266,7 @@ t.test('[F6] a mail server down for ten minutes delays a mail, and does not doub
 
   for (let minute = 0; minute < 10; minute++) {
     clock.pass(60_000)
-    await sweepOutbox(accounts)
+    await sweepOutbox(realmOf(accounts))
   }
   t.notOk(await settled())
   const smtp = await startSmtp({ port })
@@ -305,8 +307,8 @@ t.test(
     const { accounts } = await open({ secret: strange })
     await storeNotices(accounts, 1)
     clock.pass(73 * hour)
-    await sweepOutbox(after.accounts)
-    await purge(after.accounts)
+    await sweepOutbox(realmOf(after.accounts))
+    await purge(realmOf(after.accounts))
     t.strictSame([await rows(), smtp.caught.length], [[], 1])
   },
 )
@@ -491,9 +493,13 @@ t.test('a mail past its end is dropped: a code after a day, a notice after three
   await accounts.users.delete(deleting.id)
   clock.pass(72 * hour)
   redis.mode = 'pass'
-  await until(() => accounts.mailer!.ping().then(() => true))
-  await sweepOutbox(accounts)
-  await purge(accounts)
+  await until(() =>
+    realmOf(accounts)
+      .mailer!.ping()
+      .then(() => true),
+  )
+  await sweepOutbox(realmOf(accounts))
+  await purge(realmOf(accounts))
   t.strictSame([recipientsOf(smtp), await rows()], [[changing.email], []])
 })
 
@@ -521,7 +527,7 @@ t.test(
     const accounts = accountsOf({ app, name: options.name })
     const stored = await storeNotices(accounts, 1000)
     clock.pass(later)
-    await sweepOutbox(accounts)
+    await sweepOutbox(realmOf(accounts))
 
     await until(() => mailer.sends.size === 1000)
     t.ok(Math.max(...batches) <= 100)
@@ -571,7 +577,7 @@ async function realm(t: Test, { smtp: handlers }: { smtp?: Parameters<typeof sta
   async function sweepLater(accounts: Accounts) {
     await until(async () => {
       clock.pass(later)
-      await sweepOutbox(accounts)
+      await sweepOutbox(realmOf(accounts))
       return true
     })
   }
@@ -580,7 +586,7 @@ async function realm(t: Test, { smtp: handlers }: { smtp?: Parameters<typeof sta
     for (let round = 0; round < 100; round++) {
       clock.pass(later)
       // What a busy machine keeps from Redis is swept in the next round.
-      await Promise.allSettled([accounts].flat().map((each) => sweepOutbox(each)))
+      await Promise.allSettled([accounts].flat().map((each) => sweepOutbox(realmOf(each))))
       if (await condition()) return
       await until(condition, 300).catch(() => {})
     }
@@ -678,9 +684,9 @@ function counting(t: Test, mailer: Mailer): Mailer & { sends: Map<string, number
 async function storeNotices(accounts: Accounts, count: number) {
   const drafts = Array.from({ length: count }, () => {
     const user = { username: null, email: `${uniqueName()}@example.org` }
-    return noticeOf(accounts, 'password_changed', user, noClient)
+    return noticeOf(realmOf(accounts), 'password_changed', user, noClient)
   })
-  await accounts.storage.addMails(rowsOf(accounts, drafts))
+  await realmOf(accounts).storage.addMails(rowsOf(realmOf(accounts), drafts))
   return drafts.map(({ message }) => ({ id: message.id, email: message.to as string }))
 }
 

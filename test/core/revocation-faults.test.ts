@@ -1,5 +1,6 @@
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { redisCache } from '../../lib/adapters/redis/index.ts'
 import { openDatabase } from '../helpers/app.ts'
@@ -205,12 +206,12 @@ t.test('realms on one Redis do not hear each other', { skip, buffered: true }, a
     await cache.close()
   }
 
-  for (const name of ['accounts', uniqueName(), `${one.accounts.options.name}2`]) await tell(name)
+  for (const name of ['accounts', uniqueName(), `${realmOf(one.accounts).options.name}2`]) await tell(name)
   const later = await commandsOf(t, server.url)
   await until(() => later.filter((command) => command === 'publish').length > 1)
   t.equal(await one.me(access), 200)
 
-  await tell(one.accounts.options.name)
+  await tell(realmOf(one.accounts).options.name)
   await until(async () => (await one.me(access)) === 401)
 })
 

@@ -1,5 +1,6 @@
 import { once } from 'node:events'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import type { User } from '../../lib/contracts.ts'
 import { sampleUser } from '../../lib/testing/samples.ts'
 import { openDatabase, startServer } from '../helpers/app.ts'
@@ -116,12 +117,12 @@ async function realm(t: Test) {
   const name = uniqueName()
   const sent = catchMails(t, { redis: redisUrl(), name })
   const { accounts } = await instance(t, { name, db, redis: redisUrl(), revocation: 'none' })
-  const passwordHash = await accounts.passwords.hash(password)
+  const passwordHash = await realmOf(accounts).passwords.hash(password)
 
   async function newMember(): Promise<Member> {
-    const stored = await accounts.storage.insertUser({ ...sampleUser(), passwordHash })
+    const stored = await realmOf(accounts).storage.insertUser({ ...sampleUser(), passwordHash })
     if (typeof stored === 'string') throw new Error(stored)
-    const user = (await accounts.storage.findUserById(stored.id)) as User
+    const user = (await realmOf(accounts).storage.findUserById(stored.id)) as User
     return { id: Number(user.id), email: user.email, ...(await sessionFor(accounts, user)) }
   }
   async function start(redis = redisUrl()) {
@@ -142,7 +143,7 @@ async function realm(t: Test) {
   async function feedUp({ me }: { me(access: string): Promise<number> }) {
     await until(async () => {
       const { access, sessionId } = await newMember()
-      await accounts.storage.endSession(sessionId, null, Date.now())
+      await realmOf(accounts).storage.endSession(sessionId, null, Date.now())
       return (await me(access)) === 200
     }, 20_000)
   }

@@ -5,6 +5,7 @@ import { createServer } from 'node:net'
 import fastifyJwt from '@fastify/jwt'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import { changeCredentials } from '../../lib/core/credentials.ts'
 import { createRing } from '../../lib/core/secrets.ts'
@@ -193,7 +194,7 @@ t.test('[R-TOK-1] [R-TOK-2] [R-TOK-3] hostile tokens of the vectors end no sessi
     t.ok(fine.includes(answer.status), `${kind}: ${vector.id} is answered ${answer.status}`)
   }
   for (const { refresh, sessionId, user } of [member, other]) {
-    t.equal(await accounts.storage.sessionActive(sessionId, user.id, start), true)
+    t.equal(await realmOf(accounts).storage.sessionActive(sessionId, user.id, start), true)
     t.equal((await post('/auth/refresh/', { refresh })).status, 200)
   }
 })
@@ -416,7 +417,7 @@ t.test('[R-TOK-6] the token of an ended session fails on the next request, thoug
   const { user } = member
   for (let use = 0; use < 3; use++) t.equal((await get('/auth/user/', member.access)).status, 200)
 
-  t.equal(await changeCredentials(accounts, user, { set: { passwordHash: 'x' }, sessions: 'end' }), 'changed')
+  t.equal(await changeCredentials(realmOf(accounts), user, { set: { passwordHash: 'x' }, sessions: 'end' }), 'changed')
 
   refused(t, await get('/auth/user/', member.access), 'the access token')
   t.match(await get('/me', member.access), { status: 401, body: { code: 'ACCOUNTS_TOKEN_INVALID' } })
@@ -424,7 +425,7 @@ t.test('[R-TOK-6] the token of an ended session fails on the next request, thoug
 
 t.test('[R-TOK-6] forged tokens push no good one out of memory', async (t) => {
   const { accounts, member } = await realm(t, { tokens: { claims: () => ({ roles: ['user'] }) as never } })
-  const { tokens } = accounts
+  const { tokens } = realmOf(accounts)
   const roles = () => (tokens.verifyAccess(member.access).claims as { roles: string[] }).roles
   const remembered = roles()
   const unsigned = member.access.slice(0, member.access.lastIndexOf('.') + 1)
@@ -446,7 +447,7 @@ t.test('[R-TOK-6] forged tokens push no good one out of memory', async (t) => {
 
 t.test('good tokens beyond the memory’s size push out what was not used for longest', async (t) => {
   const { accounts, member } = await realm(t, { tokens: { claims: () => ({ roles: ['user'] }) as never } })
-  const { tokens } = accounts
+  const { tokens } = realmOf(accounts)
   const roles = (token: string) => (tokens.verifyAccess(token).claims as { roles: string[] }).roles
   const claims = claimsOf(member.access)
   const idle = forged('access', { ...claims, jti: 'idle' })
@@ -612,7 +613,7 @@ t.test('[R-TOK-6] what one request does to its claims, no other request sees', a
 
 t.test('one row and one counter make one refresh token, byte for byte', async (t) => {
   const { accounts, member, clock, post } = await realm(t)
-  const { storage, tokens } = accounts
+  const { storage, tokens } = realmOf(accounts)
   const rule = { rotate: true, graceMs: 30_000, lateReplays: 3 }
 
   const first = await post('/auth/refresh/', { refresh: member.refresh })

@@ -1,6 +1,7 @@
 import Fastify from 'fastify'
 import t from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
@@ -162,7 +163,7 @@ for (const { on, open, skip } of backends) {
       const [user, kept] = [await member(), await member()]
       const before = await rowOf(user.id)
       // Straight on the storage: the feed has not heard of it.
-      await accounts.storage.endSession(user.sessionId, user.id, Date.now())
+      await realmOf(accounts).storage.endSession(user.sessionId, user.id, Date.now())
 
       t.equal(told(await user.patch({ username: uniqueName(), field0: 1 })), '401 TOKEN_INVALID')
 
@@ -193,7 +194,10 @@ for (const { on, open, skip } of backends) {
 
       t.strictSame(counted(answers), { 200: 8 })
       const fields = Object.fromEntries(Array.from({ length: 8 }, (_, n) => [`field${n}`, n]))
-      t.strictSame((await accounts.storage.findUserById(user.id))?.profile, { ...fields, company: { name: 'A' } })
+      t.strictSame((await realmOf(accounts).storage.findUserById(user.id))?.profile, {
+        ...fields,
+        company: { name: 'A' },
+      })
     })
 
     await t.test('of 8 users who take one name at once exactly one gets it', async (t) => {
@@ -207,12 +211,12 @@ for (const { on, open, skip } of backends) {
 
     await t.test('a user that is gone or disabled is a bad token for every verb', async (t) => {
       const [gone, disabled] = [await member(), await member()]
-      const user = (await accounts.storage.findUserById(gone.id))!
+      const user = (await realmOf(accounts).storage.findUserById(gone.id))!
       // Straight on the storage: the feed has not heard of it.
       const deletion = { userId: gone.id, fence: user.credentialVersion, now: Date.now(), mails: [] }
       await gone.read()
       await disabled.read()
-      await accounts.storage.deleteUser(deletion)
+      await realmOf(accounts).storage.deleteUser(deletion)
       await accounts.users.disable(disabled.id)
 
       for (const { read, patch, put, remove, email } of [gone, disabled]) {
@@ -296,7 +300,7 @@ for (const { on, open, skip } of backends) {
       t.equal(told(await login(user.email)), '401 CREDENTIALS_INVALID')
       for (const session of [user, second]) t.strictSame(await fateOf(host, session), dead)
       t.strictSame(await fateOf(host, bystander), alive, 'and nobody else’s')
-      const ends = await accounts.storage.endedSince(0, 0)
+      const ends = await realmOf(accounts).storage.endedSince(0, 0)
       for (const { sessionId } of [user, second]) t.ok(ends.some(({ id }) => id === sessionId))
     })
 
@@ -372,7 +376,7 @@ for (const { on, open, skip } of backends) {
       t.strictSame(mailer.sent, [])
 
       state.down = false
-      await sweepOutbox(accounts)
+      await sweepOutbox(realmOf(accounts))
       const next = await newUser({ email })
       const session = await newSession(next.id)
       const before = await rowOf(next.id)
@@ -391,14 +395,14 @@ for (const { on, open, skip } of backends) {
       const user = await member()
       const second = await newSession(user.id)
       const code = await askReset(user.email)
-      const stored = await accounts.storage.findUserById(user.id)
+      const stored = await realmOf(accounts).storage.findUserById(user.id)
 
       t.equal(told(await user.remove('a wrong password')), '403 PASSWORD_WRONG')
       t.strictSame(await fateOf(host, second), alive)
       const answer = await user.remove()
 
       t.strictSame([answer.status, answer.body], [204, undefined])
-      const after = await accounts.storage.findUserById(user.id)
+      const after = await realmOf(accounts).storage.findUserById(user.id)
       t.strictSame(after, { ...stored, active: false, credentialVersion: (stored?.credentialVersion ?? 0) + 1 })
       for (const session of [user, second]) t.strictSame(await fateOf(host, session), dead)
       t.equal(told(await login(user.email)), '401 CREDENTIALS_INVALID')

@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import type { Storage, UserId } from '../../lib/contracts.ts'
 import { noClient } from '../../lib/core/client.ts'
@@ -148,9 +149,9 @@ for (const { on, open, skip } of backends) {
 
     await t.test('a user without a password cannot set one here', async (t) => {
       const user = await member()
-      const stored = (await accounts.storage.findUserById(user.id))!
+      const stored = (await realmOf(accounts).storage.findUserById(user.id))!
       const { credentialVersion } = stored
-      await accounts.storage.changeCredentials({
+      await realmOf(accounts).storage.changeCredentials({
         ...{ userId: user.id, fence: credentialVersion, credentialVersion: credentialVersion + 1, now: clock() },
         ...{ set: { passwordHash: null }, sessions: 'keep', start: null, mails: [] },
       })
@@ -271,7 +272,9 @@ async function racedApp(t: Test) {
     beginnings.set(id, () => {
       for (const tokens of old) racers.push(untilRefused(tokens, ({ refresh }) => acts.refresh(refresh).then(granted)))
       // A log-in whose password was found right before the change.
-      racers.push(untilRefused(old[0]!, () => startSession(acts.accounts, user, noClient) as Promise<Tokens | null>))
+      racers.push(
+        untilRefused(old[0]!, () => startSession(realmOf(acts.accounts), user, noClient) as Promise<Tokens | null>),
+      )
     })
     async function untilRefused(first: Tokens, step: (newest: Tokens) => Promise<Tokens | null>): Promise<boolean> {
       for (let newest = first, steps = 0; steps < 50; steps++) {

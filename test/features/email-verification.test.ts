@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache } from '../../lib/adapters/memory/index.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
 import { alive, backends, counted, dead, fateOf, told } from '../helpers/account-acts.ts'
@@ -263,11 +264,11 @@ for (const { on, open, skip } of backends) {
         const first = await register(person)
         const before = (await find(person.email))?.id
         clock.pass(24 * hour - 1)
-        await purge(accounts)
+        await purge(realmOf(accounts))
         t.equal((await find(person.email))?.id, before, 'not a moment before')
 
         clock.pass(1)
-        await purge(accounts)
+        await purge(realmOf(accounts))
 
         t.equal(await find(person.email), null)
         t.equal(await login(person.email, password), '401 CREDENTIALS_INVALID')
@@ -287,7 +288,7 @@ for (const { on, open, skip } of backends) {
       clock.pass(12 * hour)
       const second = await resend(email, first.token)
       clock.pass(12 * hour)
-      await purge(accounts)
+      await purge(realmOf(accounts))
       await register({ email, password: later })
 
       const third = await resend(email, second.token)
@@ -311,7 +312,7 @@ for (const { on, open, skip } of backends) {
         await proof(await register({ email, password }), email)
         for (let days = 0; days < 60; days += 20) {
           clock.pass(20 * 24 * hour)
-          await purge(accounts)
+          await purge(realmOf(accounts))
         }
         t.ok(await find(email), what)
       }

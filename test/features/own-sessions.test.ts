@@ -2,6 +2,7 @@ import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify, { type FastifyRequest } from 'fastify'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { AccountEvent, Session, Storage } from '../../lib/contracts.ts'
@@ -368,8 +369,8 @@ for (const { on, open, skip, rotate } of modes) {
       const over = await member()
       clock.pass(absolute + day + 1)
       t.equal(told(await logout({ refresh: over.refresh })), '204', 'one past its end')
-      await purge(accounts)
-      t.equal(await accounts.storage.endSession(over.sessionId, null, clock()), null)
+      await purge(realmOf(accounts))
+      t.equal(await realmOf(accounts).storage.endSession(over.sessionId, null, clock()), null)
       t.equal(told(await logout({ refresh: over.refresh })), '204', 'one whose session’s row is gone')
     })
   })
@@ -401,7 +402,7 @@ t.test('a wrong answer of the option "session" is a fault that the log names, an
   let answer: () => unknown = () => ({})
   const session = (() => answer()) as () => object
   const { app, post, send } = await memoryApp(t, { session, passwords }, { logger })
-  const { storage } = app.accounts
+  const { storage } = realmOf(app.accounts)
   const user = await createUser(app, { password, verified: true })
   const wrong: [() => unknown, RegExp][] = [
     [() => ({ idle: 0 }), /option "session\.idle" must be a whole number/],
@@ -448,7 +449,7 @@ t.test('startSession asks the option about the request that it is given', async 
 
   const plain = await post('/sso', {}, { 'user-agent': 'Firefox' })
   const remembered = await post('/sso', {}, { 'remember-me': 'yes' })
-  const [first] = (await app.accounts.storage.listSessions(user.id, clock())).filter(
+  const [first] = (await realmOf(app.accounts).storage.listSessions(user.id, clock())).filter(
     ({ userAgent }) => userAgent === 'Firefox',
   )
   clock.pass(3_600_000)
@@ -524,7 +525,7 @@ for (const { on, skip, open } of stores) {
       const old = await ended(day + 1, 2500)
       const { accounts, taken } = instance()
 
-      await purge(accounts)
+      await purge(realmOf(accounts))
 
       t.strictSame(taken, [1000, 1000, 500])
       t.equal(await stored(old), 0)
@@ -535,7 +536,7 @@ for (const { on, skip, open } of stores) {
       const old = await ended(day + 1, 2500)
       const instances = [instance(), instance()]
 
-      await Promise.all(instances.map(({ accounts }) => purge(accounts)))
+      await Promise.all(instances.map(({ accounts }) => purge(realmOf(accounts))))
 
       const taken = instances.flatMap(({ taken }) => taken)
       t.equal(

@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import { noClient } from '../../lib/core/client.ts'
 import { borrowGrant, newCode } from '../../lib/core/codes.ts'
@@ -56,11 +57,11 @@ for (const [backend, options, parts] of backends) {
     await t.test('[R-OTP-11] asking for a reset changes nothing on the account', async (t) => {
       const { email } = await enrol()
       const { body } = await login(email)
-      const before = await accounts.storage.findUserByEmail(email)
+      const before = await realmOf(accounts).storage.findUserByEmail(email)
 
       await grant(email)
 
-      t.strictSame(await accounts.storage.findUserByEmail(email), before)
+      t.strictSame(await realmOf(accounts).storage.findUserByEmail(email), before)
       t.equal((await get('/auth/user/', body.access)).status, 200)
       t.equal((await refresh(body.refresh)).status, 200)
       t.equal((await login(email)).status, 200)
@@ -183,7 +184,7 @@ for (const [backend, options, parts] of backends) {
       const { token } = await grant(email)
       const leave = fillHashQueue(1000)
 
-      const full = resetPassword(accounts, { token, new_password: newPassword }, noClient)
+      const full = resetPassword(realmOf(accounts), { token, new_password: newPassword }, noClient)
       await t.rejects(full, { code: 'ACCOUNTS_OVERLOADED' })
       const answer = await reset(token)
       await leave()
@@ -219,10 +220,10 @@ for (const [backend, options, parts] of backends) {
       '[R-OTP-9] lease owner: who borrowed a grant first cannot give back what another took over',
       async (t) => {
         const { token } = await grant((await enrol()).email)
-        const first = await borrowGrant(accounts, 'reset', token)
-        await t.rejects(borrowGrant(accounts, 'reset', token), { code: 'ACCOUNTS_CODE_INVALID' })
+        const first = await borrowGrant(realmOf(accounts), 'reset', token)
+        await t.rejects(borrowGrant(realmOf(accounts), 'reset', token), { code: 'ACCOUNTS_CODE_INVALID' })
         clock.pass(30_000)
-        const second = await borrowGrant(accounts, 'reset', token)
+        const second = await borrowGrant(realmOf(accounts), 'reset', token)
 
         await first.giveBack('outage')
         refused(t, await reset(token), 400, 'CODE_INVALID')
@@ -273,7 +274,7 @@ for (const [backend, options, parts] of backends) {
     await t.test('[R-OTP-6] a grant issued before another password change is dead', async (t) => {
       const { email } = await enrol()
       const [early, late] = [await grant(email), await grant(email)]
-      const { storage } = accounts
+      const { storage } = realmOf(accounts)
       const user = await storage.findUserByEmail(email)
       const { id: userId, credentialVersion: fence, passwordHash } = user!
       const changed = await storage.changeCredentials({
@@ -411,7 +412,7 @@ t.test('[R-OTP-1] the digits of codes are uniform and tokens are 32 random bytes
     tries: 5,
   } as const
 
-  const issued = Array.from({ length: 20_000 }, () => newCode(accounts, request))
+  const issued = Array.from({ length: 20_000 }, () => newCode(realmOf(accounts), request))
 
   for (let position = 0; position < 8; position++) {
     const counts = Array<number>(10).fill(0)

@@ -1,5 +1,6 @@
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
@@ -241,7 +242,7 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
     for (const counter of [3, 4, 1000]) {
       refused(
         t,
-        await refresh(accounts.tokens.signRefresh(row, counter)),
+        await refresh(realmOf(accounts).tokens.signRefresh(row, counter)),
         `token ${counter} while token 1 is the newest`,
       )
     }
@@ -277,7 +278,7 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
       t.same(Object.keys(body), ['access'])
       t.equal((await get('/auth/user/', body.access)).status, 200)
     }
-    refused(t, await refresh(accounts.tokens.signRefresh(row, 1)), 'a token that was never answered')
+    refused(t, await refresh(realmOf(accounts).tokens.signRefresh(row, 1)), 'a token that was never answered')
     clock.pass(day)
     refused(t, await refresh(member.refresh), 'after a day without use')
   },

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { NewCode, OutboxMail } from '../../lib/contracts.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
@@ -149,7 +150,7 @@ for (const { on, open, skip } of backends) {
         t.equal(users.filter((user) => user?.username === null).length, 19)
         const email = newAddress()
         await register({ email, username, password })
-        await sweepOutbox(accounts)
+        await sweepOutbox(realmOf(accounts))
         await until(() => mailsTo(email).length > 0)
         t.strictSame(mailsTo(email), ['username_taken'])
       },
@@ -166,7 +167,7 @@ for (const { on, open, skip } of backends) {
 
         const changed = await bystander.patch({ username: first.username })
         await register({ email: own, username: second.username, password })
-        await sweepOutbox(accounts)
+        await sweepOutbox(realmOf(accounts))
         await until(() => mailsTo(own).length > 0)
 
         t.equal(told(changed), '200', what)
@@ -184,9 +185,9 @@ for (const { on, open, skip } of backends) {
       for (let day = 1; day <= 3; day++) {
         for (let time = 0; time < 3; time++) {
           await Promise.all([register({ email, password: later }), register({ email: email.toUpperCase(), password })])
-          await sweepOutbox(accounts)
+          await sweepOutbox(realmOf(accounts))
           clock.pass(hour)
-          await sweepOutbox(accounts)
+          await sweepOutbox(realmOf(accounts))
         }
         await until(() => exists() >= day)
         t.equal(exists(), day)
@@ -202,7 +203,7 @@ for (const { on, open, skip } of backends) {
     await t.test('the notice of an existing account has no code and no token', async (t) => {
       const { email } = await createUser(host.app, { name: host.name, verified: true })
       const { token } = await register({ email, password })
-      await sweepOutbox(accounts)
+      await sweepOutbox(realmOf(accounts))
       await until(() => mailsTo(email).length === 1)
 
       const mail = host.mailer.sent.find(({ to }) => to === email)
@@ -216,7 +217,7 @@ for (const { on, open, skip } of backends) {
       const email = newAddress()
       const { answer, token } = await register({ email, username: taken.username?.toUpperCase(), password })
       t.equal(answer.status, 202)
-      await sweepOutbox(accounts)
+      await sweepOutbox(realmOf(accounts))
       await until(() => mailsTo(email).length > 0)
 
       t.strictSame(mailsTo(email), ['username_taken'])
@@ -423,7 +424,7 @@ for (const { on, open, skip } of backends) {
       const first = await register({ email, password: later })
       clock.pass(24 * hour)
       const second = await register({ email, password })
-      await purge(accounts)
+      await purge(realmOf(accounts))
       t.equal(await find(email), null)
 
       t.equal(told(await verify(first)), '400 CODE_INVALID')

@@ -1,5 +1,6 @@
 import t from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { accountsOf, memoryApp, realApp } from '../helpers/app.ts'
 import { noPostgres } from '../helpers/helper.ts'
 
@@ -73,7 +74,7 @@ for (const { on, open, skip } of stores) {
     }
 
     t.strictSame(kept, wanted)
-    t.strictSame((await accountsOf(app).storage.findUserById(id))?.profile, wanted)
+    t.strictSame((await realmOf(accountsOf(app)).storage.findUserById(id))?.profile, wanted)
   })
 
   t.test(`posted fields of ours that registration does not take change nothing, on ${on}`, { skip }, async (t) => {
@@ -86,7 +87,7 @@ for (const { on, open, skip } of stores) {
       ...{ username_canonical: 'root', email_canonical: 'root@example.org', emailCanonical: 'root@example.org' },
       ...{ profile: { role: 'admin' }, token: 'x', createdAt: 1 },
     })
-    const { storage } = accountsOf(app)
+    const { storage } = realmOf(accountsOf(app))
     const user = await storage.findUserById(answer.body.id)
 
     t.strictSame(answer.body, { id: 1, username: 'ada', email: 'ada@example.org' })
@@ -203,7 +204,7 @@ t.test('a row of an older profile is answered with what it has of the new one', 
   })
   const user = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
   await before.post('/api/register/', { ...user, old: 'x', size: 'big' })
-  const { storage } = before.app.accounts
+  const { storage } = realmOf(before.app.accounts)
   const after = await memoryApp(t, {
     storage,
     registration: { profile: Type.Object({ size: Type.Integer(), company: Type.Object({ name: Type.String() }) }) },
@@ -229,7 +230,7 @@ t.test('usernames are required, optional or none, as the option says', async (t)
   const none = await memoryApp(t, { registration: { username: false } })
   const answer = await none.post('/api/register/', { ...user, username: 'ignored' })
   t.strictSame(answer.body, { id: 1, email: user.email })
-  t.equal((await none.app.accounts.storage.findUserById(1))?.username, null)
+  t.equal((await realmOf(none.app.accounts).storage.findUserById(1))?.username, null)
   const { body } = await none.post('/api/login/', user)
   t.strictSame((await none.get('/auth/user/', body.access)).body, { id: 1, email: user.email, email_verified: false })
 })

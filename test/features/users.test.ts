@@ -1,6 +1,7 @@
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage, User } from '../../lib/contracts.ts'
@@ -204,7 +205,7 @@ t.test('an import tells what became of each user', async (t) => {
   const { users, accounts, login } = await open(t)
   await users.create({ username: 'taken', email: 'taken@example.org' })
   const { password, ...person } = ada
-  const passwordHash = await accounts.passwords.hash(password)
+  const passwordHash = await realmOf(accounts).passwords.hash(password)
 
   const outcomes = await users.import([
     { ...person, passwordHash, role: 'admin', verified: true, createdAt: 1000 },
@@ -320,7 +321,9 @@ t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { 
 
 t.test('ten thousand users are imported well within the minute', { skip: noPostgres }, async (t) => {
   const { app, name } = await realApp(t)
-  const { users, passwords } = accountsOf(app, name)
+  const accounts = accountsOf(app, name)
+  const { users } = accounts
+  const { passwords } = realmOf(accounts)
   const passwordHash = await passwords.hash(ada.password)
   const many = Array.from({ length: 10_000 }, (_, n) => ({
     ...{ username: `user${n}`, email: `user${n}@example.org`, passwordHash },
@@ -357,20 +360,20 @@ t.test('within a transaction of the host everything comes and goes with it', { s
     })
 
   await t.rejects(act(true), { message: 'the host thinks better of it' })
-  await sweepOutbox(accounts)
+  await sweepOutbox(realmOf(accounts))
   t.equal(await accounts.users.find({ email: 'grace@example.org' }), null)
   t.match(await accounts.verifyToken(access), { id })
   t.same(options.mailer.sent, [])
 
   await act(false)
   t.same(options.mailer.sent, [], 'nothing leaves before the commit is known')
-  await sweepOutbox(accounts)
+  await sweepOutbox(realmOf(accounts))
   t.ok(await accounts.users.find({ email: 'grace@example.org' }))
   t.same(
     options.mailer.sent.map(({ kind, to }) => [kind, to]),
     [['password_changed', ada.email]],
   )
-  t.equal(await accounts.storage.endSession('x', null, 0), null)
+  t.equal(await realmOf(accounts).storage.endSession('x', null, 0), null)
   const rows = await db.selectFrom('accounts_sessions').select('ended_at').where('user_id', '=', id).execute()
   t.ok(rows.every((row: { ended_at: unknown }) => row.ended_at !== null))
 })
@@ -392,7 +395,7 @@ async function openJoinable(t: Test) {
 for (const level of ['repeatable read', 'serializable'] as const) {
   t.test(`within a transaction of the host nothing ends sessions at ${level}`, { skip: noPostgres }, async (t) => {
     const { db, accounts, id, lines, sessions } = await openJoinable(t)
-    const user = await accounts.storage.findUserWithPassword(id)
+    const user = await realmOf(accounts).storage.findUserWithPassword(id)
     const cause = { name: 'TypeError', message: /isolation level "read committed"/ }
     const refused = { code: 'ACCOUNTS_UNAVAILABLE', cause }
 
@@ -411,7 +414,7 @@ for (const level of ['repeatable read', 'serializable'] as const) {
         await users.create({ email: 'grace@example.org' })
       })
 
-    t.same(await accounts.storage.findUserWithPassword(id), user)
+    t.same(await realmOf(accounts).storage.findUserWithPassword(id), user)
     t.same(await sessions(), [{ endedAt: null }])
     t.same(await db.selectFrom('accounts_outbox').selectAll().execute(), [])
     t.ok(await accounts.users.find({ email: 'grace@example.org' }), 'the transaction went on')
@@ -438,7 +441,7 @@ for (const level of ['repeatable read', 'serializable'] as const) {
         t.same(await storage.changeCredentials(change), { ended: [] })
       })
 
-    t.match(await accounts.storage.findUserWithPassword(id), { role: 'admin', passwordHash: '$argon2id$new' })
+    t.match(await realmOf(accounts).storage.findUserWithPassword(id), { role: 'admin', passwordHash: '$argon2id$new' })
     t.same(await sessions(), [{ endedAt: null }])
     t.same(lines, [])
   })
@@ -513,8 +516,8 @@ t.test('a mail that only its own process knows of is done when it is accepted', 
 
   await one.users.setPassword(id, 'another horse battery')
   clock.pass(60_000)
-  await sweepOutbox(two.accounts)
-  await sweepOutbox(one.accounts)
+  await sweepOutbox(realmOf(two.accounts))
+  await sweepOutbox(realmOf(one.accounts))
 
   t.same(sent, [1])
 })

@@ -1,8 +1,10 @@
 import { hash } from '@node-rs/argon2'
 import type { FastifyInstance, InjectOptions } from 'fastify'
-import type { AnyKysely } from '../../lib/adapters/kysely/index.ts'
+import { realmOf } from '../../lib/accounts.ts'
+
 import type { MemoryMailer } from '../../lib/adapters/memory/index.ts'
 import type { User, UserId } from '../../lib/contracts.ts'
+import type { AnyKysely } from '../../lib/options/ports.ts'
 import { type Answer, accountsOf, memoryApp, realApp } from './app.ts'
 import { noPostgres, uniqueName } from './helper.ts'
 import { sessionFor } from './members.ts'
@@ -44,12 +46,12 @@ export function accountActs(host: Host) {
     const user = { email, username, profile, passwordHash: await passwordHash, verified: true }
     const [stored] = await accounts.users.import([user])
     if (!stored || 'refused' in stored) throw new Error(`A new user was refused: ${JSON.stringify(stored)}`)
-    return (await accounts.storage.findUserById(stored.id)) as User
+    return (await realmOf(accounts).storage.findUserById(stored.id)) as User
   }
   /** A further session of a user, without a log-in. */
   const newSession = async (id: UserId) => actsOf(host, await sessionFor(accounts, await userOf(id)))
   async function userOf(id: UserId): Promise<User> {
-    const user = await accounts.storage.findUserById(id)
+    const user = await realmOf(accounts).storage.findUserById(id)
     if (!user) throw new Error(`There is no user ${id}.`)
     return user
   }
@@ -81,7 +83,7 @@ export function accountActs(host: Host) {
   }
 
   async function memoryRow(id: UserId) {
-    const user = await accounts.storage.findUserWithPassword(id)
+    const user = await realmOf(accounts).storage.findUserWithPassword(id)
     return user && { ...user }
   }
 }

@@ -1,7 +1,8 @@
 import { PGlite } from '@electric-sql/pglite'
 import { Kysely, type KyselyPlugin, PostgresDialect, type PostgresPool, sql } from 'kysely'
 import pg from 'pg'
-import type { AnyKysely } from '../../lib/adapters/kysely/index.ts'
+
+import type { AnyKysely } from '../../lib/options/ports.ts'
 import { freshDatabase, until } from './helper.ts'
 
 export interface Opened {

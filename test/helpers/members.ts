@@ -1,6 +1,8 @@
 import type { FastifyInstance } from 'fastify'
+import { realmOf } from '../../lib/accounts.ts'
 import type { User } from '../../lib/contracts.ts'
 import { noClient } from '../../lib/core/client.ts'
+import type { Realm } from '../../lib/core/realm.ts'
 import { startSession } from '../../lib/core/sessions.ts'
 import type { Accounts } from '../../lib/index.ts'
 import { sampleUser } from '../../lib/testing/samples.ts'
@@ -11,9 +13,10 @@ export function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {
 }
 
 /** A token pair of a fresh session, without a log-in and its hash. */
-export async function sessionFor(accounts: Accounts, user: User) {
+export async function sessionFor(accounts: Accounts | Realm, user: User) {
   const client = { ...noClient, ip: '127.0.0.1', userAgent: 'test', network: '127.0.0.1' }
-  const pair = await startSession(accounts, user, client)
+  const realm = 'ring' in accounts ? accounts : realmOf(accounts)
+  const pair = await startSession(realm, user, client)
   if (!pair) throw new Error('A new session was refused.')
   const { sid } = claimsOf(pair.access)
   return { access: pair.access, refresh: pair.refresh as string, sessionId: sid as string }
@@ -21,9 +24,9 @@ export async function sessionFor(accounts: Accounts, user: User) {
 
 /** A user that no other test knows, logged in. */
 export async function newMember(accounts: Accounts) {
-  const stored = await accounts.storage.insertUser(sampleUser())
+  const stored = await realmOf(accounts).storage.insertUser(sampleUser())
   if (typeof stored === 'string') throw new Error(`A new user was refused: ${stored}`)
-  const user = (await accounts.storage.findUserById(stored.id)) as User
+  const user = (await realmOf(accounts).storage.findUserById(stored.id)) as User
   return { user, ...(await sessionFor(accounts, user)) }
 }
 

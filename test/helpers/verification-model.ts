@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
+import { realmOf } from '../../lib/accounts.ts'
 import type { Host, Tokens } from './account-acts.ts'
 import type { settableClock } from './app.ts'
 import { uniqueName } from './helper.ts'
@@ -199,7 +200,7 @@ async function pass(story: Story, hours: number): Promise<void> {
   clock.pass(hours * 3_600_000)
   const { accounts } = verificationActs(host)
   // No more than the housekeeping does by itself.
-  await accounts.storage.purge({ now: clock(), eventsBefore: 0, limit: 1000 })
+  await realmOf(accounts).storage.purge({ now: clock(), eventsBefore: 0, limit: 1000 })
   const after = await stampOf(story)
   if (proof) assert.equal(after, before, 'an account that is proved stays')
   if (after === '') attacker.stored = null

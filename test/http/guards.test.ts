@@ -2,6 +2,7 @@ import fastifyAuth from '@fastify/auth'
 import type { FastifyInstance } from 'fastify'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
 import plugin, { type Accounts, type AccountsOptions, type Requirements } from '../../lib/index.ts'
@@ -186,7 +187,7 @@ t.test('[R-LOG-5] a fault while a guard asks is a refusal, never a pass', async 
     ...{ lastUsedAt: Date.now(), idleMs: 1e9, expiresAt: Date.now() + 1e9, ip: '', userAgent: '' },
   }
   await storage.insertSession(session)
-  const access = await app.accounts.tokens.signAccess(session, { id } as never)
+  const access = await realmOf(app.accounts).tokens.signAccess(session, { id } as never)
   const headers = { authorization: `Bearer ${access}` }
 
   t.same(told(await visit('/admin', headers)), [503, 'ACCOUNTS_UNAVAILABLE'])

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import t from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { AccountsError } from '../../lib/index.ts'
 import { settableClock } from '../helpers/app.ts'
 import { hostApp, liveThrough, memoryParts } from '../helpers/host-app.ts'
@@ -19,7 +20,7 @@ t.test('an error handler of the host, set before us, gets every refusal and its 
     },
   })
   await host.post('/api/register/', { username: 'ada', email: 'ada@example.org', password: 'correct horse' })
-  const { findUserById } = host.app.accounts.storage
+  const { findUserById } = realmOf(host.app.accounts).storage
   t.ok(findUserById)
 
   const refusals = [

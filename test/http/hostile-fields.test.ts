@@ -1,6 +1,7 @@
 import { readFileSync } from 'node:fs'
 import t from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { accountsOf, memoryApp, realApp } from '../helpers/app.ts'
 import { noPostgres } from '../helpers/helper.ts'
 import { allRoutes, bodied, inventory, opener } from '../helpers/inventory.ts'
@@ -87,7 +88,7 @@ for (const { on, open, skip } of stores) {
       const { status, body } = await post('/api/register/', user)
       const normal = username.normalize('NFC')
       if (status === 201) {
-        const stored = await accountsOf(host).storage.findUserById(body.id)
+        const stored = await realmOf(accountsOf(host)).storage.findUserById(body.id)
         t.strictSame([body.username, stored?.username], [normal, normal])
         taken.add(normal.toLowerCase())
       } else if (status === 409) t.ok(taken.has(normal.toLowerCase()), username)

@@ -7,7 +7,8 @@ import { createRing } from '../../lib/core/secrets.ts'
 import { openJob, sealJob } from '../../lib/mail/jobs.ts'
 import type { MailLog } from '../../lib/mail/log.ts'
 import { previewMails } from '../../lib/mail/preview.ts'
-import { brandOf, type MailInput, type MailTemplate, type MailTemplates, render } from '../../lib/mail/render.ts'
+import { brandOf, render } from '../../lib/mail/render.ts'
+import type { MailInput, MailTemplate, MailTemplates } from '../../lib/options/mail.ts'
 import { sampleMessage } from '../../lib/testing/mailer.ts'
 
 const requestedAt = Date.UTC(2026, 10, 22, 10, 15)

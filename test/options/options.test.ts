@@ -3,6 +3,7 @@ import Fastify from 'fastify'
 import { Kysely, PostgresDialect } from 'kysely'
 import t from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type AccountsOptions } from '../../lib/index.ts'
 import { resolveOptions, routeNames } from '../../lib/options/options.ts'
@@ -358,8 +359,8 @@ t.test('with all switched off that needs them, neither cache nor mailer is neede
   const off = { passwordReset: false, routes: { changeEmail: false }, revocation: 'storage' } as const
   await app.register(accounts, { secret, storage: memoryStorage(), ...off })
 
-  t.equal(app.accounts.cache, undefined)
-  t.equal(app.accounts.mailer, undefined)
+  t.equal(realmOf(app.accounts).cache, undefined)
+  t.equal(realmOf(app.accounts).mailer, undefined)
   for (const url of ['/auth/check_otp/', '/auth/change_email/', '/auth/confirm_email/']) {
     t.equal(app.hasRoute({ method: 'POST', url }), false, url)
   }

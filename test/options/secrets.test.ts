@@ -4,6 +4,7 @@ import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import { Kysely, PostgresDialect } from 'kysely'
 import t from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type AccountsOptions } from '../../lib/index.ts'
 import { resolveOptions } from '../../lib/options/options.ts'
@@ -89,10 +90,15 @@ t.test('[R-LOG-6] printed options, accounts and apps show no secret', async (t) 
   const parts = { storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
   await app.register(accounts, { secret, ...parts })
 
-  const printed = [options, app.accounts.options, app.accounts, app].map((value) =>
+  const printed = [options, realmOf(app.accounts).options, app.accounts, app].map((value) =>
     inspect(value, { depth: 12, showHidden: true, maxStringLength: null }),
   )
-  const texts = [...printed, JSON.stringify(options), JSON.stringify(app.accounts.options), String(options.secret)]
+  const texts = [
+    ...printed,
+    JSON.stringify(options),
+    JSON.stringify(realmOf(app.accounts).options),
+    String(options.secret),
+  ]
 
   t.match(inspect(options), /secret: \[redacted\]/)
   t.match(inspect(options), /db: \[redacted\]/)

@@ -6,6 +6,7 @@ import type { FastifyInstance, InjectOptions } from 'fastify'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
+import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import { smtpMailer } from '../../lib/adapters/smtp.ts'
@@ -71,7 +72,7 @@ t.test('registration that conceals what exists', { skip: noPostgres || noRedis }
   const { acts, statements, commands } = await watched(t, 'queue', options)
   const { app, accounts, post, login } = acts
   const { users } = accounts
-  const create = (given: object = {}) => createUser(app, { name: accounts.options.name, ...given })
+  const create = (given: object = {}) => createUser(app, { name: realmOf(accounts).options.name, ...given })
   const story = 'x'.repeat(6000)
   const person = (change: object = {}) => ({
     ...{ username: uniqueName(), email: unknown(), password: typed, story },

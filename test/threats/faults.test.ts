@@ -5,6 +5,7 @@ import { Cluster } from 'ioredis'
 import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
 import t, { type Test } from 'tap'
+import { realmOf } from '../../lib/accounts.ts'
 import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { User } from '../../lib/contracts.ts'
@@ -157,7 +158,7 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
   /** Sweeps when the request's own time for its mails is over. */
   async function sweepLater() {
     clock.pass(31_000)
-    await sweepOutbox(accounts)
+    await sweepOutbox(realmOf(accounts))
   }
 
   /** Lets a request meet the fault; afterwards idle connections that broke are gone. */
@@ -329,7 +330,7 @@ t.test(
       const answers = await Promise.all(Array.from({ length: 8 }, act))
       return counted([...answers, await act()])
     }
-    const live = async (id: User['id']) => (await accounts.storage.listSessions(id, Date.now())).length
+    const live = async (id: User['id']) => (await realmOf(accounts).storage.listSessions(id, Date.now())).length
     const versionOf = async (id: User['id']) => Number((await rowOf(id))?.credential_version)
     const mailsTo = (email: string) => mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string)
     const waiting = async () => (await db.selectFrom('accounts_outbox').select('id').execute()).length
@@ -684,11 +685,11 @@ async function lifeWithFault(t: Test, fault: Fault | null): Promise<Flow> {
     const sent = () => mailer.sent.findLast(({ to, code }) => to === address && code !== null)?.code
     if (sent()) return sent()
     clock.pass(31_000)
-    await sweepOutbox(accounts)
+    await sweepOutbox(realmOf(accounts))
     return sent()
   }
   const newSession = async (address: string) =>
-    sessionFor({ ...accounts, storage }, (await storage.findUserByEmail(address)) as User)
+    sessionFor({ ...realmOf(accounts), storage }, (await storage.findUserByEmail(address)) as User)
   async function act(access: string, method: 'GET' | 'POST' | 'PATCH' | 'DELETE', url: string, payload?: object) {
     const request = { method, url, payload, headers: { authorization: `Bearer ${access}` } }
     return step(() => send(request), method === 'DELETE' || url.includes('logout') ? 204 : 200)

@@ -25,8 +25,7 @@ app.setErrorHandler((error, _request, reply) => {
   const fields: string[] | undefined = error.errors?.map(({ field }) => field)
   return reply.code(error.statusCode).headers(error.headers).send({ code, fields, reasons: error.reasons })
 })
-const name: string = app.accounts.options.name
 
 function orders(id: number | string) {
-  return { id, name }
+  return { id }
 }

@@ -1,5 +1,6 @@
 import type { Kysely } from 'kysely'
 import type { Storage } from '../../contracts.ts'
+import type { AnyKysely } from '../../options/ports.ts'
 import { credentialVerbs } from './credentials.ts'
 import { eventVerbs } from './events.ts'
 import { newUserVerbs } from './new-users.ts'
@@ -9,15 +10,16 @@ import { refreshVerb } from './refresh.ts'
 import { databaseTime } from './rows.ts'
 import { sessionEndVerbs } from './session-ends.ts'
 import { sessionVerbs } from './sessions.ts'
-import type { AccountsTables, AnyKysely, IdOptions } from './tables.ts'
+import type { AccountsTables, IdOptions } from './tables.ts'
 import { inTurns, repeating } from './transactions.ts'
 import { userChangeVerbs } from './user-changes.ts'
 import { userVerbs } from './users.ts'
 
+export type { AnyKysely } from '../../options/ports.ts'
 export { migrateToLatest } from './migrate.ts'
 export { type AccountsMigration, migrations, migrationsFor } from './migrations.ts'
 export { migrationSql } from './sql.ts'
-export type { AnyKysely, IdOptions } from './tables.ts'
+export type { AccountsTables, IdOptions } from './tables.ts'
 
 /**
  * Stores accounts in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.

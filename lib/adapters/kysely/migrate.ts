@@ -1,7 +1,8 @@
 import { type Kysely, sql } from 'kysely'
+import type { AnyKysely } from '../../options/ports.ts'
 import { type AccountsMigration, idType, migrationsFor } from './migrations.ts'
 import { databaseTime } from './rows.ts'
-import type { AccountsTables, AnyKysely, IdOptions } from './tables.ts'
+import type { AccountsTables, IdOptions } from './tables.ts'
 
 // Our own id: Kysely's would deadlock inside a host's Migrator.
 const LOCK_ID = 6_102_025_071_409

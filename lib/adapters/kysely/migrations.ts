@@ -1,5 +1,6 @@
 import { sql } from 'kysely'
-import type { AnyKysely, IdOptions } from './tables.ts'
+import type { AnyKysely } from '../../options/ports.ts'
+import type { IdOptions } from './tables.ts'
 
 /** A step of the schema, in the shape of Kysely's own `Migration`. */
 export interface AccountsMigration {

@@ -1,7 +1,8 @@
 import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { Storage } from '../../contracts.ts'
+import type { AnyKysely } from '../../options/ports.ts'
 import { bound, boundAll, isOneOf } from './rows.ts'
-import type { AccountsTables, AnyKysely, Int8 } from './tables.ts'
+import type { AccountsTables, Int8 } from './tables.ts'
 import { inTransaction, violatesReference } from './transactions.ts'
 
 const DAY = 86_400_000

@@ -6,9 +6,10 @@ import {
   PostgresIntrospector,
   PostgresQueryCompiler,
 } from 'kysely'
+import type { AnyKysely } from '../../options/ports.ts'
 import { createMigrations, markApplied } from './migrate.ts'
 import { migrationsFor } from './migrations.ts'
-import type { AnyKysely, IdOptions } from './tables.ts'
+import type { IdOptions } from './tables.ts'
 
 /**
  * Answers the SQL of all migrations, for hosts that migrate with Flyway, Prisma and the like: one statement after the

@@ -1,8 +1,4 @@
-import type { Generated, Kysely } from 'kysely'
-
-/** A host's Kysely; `Kysely<unknown>` would refuse one that has tables. */
-// biome-ignore lint/suspicious/noExplicitAny: the host's tables are its own
-export type AnyKysely = Kysely<any>
+import type { Generated } from 'kysely'
 
 /** What ids of users are in the database; the core reads `integer` as a number and `uuid` as a string. */
 export interface IdOptions {

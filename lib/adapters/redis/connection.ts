@@ -1,8 +1,6 @@
 import { randomInt } from 'node:crypto'
 import { type Cluster, Redis, type RedisOptions } from 'ioredis'
-
-/** A `redis://` or `rediss://` URL, the path of a socket, or a client of the host, which is only ever duplicated. */
-export type RedisSource = string | Redis | Cluster
+import type { RedisSource } from '../../options/ports.ts'
 
 /**
  * Opens a connection of our own with settings that fail fast: no offline queue, no command sent twice, 500 ms for an

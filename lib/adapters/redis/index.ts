@@ -1,7 +1,8 @@
 import type { Cluster, Redis } from 'ioredis'
 import type { Cache, CodeRef } from '../../contracts.ts'
+import type { RedisSource } from '../../options/ports.ts'
 import { redisChannel } from './channel.ts'
-import { connected, openBeside, openRedis, type RedisSource, withoutArguments } from './connection.ts'
+import { connected, openBeside, openRedis, withoutArguments } from './connection.ts'
 import { scripts } from './scripts.ts'
 
 export { openRedis, type RedisSource }

@@ -2,9 +2,10 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { CamelCasePlugin, sql } from 'kysely'
 import t from 'tap'
-import { type AnyKysely, kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
+import { kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../../lib/adapters/memory/index.ts'
 import type { Profile, RefreshOutcome, Storage } from '../../../lib/contracts.ts'
+import type { AnyKysely } from '../../../lib/options/ports.ts'
 import {
   day,
   passwordChange,

@@ -5,7 +5,6 @@ import { Migrator, sql } from 'kysely'
 import pg from 'pg'
 import t from 'tap'
 import {
-  type AnyKysely,
   kyselyStorage,
   migrateToLatest,
   migrationSql,
@@ -14,6 +13,7 @@ import {
 } from '../../../lib/adapters/kysely/index.ts'
 import { createMigrations, markApplied } from '../../../lib/adapters/kysely/migrate.ts'
 import { sessionRow } from '../../../lib/adapters/kysely/sessions.ts'
+import type { AnyKysely } from '../../../lib/options/ports.ts'
 import { day, rule, sampleSession, sampleUser, start } from '../../../lib/testing/samples.ts'
 import { openFresh, openPostgres } from '../../helpers/databases.ts'
 import { freshDatabase, noPostgres } from '../../helpers/helper.ts'

@@ -1,8 +1,9 @@
 import { setImmediate } from 'node:timers/promises'
 import { sql } from 'kysely'
 import t from 'tap'
-import { type AnyKysely, kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
+import { kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
 import type { Profile, Session } from '../../../lib/contracts.ts'
+import type { AnyKysely } from '../../../lib/options/ports.ts'
 import {
   claimedOf,
   idsOf,

@@ -4,8 +4,9 @@ import { Cluster, Redis } from 'ioredis'
 import { createRedisMock } from 'js-redis-server'
 import t, { type Test } from 'tap'
 import { connected, withoutArguments } from '../../../lib/adapters/redis/connection.ts'
-import { openRedis, type RedisSource, redisCache } from '../../../lib/adapters/redis/index.ts'
+import { openRedis, redisCache } from '../../../lib/adapters/redis/index.ts'
 import type { Cache, CodeRef, NewCode } from '../../../lib/contracts.ts'
+import type { RedisSource } from '../../../lib/options/ports.ts'
 import { cacheContract } from '../../../lib/testing/cache.ts'
 import {
   type FaultProxy,

@@ -1,0 +1,97 @@
+import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import { createAccountsOf } from './accounts.ts'
+import { cores, poolSize } from './core/hash-queue.ts'
+import { startHousekeeping } from './core/housekeeping.ts'
+import { createRealm } from './core/realm.ts'
+import { createRing } from './core/secrets.ts'
+import { accountRoutes } from './features/account.ts'
+import { changeEmailRoutes } from './features/change-email.ts'
+import { changePasswordRoutes } from './features/change-password.ts'
+import { emailVerificationRoutes } from './features/email-verification.ts'
+import { loginRoutes } from './features/login.ts'
+import { sessionRoutes } from './features/own-sessions.ts'
+import { passwordResetRoutes } from './features/password-reset.ts'
+import { refreshRoutes } from './features/refresh.ts'
+import { registerRoutes } from './features/register.ts'
+import { entranceKey, requestAccount, requestAccountOrNull } from './http/guards.ts'
+import { isolate, mount } from './http/routes.ts'
+import { wrongOption } from './options/checks.ts'
+import { type AccountsOptions, type ResolvedOptions, resolveOptions } from './options/options.ts'
+import { openPorts } from './ports.ts'
+
+const features = [
+  registerRoutes,
+  loginRoutes,
+  refreshRoutes,
+  passwordResetRoutes,
+  emailVerificationRoutes,
+  accountRoutes,
+  changePasswordRoutes,
+  changeEmailRoutes,
+  sessionRoutes,
+]
+
+const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
+  const options = resolveOptions(given)
+  claimRealm(app, options)
+  decorateRequests(app)
+  warnOfSmallPool(app)
+  const ring = createRing(options.name, options.secret.reveal())
+  const ports = await openPorts(app, options, ring)
+
+  await app.register(
+    async (scope) => {
+      let stop = async () => {}
+      // Before anything that may fail: an app that does not boot is closed, too.
+      app.addHook('onClose', async () => {
+        await stop()
+        await ports.close()
+      })
+      isolate(scope, options)
+      const realm = await createRealm(scope, options, ring, ports)
+      const accounts = createAccountsOf(realm)
+      for (const route of features.flatMap((routes) => routes(realm))) mount(scope, realm, accounts, route)
+      app.decorate(options.name, accounts)
+      const stopHousekeeping = startHousekeeping(realm)
+      stop = async () => {
+        await Promise.all([stopHousekeeping(), realm.revocation.close(), ...realm.pending])
+      }
+    },
+    { prefix: options.prefix },
+  )
+}
+
+/** Registers the account routes and decorates `app.accounts` and `request.account`. */
+export const accountsPlugin = fp(plugin, { fastify: '^5.8.5', name: 'fastify-accounts' })
+
+const claimed = new WeakMap<object, ResolvedOptions[]>()
+
+// Two registrations of one name would share keys and Redis entries under different options.
+function claimRealm(app: FastifyInstance, options: ResolvedOptions): void {
+  const { name } = options
+  const others = claimed.get(app.server) ?? []
+  if (others.some((other) => other.name === name)) {
+    throw wrongOption('name', `must differ from that of another registration ("${name}")`)
+  }
+  if (app.hasDecorator(name)) throw wrongOption('name', `must not be a decorator of the app already ("${name}")`)
+  const same = others.find((other) => usersOf(other) === usersOf(options))
+  if (same) app.log.warn(`fastify-accounts: "${name}" and "${same.name}" share their users; try db.withSchema()`)
+  claimed.set(app.server, [...others, options])
+}
+
+function usersOf({ storage, db }: ResolvedOptions): unknown {
+  return storage ?? db?.reveal()
+}
+
+function decorateRequests(app: FastifyInstance): void {
+  if (app.hasRequestDecorator(entranceKey)) return
+  app.decorateRequest(entranceKey, undefined)
+  app.decorateRequest('account', { getter: requestAccount })
+  app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
+}
+
+function warnOfSmallPool(app: FastifyInstance): void {
+  if (poolSize - 2 >= cores) return
+  app.log.warn(`fastify-accounts: UV_THREADPOOL_SIZE is ${poolSize}; set it to ${cores + 2} to hash on all cores`)
+}
