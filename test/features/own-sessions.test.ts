@@ -7,7 +7,8 @@ import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { AccountEvent, Session, Storage } from '../../lib/contracts.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
-import plugin, { type Accounts } from '../../lib/index.ts'
+import type { Realm } from '../../lib/core/realm.ts'
+import plugin from '../../lib/index.ts'
 import { createUser, testOptions } from '../../lib/testing/index.ts'
 import { storedSession, storedUser } from '../../lib/testing/samples.ts'
 import {
@@ -369,7 +370,7 @@ for (const { on, open, skip, rotate } of modes) {
       const over = await member()
       clock.pass(absolute + day + 1)
       t.equal(told(await logout({ refresh: over.refresh })), '204', 'one past its end')
-      await purge(realmOf(accounts))
+      await purge(realm)
       t.equal(await realmOf(accounts).storage.endSession(over.sessionId, null, clock()), null)
       t.equal(told(await logout({ refresh: over.refresh })), '204', 'one whose session’s row is gone')
     })
@@ -509,7 +510,7 @@ for (const { on, skip, open } of stores) {
           return taken.at(-1) as number
         },
       }
-      return { taken, accounts: { storage: counting, options: { eventLog: false }, clock } as unknown as Accounts }
+      return { taken, realm: { storage: counting, options: { eventLog: false }, clock } as unknown as Realm }
     }
     const stored = async (ids: string[]) => {
       const found = await Promise.all(ids.map((id) => storage.endSession(id, user.id, clock())))
@@ -523,9 +524,9 @@ for (const { on, skip, open } of stores) {
 
     await t.test('2,500 rows go in batches of 1,000, and none that is live or was lately', async (t) => {
       const old = await ended(day + 1, 2500)
-      const { accounts, taken } = instance()
+      const { realm, taken } = instance()
 
-      await purge(realmOf(accounts))
+      await purge(realm)
 
       t.strictSame(taken, [1000, 1000, 500])
       t.equal(await stored(old), 0)
@@ -536,7 +537,7 @@ for (const { on, skip, open } of stores) {
       const old = await ended(day + 1, 2500)
       const instances = [instance(), instance()]
 
-      await Promise.all(instances.map(({ accounts }) => purge(realmOf(accounts))))
+      await Promise.all(instances.map(({ realm }) => purge(realm)))
 
       const taken = instances.flatMap(({ taken }) => taken)
       t.equal(
