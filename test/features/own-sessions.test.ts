@@ -370,7 +370,7 @@ for (const { on, open, skip, rotate } of modes) {
       const over = await member()
       clock.pass(absolute + day + 1)
       t.equal(told(await logout({ refresh: over.refresh })), '204', 'one past its end')
-      await purge(realm)
+      await purge(realmOf(accounts))
       t.equal(await realmOf(accounts).storage.endSession(over.sessionId, null, clock()), null)
       t.equal(told(await logout({ refresh: over.refresh })), '204', 'one whose session’s row is gone')
     })
