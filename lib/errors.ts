@@ -82,11 +82,12 @@ export interface HostRefusal extends Error {
 const hostRefusals = new WeakSet<object>()
 
 /** Marks what a hook of the host threw: with a status of its own it is a refusal, without one it is a fault. */
-export function hostRefusal(error: unknown): unknown {
-  const { statusCode } = Object(error) as { statusCode?: unknown }
-  const refuses = Number.isInteger(statusCode) && (statusCode as number) >= 400 && (statusCode as number) < 600
-  if (error instanceof Error && refuses) hostRefusals.add(error)
-  return error
+export function hostRefusal(thrown: unknown): unknown {
+  const { statusCode, message } = Object(thrown) as { statusCode?: unknown; message?: unknown }
+  if (!Number.isInteger(statusCode) || (statusCode as number) < 400 || (statusCode as number) > 599) return thrown
+  const refusal = thrown instanceof Error ? thrown : Object.assign(new Error(String(message ?? '')), thrown)
+  hostRefusals.add(refusal)
+  return refusal
 }
 
 /** Whether an error is an answer to the client: ours, or one that a hook of the host threw. */

@@ -1,51 +1,40 @@
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
-import { hashQueue, type Place } from '../core/hash-queue.ts'
+import { hashQueue, reservations } from '../core/hash-queue.ts'
 
-/** A request that may have a place in front of the hash queue. */
-export type QueuedRequest = FastifyRequest & { [placeKey]?: QueuedPlace }
-
-const placeKey = Symbol('fastify-accounts.place')
-
-interface QueuedPlace extends Place {
-  /** Stops listening to the client. */
-  forget(): void
-}
+/** How to stop listening to the client of a request. */
+const listeners = new WeakMap<FastifyRequest, () => void>()
 
 /** The queue's first door, an `onRequest` hook: refuses before the body is parsed. */
 export async function admit(): Promise<void> {
   hashQueue.admit()
 }
 
-/** A `preHandler` hook: counts a validated request as on its way to the queue, until it hangs up or is answered. */
-export async function approach(request: QueuedRequest): Promise<void> {
+/** A `preHandler` hook: counts a validated request as on its way to the queue, until it hangs up or has its response. */
+export async function reserve(request: FastifyRequest): Promise<void> {
   const { socket } = request.raw
   const hungUp = new AbortController()
-  const place = hashQueue.approach(hungUp.signal)
+  const reservation = hashQueue.reserve(hungUp.signal)
   function hangUp(): void {
-    place.reached()
+    reservation.release()
     hungUp.abort()
   }
-  request[placeKey] = { ...place, forget: onEnd(socket, hangUp) }
-  // The end is not told again for a client that went while a host's hook took its time.
+  reservations.set(request, reservation)
+  listeners.set(request, onEnd(socket, hangUp))
+  // There is no second event for a client that went while a host's hook took its time.
   if (socket.destroyed) hangUp()
 }
 
-/** The request's place in front of the hash queue; undefined on routes that do not hash. */
-export function placeOf(request: QueuedRequest): Place | undefined {
-  return request[placeKey]
-}
-
-/** Ends a request's place; called when its handler is done, whether it came to hash or not. */
-export function depart(request: QueuedRequest): void {
-  request[placeKey]?.reached()
-  request[placeKey]?.forget()
+/** Ends a request's reservation; called when its handler is done, whether it came to hash or not. */
+export function release(request: FastifyRequest): void {
+  reservations.get(request)?.release()
+  listeners.get(request)?.()
 }
 
 const enders = new WeakMap<Socket, Set<() => void>>()
 
-// Of a connection that dies only the answer whose turn it is hears; the others of its pipeline have no socket yet. The
-// socket tells for all of them, with one listener. With HTTP/2 it stands for the one stream.
+// When a connection dies, only the response whose turn it is gets an event; the others of its pipeline have no socket
+// yet. So one listener on the socket serves all of them. With HTTP/2 it stands for the one stream.
 function onEnd(socket: Socket, end: () => void): () => void {
   const ends = enders.get(socket) ?? new Set()
   if (!enders.has(socket)) {

@@ -3,7 +3,7 @@ import type { TSchema } from 'typebox'
 import type { Realm } from '../core/realm.ts'
 import { AccountsError, type AccountsErrorCode, isRefusal, loggable } from '../errors.ts'
 import type { ResolvedOptions, RouteName } from '../options/options.ts'
-import { admit, approach, depart } from './admission.ts'
+import { admit, release, reserve } from './admission.ts'
 import { fitDocument } from './documents.ts'
 import type { Guards } from './guards.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
@@ -61,7 +61,7 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
     throw refusal
   })
   // Whoever answered: a hook of the host's may do so after a place was taken.
-  scope.addHook('onResponse', async (request) => depart(request))
+  scope.addHook('onResponse', async (request) => release(request))
   scope.addHook('onSend', async (_request, reply) => {
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
   })
@@ -86,7 +86,7 @@ export function mount(
     logLevel,
     onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
     preValidation: route.bodyOptional ? fillBody : [],
-    preHandler: route.hashes ? approach : [],
+    preHandler: route.hashes ? reserve : [],
     handler: answering(route),
   }
   const schema: FastifySchema = schemaOf(route, realm)
@@ -111,7 +111,7 @@ function answering(route: Route) {
       request.log.error({ err: loggable(cause) }, `fastify-accounts: "${route.name}" failed`)
       throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     } finally {
-      depart(request)
+      release(request)
     }
   }
 }

@@ -21,6 +21,7 @@ const storageVerbs = [
   'importUsers',
   'findUserById',
   'findUserByEmail',
+  'findHolders',
   'findUserWithPassword',
   'listUsers',
   'updateUser',

@@ -6,7 +6,7 @@ import type { AccountsTables } from './tables.ts'
 
 type UserVerbs = Pick<
   Storage,
-  'findUserById' | 'findUserByEmail' | 'findUserWithPassword' | 'listUsers' | 'replacePasswordHash'
+  'findUserById' | 'findUserByEmail' | 'findHolders' | 'findUserWithPassword' | 'listUsers' | 'replacePasswordHash'
 >
 
 /** The verbs that find users, and keep their password hashes up to date; each is one statement. */
@@ -24,6 +24,20 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): User
       if (!storable(emailCanonical)) return null
       const row = await usersWithPassword.where('email_canonical', '=', bound(emailCanonical)).executeTakeFirst()
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
+    },
+
+    async findHolders(emailCanonical, usernameCanonical) {
+      if (!storable([emailCanonical, usernameCanonical])) return []
+      // Null equals nothing, so an absent username finds nobody, by the same statement.
+      const rows = await users
+        .where(({ eb, or }) =>
+          or([
+            eb('email_canonical', '=', bound(emailCanonical)),
+            eb('username_canonical', '=', bound(usernameCanonical)),
+          ]),
+        )
+        .execute()
+      return rows.map((row) => userOf(row, ids))
     },
 
     async findUserWithPassword(id) {
