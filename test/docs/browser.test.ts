@@ -3,8 +3,8 @@ import { fileURLToPath } from 'node:url'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import accounts from '../../lib/index.ts'
-import { createUser, testOptions } from '../../lib/testing.ts'
-import { settableClock } from '../app.ts'
+import { createUser, testOptions } from '../../lib/testing/index.ts'
+import { settableClock } from '../helpers/app.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const file = `${root}examples/browser/session.js`
