@@ -7,9 +7,10 @@ export function createSession({ origin = '', storage = localStorage, onLogout = 
     access = tokens.access
     if (tokens.refresh) storage.setItem('refresh', tokens.refresh)
   }
-  function forget() {
+  function end() {
     access = null
     storage.removeItem('refresh')
+    onLogout()
   }
   function post(path, body) {
     const headers = { 'content-type': 'application/json' }
@@ -26,10 +27,7 @@ export function createSession({ origin = '', storage = localStorage, onLogout = 
     const response = await post('/auth/refresh/', { refresh: token })
     if (!storage.getItem('refresh')) return false // logged out meanwhile
     if (response.ok) keep(await response.json())
-    else if (response.status === 401 && storage.getItem('refresh') === token) {
-      forget()
-      onLogout()
-    }
+    else if (response.status === 401 && storage.getItem('refresh') === token) end()
     return response.ok // a 503 ends nothing: the next request tries again
   }
 
@@ -49,7 +47,7 @@ export function createSession({ origin = '', storage = localStorage, onLogout = 
     },
     async logout() {
       const token = storage.getItem('refresh')
-      forget()
+      end()
       if (token) await post('/auth/logout/', { refresh: token })
     },
   }

@@ -3,7 +3,7 @@ import { dirname, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
-import { eventNames } from '../../lib/core/events.ts'
+import { eventNames } from '../../lib/core/hooks.ts'
 import { resolveOptions, routeNames } from '../../lib/options/options.ts'
 import { pages, readPage, root, rowsOf } from '../helpers/pages.ts'
 
@@ -95,7 +95,7 @@ function wordsIn(cell: string): string[] {
 
 /** Names and literal values of each event's details, in the order of the interface. */
 function detailsOfEvents(): Record<string, string[]> {
-  const source = ts.createSourceFile('events.ts', readPage('lib/core/events.ts'), ts.ScriptTarget.ES2023, true)
+  const source = ts.createSourceFile('hooks.ts', readPage('lib/core/hooks.ts'), ts.ScriptTarget.ES2023, true)
   const details = source.statements.find((one) => ts.isInterfaceDeclaration(one) && one.name.text === 'EventDetails')
   const purposes = /type CodePurpose = (.*)/.exec(readPage('lib/contracts.ts'))![1]!
   return Object.fromEntries(

@@ -67,7 +67,7 @@ t.test('every export and the binary are in the package', async (t) => {
 
 /** What a host can import, by name. A new one is a minor release, a lost one is a major release. */
 const named: Record<string, string[]> = {
-  '.': ['AccountsError', 'createAccounts', 'default', 'defineAccounts'],
+  '.': ['AccountsError', 'canonicalEmail', 'createAccounts', 'default', 'defineAccounts'],
   './kysely': ['kyselyStorage', 'migrateToLatest', 'migrationSql', 'migrations', 'migrationsFor'],
   './redis': ['openRedis', 'redisCache'],
   './bullmq': ['mostWaiting', 'queueMailer'],
