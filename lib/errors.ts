@@ -67,7 +67,7 @@ export class AccountsError extends Error {
   }
 }
 
-/** Every code with its status and text, as the README prints them. */
+/** Every code with its status and text, as docs/troubleshooting.md prints them. */
 export const errorTable = Object.entries(table).map(([name, [statusCode, message]]) => ({
   code: `ACCOUNTS_${name}` as AccountsErrorCode,
   statusCode,
