@@ -476,6 +476,7 @@ t.test('within a transaction of the host', { skip }, async (t) => {
 })
 
 t.test('a mail past its end is dropped: a code after a day, a notice after three', { skip }, async (t) => {
+  // docs: "a notice for three days"
   const { redis, smtp, clock, open, work, rows, sweepUntil } = await realm(t)
   work()
   redis.mode = 'refuse'

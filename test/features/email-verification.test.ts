@@ -248,6 +248,7 @@ for (const { on, open, skip } of backends) {
     })
 
     await t.test('a code lives 24 hours', async (t) => {
+      // docs: "24 hours (a verification)"
       const [email, other] = [newAddress(), newAddress()]
       const [mine, late] = [await register({ email, password }), await register({ email: other, password })]
 
@@ -262,6 +263,7 @@ for (const { on, open, skip } of backends) {
       async (t) => {
         const person = { email: newAddress(), username: uniqueName(), password }
         const first = await register(person)
+        // docs: "within 24 hours of its registration"
         const before = (await find(person.email))?.id
         clock.pass(24 * hour - 1)
         await purge(realmOf(accounts))

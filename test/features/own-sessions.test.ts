@@ -523,6 +523,7 @@ for (const { on, skip, open } of stores) {
     const kept = [...open_, recent as string, over as string]
 
     await t.test('2,500 rows go in batches of 1,000, and none that is live or was lately', async (t) => {
+      // docs: "removed a day after their absolute end"
       const old = await ended(day + 1, 2500)
       const { realm, taken } = instance()
 
@@ -587,6 +588,7 @@ t.test('the timers of an instance', async (t) => {
   await app.ready()
 
   await t.test('they begin with the app: rows about once a minute, mails about every five seconds', async (t) => {
+    // docs: "up to 75 s later"
     await pass(44_750)
     t.equal(runs.purge, 0)
     await pass(30_250)

@@ -123,6 +123,7 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
   },
 
   async '[R-REF-2] the newest token comes back late three times, and the fourth time ends the session'(t, storage) {
+    // docs: "up to 3 times a session after 30 s"
     const opened = await realm(t, storage)
     const { refresh, rotated, clock } = opened
     const [, newest, next] = (await rotated(2)) as [string, string, string]
@@ -419,6 +420,7 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
   },
 
   async '[R-REF-2] a thief and an owner who take turns are found out at the fourth late replay'(t, storage) {
+    // docs: "at the 4th late replay at the latest"
     const opened = await realm(t, storage)
     const { accounts, clock } = opened
     const delay = fc.integer({ min: 31, max: 3600 })

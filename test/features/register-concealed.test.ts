@@ -176,6 +176,7 @@ for (const { on, open, skip } of backends) {
     })
 
     await t.test('[R-ENUM-5] the owner of a verified account hears of registrations once a day', async (t) => {
+      // docs: "once a day, that there is an account already"
       const { email } = await createUser(host.app, { name: host.name, verified: true, password })
       const before = await find(email)
       const exists = () => mailsTo(email).filter((kind) => kind === 'account_exists').length
