@@ -14,6 +14,18 @@ export const noPostgres = process.env.TEST_DATABASE_URL ? false : 'no PostgreSQL
 /** The same for tests that start a Redis process. The shared Redis may be an embedded stand-in. */
 export const noRedis = process.env.TEST_REDIS_STANDIN ? 'no Redis on this machine' : false
 
+/**
+ * Whether this is the long run, `npm run test:all`. The suite of a commit leaves out variants of what it tests: further
+ * databases, further sizes, the rest of long lists.
+ */
+export const everything = process.env.TEST_ALL === '1'
+
+/** A long list in the long run, and `count` of it, evenly spread, on a commit. */
+export function sampled<T>(list: readonly T[], count: number): T[] {
+  if (everything || list.length <= count) return [...list]
+  return Array.from({ length: count }, (_, n) => list[Math.floor((n * list.length) / count)] as T)
+}
+
 /** The shared PostgreSQL of the run, as superuser. */
 export function databaseUrl(): string {
   return fromEnvironment('TEST_DATABASE_URL')

@@ -32,6 +32,9 @@ import { instance, newPassword, resetActs } from '../helpers/reset-flow.ts'
 type Acts = Awaited<ReturnType<typeof instance>>
 
 const verifying = { verifyEmail: true }
+/** Calls of the housekeeping, whenever it does its work. */
+const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
+const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
 const needsRedis = [
   ...(['email_request', 'check_otp', 'reset_password'] as const),
   ...(['verify_email', 'resend_verification', 'confirm_email'] as const),
@@ -616,9 +619,6 @@ async function breakEachCall(
   }
 }
 
-/** Calls of the housekeeping, whenever it does its work. */
-const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
-
 /** Ports of which one verb throws at one call, before it does its work; a step that met the fault is repeated. */
 function faultyHost(t: Test, fault: Fault | null) {
   const counts: Flow['counts'] = new Map()
@@ -714,8 +714,6 @@ async function lifeWithFault(t: Test, fault: Fault | null): Promise<Flow> {
   await act(renewed.access, 'DELETE', '/auth/user/', { password: newPassword })
   return { counts, broken }
 }
-
-const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
 
 async function userWithOldHash() {
   const passwordHash = await hash(password, { memoryCost: 7168, timeCost: 5 })
