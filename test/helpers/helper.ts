@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 import pg from 'pg'
+import t from 'tap'
 import { poll } from '../servers.js'
 
 export { freePort, startPostgres, startRedis } from '../servers.js'
@@ -19,6 +20,9 @@ export const noRedis = process.env.TEST_REDIS_STANDIN ? 'no Redis on this machin
  * databases, further sizes, the rest of long lists.
  */
 export const everything = process.env.TEST_ALL === '1'
+
+/** `t.test` of what only the long run has. */
+export const longRun = ((...test: Parameters<typeof t.test>) => everything && t.test(...test)) as typeof t.test
 
 /** A long list in the long run, and `count` of it, evenly spread, on a commit. */
 export function sampled<T>(list: readonly T[], count: number): T[] {

@@ -716,7 +716,7 @@ async function lifeWithFault(t: Test, fault: Fault | null): Promise<Flow> {
 }
 
 async function userWithOldHash() {
-  const passwordHash = await hash(password, { memoryCost: 7168, timeCost: 5 })
+  const passwordHash = await hash(password, { memoryCost: 8, timeCost: 1 })
   const names = { username: null, usernameCanonical: null, email: 'old@example.com', emailCanonical: 'old@example.com' }
   const nothing = { emailVerifiedAt: null, role: null, expiresAt: null }
   return { ...names, ...nothing, passwordHash, credentialVersion: 1, profile: {}, createdAt: 0 }

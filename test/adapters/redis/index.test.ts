@@ -12,6 +12,7 @@ import {
   type FaultProxy,
   faultProxy,
   freePort,
+  longRun,
   noRedis,
   redisUrl,
   startRedis,
@@ -35,14 +36,14 @@ const code: NewCode = {
 
 t.test('the contract holds on a Redis', (t) => runContract(t, redisUrl(), noRedis ? oneByOne : undefined))
 
-t.test('the contract holds on a Redis in JavaScript', async (t) => {
+longRun('the contract holds on a Redis in JavaScript', async (t) => {
   const server = await createRedisMock()
   t.teardown(() => server.close())
 
   await runContract(t, server.url, oneByOne)
 })
 
-t.test('the contract holds on a cluster', { skip: noRedis }, async (t) => {
+longRun('the contract holds on a cluster', { skip: noRedis }, async (t) => {
   const server = await startRedis({ cluster: true, args: ['--cluster-announce-ip', '127.0.0.1'] })
   t.teardown(() => server.stop())
   const cluster = new Cluster([{ host: '127.0.0.1', port: server.port }], { scaleReads: 'slave' })
