@@ -24,6 +24,9 @@ export const everything = process.env.TEST_ALL === '1'
 /** `t.test` of what only the long run has. */
 export const longRun = ((...test: Parameters<typeof t.test>) => everything && t.test(...test)) as typeof t.test
 
+/** How often something is repeated: `often` times in the long run, `seldom` on a commit. */
+export const rounds = (often: number, seldom: number) => (everything ? often : seldom)
+
 /** A long list in the long run, and `count` of it, evenly spread, on a commit. */
 export function sampled<T>(list: readonly T[], count: number): T[] {
   if (everything || list.length <= count) return [...list]

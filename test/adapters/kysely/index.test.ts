@@ -19,7 +19,7 @@ import {
 } from '../../../lib/testing/samples.ts'
 import { storageContract } from '../../../lib/testing/storage.ts'
 import { openFresh, openPglite, openPostgres } from '../../helpers/databases.ts'
-import { everything, longRun, noPostgres, uniqueName } from '../../helpers/helper.ts'
+import { everything, longRun, noPostgres, rounds, uniqueName } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 
@@ -188,7 +188,7 @@ t.test('one database', { skip }, async (t) => {
         if (one.result === 'accepted' && judge.rotate) newest = token
       }
     })
-    await fc.assert(alike, { numRuns: everything ? 100 : 25 })
+    await fc.assert(alike, { numRuns: rounds(100, 25) })
   })
 
   t.test('"ids" that do not exist are told at once', async (t) => {
