@@ -32,6 +32,15 @@ export interface MemoryState {
   readonly events: Set<AccountEvent>
 }
 
+/**
+ * Refuses a part that lives in one process's memory where several may run.
+ *
+ * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` says that it is meant
+ */
+export function refuseProduction(singleProcess: boolean | undefined, message: string): void {
+  if (process.env.NODE_ENV === 'production' && !singleProcess) throw new TypeError(message)
+}
+
 /** An empty state. */
 export function emptyState(ids: 'integer' | 'uuid'): MemoryState {
   const maps = { users: new Map(), byEmail: new Map(), byUsername: new Map(), sessions: new Map(), mails: new Map() }
