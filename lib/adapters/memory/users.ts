@@ -144,7 +144,8 @@ function credentialVerbs(state: MemoryState) {
       if (emailTaken(state, change.set.emailCanonical, user.id)) return 'email_taken'
       keepUser(state, changed(state, user, change))
       const ended = moveSessions(state, change)
-      if (change.start) keepSession(state, change.start)
+      const { userId, credentialVersion, start } = change
+      if (start) keepSession(state, { ...start, userId, credentialVersion })
       keepMails(state, change.mails)
       return { ended }
     },
