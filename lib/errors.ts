@@ -12,7 +12,7 @@ const table = {
   REAUTH_REQUIRED: [403, 'You need to log in again for this.'],
   EMAIL_UNVERIFIED: [403, 'The e-mail address is not verified yet.'],
   PASSWORD_WRONG: [403, 'The password is wrong.'],
-  NOT_FOUND: [404, 'There is no such thing here.'],
+  NOT_FOUND: [404, 'Not found.'],
   EMAIL_TAKEN: [409, 'The e-mail address is already in use.'],
   USERNAME_TAKEN: [409, 'The username is already in use.'],
   ACCOUNT_IN_USE: [409, 'The account is still in use elsewhere and cannot be deleted.'],
@@ -67,7 +67,7 @@ export class AccountsError extends Error {
   }
 }
 
-/** Every code with its status and text, as the README prints them. */
+/** Every code with its status and text, as docs/troubleshooting.md prints them. */
 export const errorTable = Object.entries(table).map(([name, [statusCode, message]]) => ({
   code: `ACCOUNTS_${name}` as AccountsErrorCode,
   statusCode,

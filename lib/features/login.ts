@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { UserWithPassword } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { identifierOf } from '../core/codes.ts'
 import { withoutPassword } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
@@ -10,8 +10,7 @@ import type { EventDetails } from '../core/hooks.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
 import { AccountsError, loggable } from '../errors.ts'
-import { placeOf } from '../http/admission.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
 import { conceals, mustVerify } from '../options/options.ts'
 
@@ -86,18 +85,17 @@ async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPas
 /** `POST /api/login/`. */
 export function loginRoutes(realm: Realm): Route[] {
   return [
-    {
+    route({
       name: 'login',
       method: 'POST',
       path: '/api/login/',
       summary: 'Log in with e-mail address and password',
       body: LoginBody,
-      answer: [200, TokenPairBody],
+      response: [200, TokenPairBody],
       refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(realm)],
       hashes: true,
-      handler: (request) =>
-        login(realm, request.body as Static<typeof LoginBody>, clientOf(realm, request), placeOf(request)),
-    },
+      run: ({ body, client, place }) => login(realm, body, client, place),
+    }),
   ]
 }
 

@@ -1,6 +1,6 @@
 import Type, { type TProperties } from 'typebox'
 import type { Insertion, NewUser, OutboxMail, User } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { identifierOf, type Subject } from '../core/codes.ts'
 import { addressOf, checkPolicy } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
@@ -9,8 +9,7 @@ import { newUser, type Registration, storedId, userOf } from '../core/new-user.t
 import { type Draft, handOver, rowsOf } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import { mac } from '../core/secrets.ts'
-import { placeOf } from '../http/admission.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { Email, MessageAndToken, Password, shownUser, Username, userFields } from '../http/schemas.ts'
 import { noticeOf, type Proof, proofOf } from '../mail/letters.ts'
 import { mustVerify } from '../options/options.ts'
@@ -200,39 +199,37 @@ export function registerRoutes(realm: Realm): Route[] {
     email: Email,
     password: Password,
   })
-  const route = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
-  return [registration.concealExisting ? concealedRoute(realm, route) : openRoute(realm, route)]
+  const start = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
+  return [registration.concealExisting ? concealedRoute(realm, start) : openRoute(realm, start)]
 }
 
 type RouteStart = Pick<Route, 'name' | 'method' | 'path' | 'body' | 'hashes'>
 
-function openRoute(realm: Realm, route: RouteStart): Route {
+function openRoute(realm: Realm, start: RouteStart): Route {
   const token: TProperties = mustVerify(realm.options) ? { token: MessageAndToken.properties.token } : {}
-  return {
-    ...route,
+  return route({
+    ...start,
     summary: 'Register an account',
-    answer: [201, Type.Object({ ...userFields(realm), ...token })],
+    response: [201, Type.Object({ ...userFields(realm), ...token })],
     refusals: ['ACCOUNTS_PASSWORD_REFUSED', 'ACCOUNTS_EMAIL_TAKEN', 'ACCOUNTS_USERNAME_TAKEN'],
-    async handler(request) {
-      const client = clientOf(realm, request)
-      const { user, token } = await register(realm, registrationIn(request.body), client, placeOf(request))
+    async run({ body, client, place }) {
+      const { user, token } = await register(realm, registrationIn(body), client, place)
       return { ...shownUser(realm, user), ...(token === undefined ? {} : { token }) }
     },
-  }
+  })
 }
 
-function concealedRoute(realm: Realm, route: RouteStart): Route {
-  return {
-    ...route,
+function concealedRoute(realm: Realm, start: RouteStart): Route {
+  return route({
+    ...start,
     summary: 'Register an account; the rest goes by e-mail',
-    answer: [202, MessageAndToken],
+    response: [202, MessageAndToken],
     refusals: ['ACCOUNTS_PASSWORD_REFUSED'],
-    async handler(request) {
-      const client = clientOf(realm, request)
-      const { token } = await registerConcealed(realm, registrationIn(request.body), client, placeOf(request))
+    async run({ body, client, place }) {
+      const { token } = await registerConcealed(realm, registrationIn(body), client, place)
       return { message: 'Check your e-mail to go on.', token }
     },
-  }
+  })
 }
 
 type RegisterBody = { username?: string; email: string; password: string } & Record<string, unknown>

@@ -1,9 +1,12 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
-import type { TSchema } from 'typebox'
+import type { Static, TSchema, TUnknown } from 'typebox'
+import { type Client, clientOf } from '../core/client.ts'
+import type { Place } from '../core/hash-queue.ts'
 import type { Realm } from '../core/realm.ts'
+import type { Account } from '../core/tokens.ts'
 import { AccountsError, type AccountsErrorCode, isRefusal, loggable } from '../errors.ts'
 import type { ResolvedOptions, RouteName } from '../options/options.ts'
-import { admit, approach, depart } from './admission.ts'
+import { admit, approach, depart, placeOf } from './admission.ts'
 import { fitDocument } from './documents.ts'
 import type { Guards } from './guards.ts'
 import { errorAnswers, errorBody } from './schemas.ts'
@@ -21,8 +24,8 @@ export interface Route {
   body?: TSchema
   /** True for a route whose body may be left out. */
   bodyOptional?: boolean
-  /** Status and schema of the answer; 204 has none. */
-  answer: [status: number, schema: TSchema]
+  /** Status and schema of the response; a 204 has no body. */
+  response: [status: number, schema: TSchema]
   /** The refusals that a client may branch on, beside those of every route. */
   refusals: AccountsErrorCode[]
   /** True for a route that hashes a password: it passes the queue's first door. */
@@ -31,7 +34,32 @@ export interface Route {
   guarded?: boolean
   /** True for a route that reads the access token by itself, when there is one. */
   readsToken?: boolean
-  handler(request: FastifyRequest): Promise<unknown>
+  /** Runs the use case and returns the body of the response. */
+  run(call: RouteCall): Promise<unknown>
+}
+
+/** A request as a route gets it. */
+export interface RouteCall<Body = never, OwnAccount = never> {
+  body: Body
+  /** Null on a route that is not guarded. */
+  account: OwnAccount
+  client: Client
+  place: Place | undefined
+  params: Record<string, string>
+  request: FastifyRequest
+}
+
+interface TypedRoute<Body extends TSchema, Guarded extends boolean> extends Omit<Route, 'run'> {
+  body?: Body
+  guarded?: Guarded
+  run(call: RouteCall<Static<Body>, Guarded extends true ? Account : null>): Promise<unknown>
+}
+
+/** Types the call of a route by its body and its guard. */
+export function route<Body extends TSchema = TUnknown, const Guarded extends boolean = false>(
+  given: TypedRoute<Body, Guarded>,
+): Route {
+  return given
 }
 
 const bodyLimit = 16_384
@@ -87,7 +115,7 @@ export function mount(
     onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
     preValidation: route.bodyOptional ? fillBody : [],
     preHandler: route.hashes ? approach : [],
-    handler: answering(route),
+    handler: answering(route, realm),
   }
   const schema: FastifySchema = schemaOf(route, realm)
   scope.route({ ...definition, url, schema })
@@ -99,11 +127,11 @@ async function fillBody(request: FastifyRequest): Promise<void> {
   request.body ??= {}
 }
 
-function answering(route: Route) {
+function answering(route: Route, realm: Realm) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
-    reply.code(route.answer[0])
+    reply.code(route.response[0])
     try {
-      const answer = await route.handler(request)
+      const answer = await route.run(callOf(route, realm, request))
       return answer === undefined ? reply.send() : answer
     } catch (cause) {
       if (isRefusal(cause)) throw cause
@@ -116,12 +144,18 @@ function answering(route: Route) {
   }
 }
 
+function callOf({ guarded }: Route, realm: Realm, request: FastifyRequest): RouteCall {
+  const { body, params } = request
+  const account = guarded ? request.account : null
+  return { body, account, client: clientOf(realm, request), place: placeOf(request), params, request } as RouteCall
+}
+
 function schemaOf(route: Route, { options }: Realm) {
   const common: AccountsErrorCode[] = ['ACCOUNTS_UNAVAILABLE']
   if (route.body) common.push('ACCOUNTS_VALIDATION', 'ACCOUNTS_BODY_TOO_LARGE', 'ACCOUNTS_MEDIA_TYPE_UNSUPPORTED')
   if (route.hashes) common.push('ACCOUNTS_OVERLOADED')
   if (route.guarded) common.push('ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED')
-  const [status, answer] = route.answer
+  const [status, answer] = route.response
   const scheme = { [options.openapi.securityScheme]: [] }
   return {
     tags: [options.name],

@@ -319,8 +319,8 @@ t.test(
   async (t) => {
     const rows = [...costly, ...monstrous.flatMap(ofCost)]
     const code = `
-    import { createPasswords } from '../dist/passwords.js'
-    import { createHashQueue } from '../dist/hash-queue.js'
+    import { createPasswords } from './dist/core/passwords.js'
+    import { createHashQueue } from './dist/core/hash-queue.js'
     let alarms = 0
     const log = { error: () => void alarms++ }
     const cost = { memoryCost: 19456, timeCost: 2, parallelism: 1 }

@@ -125,6 +125,7 @@ t.test(
 )
 
 t.test('a session that ends while the feed is down is refused within two seconds', { buffered: true }, async (t) => {
+  // docs: "each session's row is read about every 2 s instead"
   const { one, other } = await linkedInstances(t)
   other.link.publishes = false
   other.link.hears = false
@@ -171,6 +172,7 @@ t.test('what could not be told is told with the next heartbeat', { buffered: tru
 })
 
 t.test('a session that ended without a word is found by a poll within ten seconds', { buffered: true }, async (t) => {
+  // docs: "knows of ended sessions within 15 s"
   const { storage, one } = await linkedInstances(t)
   const { access, user } = await newMember(one.accounts)
   await until(() => fedFor(one, access))

@@ -348,6 +348,7 @@ t.test('[R-TOK-2] issuer and audience are compared as exact texts', async (t) =>
 })
 
 t.test('[R-TOK-3] time is judged by the clock of the options', async (t) => {
+  // docs: "Tokens allow for 60 s between the clocks of instances"
   const client = await realm(t)
   const { get, clock, goodClaims, member } = client
   const good = goodClaims('access')

@@ -320,6 +320,7 @@ t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { 
 })
 
 t.test('ten thousand users are imported well within the minute', { skip: noPostgres }, async (t) => {
+  // docs: "Ten thousand users take well under a minute"
   const { app, name } = await realApp(t)
   const accounts = accountsOf(app, name)
   const { users } = accounts

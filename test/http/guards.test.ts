@@ -128,6 +128,7 @@ t.test('an unverified address is told to prove itself', async (t) => {
 })
 
 t.test('[R-SES-6] recent looks at the log-in, not at the age of the token', async (t) => {
+  // docs: "within five minutes, or so many seconds"
   const clock = settableClock()
   const { app, send, visit } = await host(t, { clock })
   guard(app, '/recent', { recent: true })

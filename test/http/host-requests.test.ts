@@ -160,6 +160,7 @@ t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply 
 })
 
 t.test('[R-WEB-5] a body over 16 KiB is 413, also at 10 MB and over a socket', async (t) => {
+  // docs: "at most 16 KiB of `application/json`"
   const { app, send, sendText } = await wholeHost(t)
   const body = (size: number) => `{"email":"a@b.co","password":"${'x'.repeat(size - 32)}"}`
 

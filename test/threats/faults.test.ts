@@ -32,6 +32,9 @@ import { instance, newPassword, resetActs } from '../helpers/reset-flow.ts'
 type Acts = Awaited<ReturnType<typeof instance>>
 
 const verifying = { verifyEmail: true }
+/** Calls of the housekeeping, whenever it does its work. */
+const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
+const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
 const needsRedis = [
   ...(['email_request', 'check_otp', 'reset_password'] as const),
   ...(['verify_email', 'resend_verification', 'confirm_email'] as const),
@@ -616,9 +619,6 @@ async function breakEachCall(
   }
 }
 
-/** Calls of the housekeeping, whenever it does its work. */
-const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
-
 /** Ports of which one verb throws at one call, before it does its work; a step that met the fault is repeated. */
 function faultyHost(t: Test, fault: Fault | null) {
   const counts: Flow['counts'] = new Map()
@@ -715,10 +715,8 @@ async function lifeWithFault(t: Test, fault: Fault | null): Promise<Flow> {
   return { counts, broken }
 }
 
-const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
-
 async function userWithOldHash() {
-  const passwordHash = await hash(password, { memoryCost: 7168, timeCost: 5 })
+  const passwordHash = await hash(password, { memoryCost: 8, timeCost: 1 })
   const names = { username: null, usernameCanonical: null, email: 'old@example.com', emailCanonical: 'old@example.com' }
   const nothing = { emailVerifiedAt: null, role: null, expiresAt: null }
   return { ...names, ...nothing, passwordHash, credentialVersion: 1, profile: {}, createdAt: 0 }
