@@ -120,6 +120,22 @@ export function internalError(fault: unknown): HostRefusal {
   return error
 }
 
+// What sockets and name look-ups of Node fail with, what TLS fails with, and what `fetch` has for a cause.
+const outageCodes = /^(?:ECONN\w+|EPIPE|ETIMEDOUT|EPROTO|ENOTFOUND|EAI_\w+|EHOST\w+|ENET\w+|EADDRNOTAVAIL|E[MN]FILE)$/
+const outageFamilies = /^(?:UND_ERR_|ERR_TLS_|ERR_SSL_|CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_)/
+
+/**
+ * Whether a fault is an outage, so that trying again later may help: an `ACCOUNTS_UNAVAILABLE`, or an error of a
+ * network, wherever it stands in the chain of causes. Any other fault is a bug.
+ */
+export function isOutage(fault: unknown): boolean {
+  if (!(fault instanceof Error)) return false
+  const { code, syscall, cause, name } = fault as Error & { code?: unknown; syscall?: unknown }
+  if (code === 'ACCOUNTS_UNAVAILABLE' || syscall === 'connect' || name === 'TimeoutError') return true
+  const text = String(code)
+  return outageCodes.test(text) || outageFamilies.test(text) || isOutage(cause)
+}
+
 /** A copy of a fault that may be logged: drivers put whole rows and commands into further members of their errors. */
 export function loggable(fault: unknown): Error {
   if (!(fault instanceof Error)) return new Error('Something that is not an Error was thrown.')

@@ -19,7 +19,8 @@ const SessionBody = Type.Object({
   current: Type.Boolean({ description: 'Whether it is the one of this request' }),
 })
 
-const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) })
+// The example is what `/docs` sends unless it is edited: the access token is enough.
+const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) }, { examples: [{}] })
 
 /** Lists the sessions of a logged-in user that go on, the last used first. */
 export async function listSessions({ storage, clock }: Realm, account: Account) {

@@ -127,8 +127,12 @@ export const names: Check<readonly string[] | undefined> = (path, given) => {
   throw wrongOption(path, 'must be a list of names', shown(given))
 }
 
+/** For our own tests whose subject is not hashing; a host cannot reach this object, and gets no cost like it. */
+export const cheapHashes: Argon2Cost = Object.freeze({ memoryCost: 16, timeCost: 1, parallelism: 1 })
+
 /** The cost of a hash, within OWASP's table and our own ceiling for stored hashes. */
 export const argon2: Check<Argon2Cost> = (path, given) => {
+  if (given === cheapHashes) return cheapHashes
   const cost = section<Argon2Cost>({
     memoryCost: integer(7168, 262_144, 19_456),
     timeCost: integer(1, 10, 2),

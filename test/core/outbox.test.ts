@@ -162,7 +162,7 @@ t.test('mails of an instance killed between commit and hand-over are sent by ano
   const { redis, smtp, open, work, db, url, redisThroughProxy, name, sweepUntil } = await realm(t)
   work()
   const { accounts, verify } = await open()
-  const OPTIONS = JSON.stringify({ name, passwords, registration: { verifyEmail: true } })
+  const OPTIONS = JSON.stringify({ name, registration: { verifyEmail: true } })
   const doomed = await startServer(t, { DATABASE_URL: url, REDIS_URL: redisThroughProxy, OPTIONS })
   const answeredBody = registration()
   const unansweredBody = registration()

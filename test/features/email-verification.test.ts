@@ -5,7 +5,7 @@ import { memoryCache } from '../../lib/adapters/memory/index.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
 import { alive, backends, counted, dead, fateOf, told } from '../helpers/account-acts.ts'
 import { memoryApp, settableClock } from '../helpers/app.ts'
-import { uniqueName } from '../helpers/helper.ts'
+import { rounds, uniqueName } from '../helpers/helper.ts'
 import { exhaust, hijack, lostAll, newAddress, passwords, verificationActs } from '../helpers/verification-acts.ts'
 import { type Act, actsOf, playOut } from '../helpers/verification-model.ts'
 
@@ -328,7 +328,7 @@ t.test('[R-REG-3] whatever an attacker and an owner do, the proof of the mailbox
 
   await fc.assert(
     fc.asyncProperty(actsOf, async (acts: Act[]) => playOut(host, clock, acts)),
-    { numRuns: 100 },
+    { numRuns: rounds(100, 25) },
   )
   t.pass('in 100 stories')
 })

@@ -6,7 +6,7 @@ import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
 import type { AccountsOptions } from '../../lib/index.ts'
 import { type Answer, memoryApp, openDatabase, settableClock, startServer } from '../helpers/app.ts'
-import { noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
+import { noPostgres, redisUrl, rounds, uniqueName } from '../helpers/helper.ts'
 import { accountsOf, claimsOf, newMember } from '../helpers/members.ts'
 
 const second = 1000
@@ -414,9 +414,9 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
         }
         return (await opened.refresh(token)).status === 200
       }),
-      { numRuns: 60 },
+      { numRuns: rounds(60, 15) },
     )
-    t.pass('in 60 lives of a session')
+    t.pass('in all those lives of a session')
   },
 
   async '[R-REF-2] a thief and an owner who take turns are found out at the fourth late replay'(t, storage) {
@@ -454,9 +454,9 @@ const stories: Record<string, (t: Test, storage: Storage) => Promise<unknown>> =
           return ended && codes.every((code) => code === undefined)
         },
       ),
-      { numRuns: 40 },
+      { numRuns: rounds(40, 10) },
     )
-    t.pass('in 40 thefts')
+    t.pass('in all those thefts')
   },
 
   async '[R-REF-2] a thief who uses a stolen token twice is found out at the owner’s next refresh'(t, storage) {

@@ -5,12 +5,11 @@ import { realmOf } from '../../lib/accounts.ts'
 import type { MemoryMailer } from '../../lib/adapters/memory/index.ts'
 import type { User, UserId } from '../../lib/contracts.ts'
 import type { AnyKysely } from '../../lib/options/ports.ts'
-import { type Answer, accountsOf, memoryApp, realApp } from './app.ts'
+import { type Answer, accountsOf, memoryApp, passwords, realApp } from './app.ts'
 import { noPostgres, uniqueName } from './helper.ts'
 import { sessionFor } from './members.ts'
 
-/** The least costly hash that the options allow. */
-export const passwords = { argon2: { memoryCost: 7168, timeCost: 5 } }
+export { passwords }
 export const password = 'the old password'
 export const newPassword = 'the new password'
 
@@ -34,7 +33,7 @@ export interface Tokens {
 }
 
 /** Of `password`, hashed once for all members. */
-const passwordHash = hash(password, { ...passwords.argon2, parallelism: 1 })
+const passwordHash = hash(password, passwords.argon2)
 
 /** The acts of logged-in users on their accounts, by `inject`. */
 export function accountActs(host: Host) {

@@ -8,6 +8,7 @@ import pg from 'pg'
 import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type Accounts, type AccountsOptions } from '../../lib/index.ts'
+import { cheapHashes } from '../../lib/options/rules.ts'
 import { freshDatabase, redisUrl, uniqueName } from './helper.ts'
 import { spawnNode } from './program.ts'
 
@@ -46,6 +47,9 @@ export function clientOf(app: FastifyInstance) {
   }
 }
 
+/** Hashes that cost next to nothing, for every test whose subject is not hashing. */
+export const passwords = { argon2: cheapHashes }
+
 export const secret = randomBytes(32).toString('base64url')
 
 /** An app on the memory parts. */
@@ -57,7 +61,7 @@ export async function memoryApp(
   const mailer = memoryMailer()
   const app = Fastify(server)
   const parts = { storage: memoryStorage(), cache: memoryCache(), mailer }
-  await app.register(accounts, { secret, ...parts, ...options } as AccountsOptions)
+  await app.register(accounts, { secret, passwords, ...parts, ...options } as AccountsOptions)
   t.teardown(() => app.close())
   return { app, mailer, ...clientOf(app) }
 }
@@ -98,7 +102,7 @@ export async function realApp(t: Teardown, options: Partial<AccountsOptions> = {
   const database = await openDatabase(t)
   const mailer = memoryMailer()
   const app = Fastify(server)
-  await app.register(accounts, { name, secret, db: database.db, redis: redisUrl(), mailer, ...options })
+  await app.register(accounts, { name, secret, passwords, db: database.db, redis: redisUrl(), mailer, ...options })
   t.teardown(() => app.close())
   return { app, name, mailer, ...database, ...clientOf(app) }
 }

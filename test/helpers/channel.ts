@@ -2,7 +2,7 @@ import Fastify from 'fastify'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Cache, Storage } from '../../lib/contracts.ts'
 import plugin, { type AccountsOptions } from '../../lib/index.ts'
-import { clientOf, secret, type Teardown } from './app.ts'
+import { clientOf, passwords, secret, type Teardown } from './app.ts'
 import { accountsOf, newMember } from './members.ts'
 
 /** One instance's way to a channel, with faults that are set. */
@@ -87,7 +87,7 @@ export async function watchedInstance(
 ) {
   const watch = watchedStorage(storage)
   const app = Fastify()
-  const parts = { secret, storage: watch.storage, mailer: memoryMailer(), ...options }
+  const parts = { secret, passwords, storage: watch.storage, mailer: memoryMailer(), ...options }
   await app.register(plugin, { ...parts, ...(name && { name }) } as AccountsOptions)
   const accounts = accountsOf(app, name)
   app.get('/me', { onRequest: accounts.authenticate }, async () => ({}))

@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
 import pg from 'pg'
+import t from 'tap'
 import { poll } from '../servers.js'
 
 export { freePort, startPostgres, startRedis } from '../servers.js'
@@ -13,6 +14,24 @@ export { freePort, startPostgres, startRedis } from '../servers.js'
 export const noPostgres = process.env.TEST_DATABASE_URL ? false : 'no PostgreSQL on this machine'
 /** The same for tests that start a Redis process. The shared Redis may be an embedded stand-in. */
 export const noRedis = process.env.TEST_REDIS_STANDIN ? 'no Redis on this machine' : false
+
+/**
+ * Whether this is the long run, `npm run test:all`. The suite of a commit leaves out variants of what it tests: further
+ * databases, further sizes, the rest of long lists.
+ */
+export const everything = process.env.TEST_ALL === '1'
+
+/** `t.test` of what only the long run has. */
+export const longRun = ((...test: Parameters<typeof t.test>) => everything && t.test(...test)) as typeof t.test
+
+/** How often something is repeated: `often` times in the long run, `seldom` on a commit. */
+export const rounds = (often: number, seldom: number) => (everything ? often : seldom)
+
+/** A long list in the long run, and `count` of it, evenly spread, on a commit. */
+export function sampled<T>(list: readonly T[], count: number): T[] {
+  if (everything || list.length <= count) return [...list]
+  return Array.from({ length: count }, (_, n) => list[Math.floor((n * list.length) / count)] as T)
+}
 
 /** The shared PostgreSQL of the run, as superuser. */
 export function databaseUrl(): string {

@@ -1,7 +1,7 @@
 import Fastify from 'fastify'
 import { memoryMailer } from '../../lib/adapters/memory/index.ts'
 import plugin, { type Accounts, type AccountsOptions } from '../../lib/index.ts'
-import { type Answer, clientOf, secret, type Teardown } from './app.ts'
+import { type Answer, clientOf, passwords, secret, type Teardown } from './app.ts'
 import { uniqueName } from './helper.ts'
 
 export const password = 'the old password'
@@ -56,7 +56,7 @@ export function resetActs({ post, get }: Requests, sent: readonly Sent[]) {
 export async function instance(t: Teardown, options: Partial<AccountsOptions>) {
   const mailer = memoryMailer()
   const app = Fastify()
-  await app.register(plugin, { secret, mailer, ...options } as AccountsOptions)
+  await app.register(plugin, { secret, passwords, mailer, ...options } as AccountsOptions)
   t.teardown(() => app.close())
   const accounts = (app as unknown as Record<string, Accounts>)[options.name ?? 'accounts']!
   return { app, accounts, mailer, ...resetActs(clientOf(app), mailer.sent) }

@@ -7,6 +7,7 @@ import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type AccountsOptions } from '../../lib/index.ts'
 import { resolveOptions, routeNames } from '../../lib/options/options.ts'
+import { cheapHashes } from '../../lib/options/rules.ts'
 import { createUser, loginAs } from '../../lib/testing/index.ts'
 import { secret } from '../helpers/app.ts'
 import { inProduction } from '../helpers/helper.ts'
@@ -311,6 +312,11 @@ t.test('[R-HASH-1] costs below the table of OWASP, or above what is verified, ar
   t.match(refusal({ passwords: { argon2: { timeCost: 11 } } }), 'passwords.argon2.timeCost')
   t.match(refusal({ passwords: { argon2: { timeCost: 1 } } }), 'passwords.argon2.memoryCost')
   t.match(refusal({ passwords: { argon2: { parallelism: 17 } } }), 'passwords.argon2.parallelism')
+})
+
+t.test('[R-HASH-1] the cheap hashes of our own tests are one object, and no option that looks alike', async (t) => {
+  t.equal(refusal({ passwords: { argon2: cheapHashes } }), '')
+  t.match(refusal({ passwords: { argon2: { ...cheapHashes } } }), 'passwords.argon2.memoryCost')
 })
 
 t.test('the given options are never changed, and the resolved ones cannot be', async (t) => {

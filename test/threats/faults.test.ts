@@ -32,6 +32,9 @@ import { instance, newPassword, resetActs } from '../helpers/reset-flow.ts'
 type Acts = Awaited<ReturnType<typeof instance>>
 
 const verifying = { verifyEmail: true }
+/** Calls of the housekeeping, whenever it does its work. */
+const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
+const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
 const needsRedis = [
   ...(['email_request', 'check_otp', 'reset_password'] as const),
   ...(['verify_email', 'resend_verification', 'confirm_email'] as const),
@@ -616,8 +619,9 @@ async function breakEachCall(
   }
 }
 
-/** Calls of the housekeeping, whenever it does its work. */
-const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
+function outage(): Error {
+  return Object.assign(new Error('connect ECONNREFUSED 10.1.2.3:5432'), { code: 'ECONNREFUSED' })
+}
 
 /** Ports of which one verb throws at one call, before it does its work; a step that met the fault is repeated. */
 function faultyHost(t: Test, fault: Fault | null) {
@@ -629,7 +633,7 @@ function faultyHost(t: Test, fault: Fault | null) {
       const verb = (...args: unknown[]) => {
         counts.set(name, (counts.get(name) ?? 0) + 1)
         const { verb, call } = fault ?? {}
-        if (name === verb && counts.get(name) === call) throw new Error('connect ECONNREFUSED 10.1.2.3:5432')
+        if (name === verb && counts.get(name) === call) throw outage()
         return member.apply(port, args)
       }
       return [name, verb]
@@ -715,10 +719,8 @@ async function lifeWithFault(t: Test, fault: Fault | null): Promise<Flow> {
   return { counts, broken }
 }
 
-const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
-
 async function userWithOldHash() {
-  const passwordHash = await hash(password, { memoryCost: 7168, timeCost: 5 })
+  const passwordHash = await hash(password, { memoryCost: 8, timeCost: 1 })
   const names = { username: null, usernameCanonical: null, email: 'old@example.com', emailCanonical: 'old@example.com' }
   const nothing = { emailVerifiedAt: null, role: null, expiresAt: null }
   return { ...names, ...nothing, passwordHash, credentialVersion: 1, profile: {}, createdAt: 0 }

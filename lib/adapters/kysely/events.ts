@@ -15,17 +15,17 @@ export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pic
 
     async listEvents(userId, { before, limit }) {
       if (!possibleId(ids, userId)) return []
+      if (before !== undefined && !possibleId('integer', before)) return []
       const page = db
         .selectFrom('accounts_events')
         .select(eventColumns)
         .where('user_id', '=', userId)
-        .orderBy('at', 'desc')
-        .fetch(bound(limit), 'with ties')
-      const rows = await (before === undefined ? page : page.where('at', '<', bound(before))).execute()
-      // Not in the statement, where ties would be those of the id too.
-      rows.sort((one, other) => Number(other.at) - Number(one.at) || Number(other.id) - Number(one.id))
-      return rows.map(({ id: _, at, userId, details, ...row }) => ({
+        .orderBy('id', 'desc')
+        .limit(bound(limit))
+      const rows = await (before === undefined ? page : page.where('id', '<', before)).execute()
+      return rows.map(({ id, at, userId, details, ...row }) => ({
         ...row,
+        id: Number(id),
         at: Number(at),
         userId: userId === null ? null : idOf(userId, ids),
         details: parsed(details),

@@ -1,7 +1,6 @@
 import { randomBytes, randomInt } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { type Kysely, sql } from 'kysely'
-import { deadlineMs } from '../../core/deadline.ts'
 import type { AccountsTables } from './tables.ts'
 
 type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
@@ -68,6 +67,8 @@ export function inTurns<Verbs extends object>(db: object, verbs: Verbs): Verbs {
 
 const repeats = 3
 const pauseMs = 10
+/** The core waits no longer than this for a call. */
+const patienceMs = 1000
 
 /**
  * The verbs, each repeated at most three times when the database has undone it for the sake of another caller. Only for
@@ -93,8 +94,7 @@ async function repeated<T>(call: () => Promise<T>): Promise<T> {
     try {
       return await call()
     } catch (error) {
-      // Past the deadline the caller has been told that it failed.
-      if (!undone(error) || tries > repeats || performance.now() - started > deadlineMs) throw error
+      if (!undone(error) || tries > repeats || performance.now() - started > patienceMs) throw error
     }
     // Jittered, so that those who met do not meet again.
     await pause(randomInt(1, pauseMs * tries))

@@ -234,6 +234,6 @@ t.test('a plugin of the host that parses JSON changes nothing that comes back', 
 
   await storage.addEvent(event)
 
-  t.strictSame(await storage.listEvents(user.id, { limit: 10 }), [event])
+  t.strictSame(await storage.listEvents(user.id, { limit: 10 }), [{ id: 1, ...event }])
   t.match(await storage.findUserById(user.id), { profile: { snake_case: ['x'] } })
 })

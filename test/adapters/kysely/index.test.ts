@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { CamelCasePlugin, sql } from 'kysely'
 import t from 'tap'
-import { kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
+import { kyselyStorage, migrateToLatest, migrations } from '../../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../../lib/adapters/memory/index.ts'
 import type { Profile, RefreshOutcome, Storage } from '../../../lib/contracts.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
@@ -18,12 +18,12 @@ import {
   storedUser,
 } from '../../../lib/testing/samples.ts'
 import { storageContract } from '../../../lib/testing/storage.ts'
-import { openFresh, openPostgres } from '../../helpers/databases.ts'
-import { noPostgres, uniqueName } from '../../helpers/helper.ts'
+import { openFresh, openPglite, openPostgres } from '../../helpers/databases.ts'
+import { everything, longRun, noPostgres, rounds, uniqueName } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 
-for (const ids of ['integer', 'uuid'] as const) {
+for (const ids of everything ? (['integer', 'uuid'] as const) : (['integer'] as const)) {
   t.test(`[R-SQL-2] PostgreSQL with ${ids} ids`, { skip }, async (t) => {
     const { db } = await openFresh(t)
     await migrateToLatest(db, { ids })
@@ -31,7 +31,15 @@ for (const ids of ['integer', 'uuid'] as const) {
   })
 }
 
-t.test('[R-SQL-3] PostgreSQL as a role that may do nothing but read and change rows', { skip }, async (t) => {
+longRun('PGlite', async (t) => {
+  const db = await openPglite(t)
+
+  t.strictSame(await migrateToLatest(db), Object.keys(migrations))
+  t.strictSame(await migrateToLatest(db), [])
+  await runContract(t, kyselyStorage(db))
+})
+
+longRun('[R-SQL-3] PostgreSQL as a role that may do nothing but read and change rows', { skip }, async (t) => {
   const { db: owner, url } = await openFresh(t)
   const [schema, role] = [uniqueName(), uniqueName()]
   await owner.schema.createSchema(schema).execute()
@@ -180,7 +188,7 @@ t.test('one database', { skip }, async (t) => {
         if (one.result === 'accepted' && judge.rotate) newest = token
       }
     })
-    await fc.assert(alike, { numRuns: 100 })
+    await fc.assert(alike, { numRuns: rounds(100, 25) })
   })
 
   t.test('"ids" that do not exist are told at once', async (t) => {

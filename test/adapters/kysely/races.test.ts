@@ -17,7 +17,7 @@ import {
   storedUser,
 } from '../../../lib/testing/samples.ts'
 import { openFresh, openPostgres, untilSomebodyWaits } from '../../helpers/databases.ts'
-import { noPostgres } from '../../helpers/helper.ts'
+import { noPostgres, rounds } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 
@@ -37,7 +37,7 @@ t.test('races on PostgreSQL', { skip }, async (t) => {
       .execute()
   }
 
-  t.test('[R-SES-1] 300 rounds of log-ins that race a change of credentials leave no old session', async (t) => {
+  t.test('[R-SES-1] log-ins that race a change of credentials leave no old session', async (t) => {
     const sessions: Session[] = []
     async function round() {
       const user = await storedUser(storage)
@@ -51,7 +51,7 @@ t.test('races on PostgreSQL', { skip }, async (t) => {
       t.type(await change, 'object')
       sessions.push(...own)
     }
-    for (let rounds = 0; rounds < 300; rounds += 10) await Promise.all(Array.from({ length: 10 }, round))
+    for (let done = 0; done < rounds(300, 60); done += 10) await Promise.all(Array.from({ length: 10 }, round))
 
     t.strictSame(await survivors(sessions), [])
   })
