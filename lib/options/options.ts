@@ -178,9 +178,6 @@ export type ResolvedOptions = ReturnType<typeof resolveOptions>
  */
 export function resolveOptions(given: AccountsOptions) {
   const options = resolveAll('', given)
-  if (options.storage && !['integer', 'uuid'].includes(options.storage.ids)) {
-    throw wrongOption('storage.ids', "must be 'integer' or 'uuid'", shown(options.storage.ids))
-  }
   if (options.storage && options.db) throw wrongOption('storage', 'must be left out when "db" is given')
   if (options.passwords.minLength > options.passwords.maxLength) {
     throw wrongOption(
@@ -246,23 +243,9 @@ const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) }, '
 const resolveAll = section({
   name: realmName,
   prefix: text(/^(\/[^\s?#:*]*)?$/, 'must be a path such as "/v1"', ''),
-  routes: section<Record<RouteName, RouteDecoration | false>>({
-    register: route,
-    login: route,
-    refresh: route,
-    emailRequest: route,
-    checkOtp: route,
-    resetPassword: route,
-    user: route,
-    changePassword: route,
-    changeEmail: route,
-    confirmEmail: route,
-    verifyEmail: route,
-    resendVerification: route,
-    logout: route,
-    logoutAll: route,
-    sessions: route,
-  }),
+  routes: section<Record<RouteName, RouteDecoration | false>>(
+    Object.fromEntries(routeNames.map((name) => [name, route])) as Record<RouteName, typeof route>,
+  ),
   secret: secrets,
   db: kysely,
   storage,
