@@ -3,6 +3,7 @@ import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { get } from 'node:http'
 import { fileURLToPath } from 'node:url'
+import { codeIn, followMails } from '../examples/demo/page/mails.js'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const email = 'Ann@example.com'
@@ -16,6 +17,8 @@ const routes = [
   '/auth/reset_password/',
 ]
 const counts = { passed: 0, failed: 0 }
+// The mails that the page shows.
+let shown = []
 
 // A process group of its own, because Ctrl-C reaches a whole group.
 const demo = spawn('npm', ['run', '--silent', 'demo'], { cwd: root, env: demoEnv('0'), detached: true })
@@ -30,7 +33,12 @@ for (const name of ['stdout', 'stderr']) {
 try {
   const origin = await until('the address', 180_000, () => /http:\/\/127\.0\.0\.1:\d+(?=\/)/.exec(output.stdout)?.[0])
   await drivePages(origin)
+  followPage(origin)
+  await driveDocumentation(origin)
   await driveMailbox(origin, await driveAccount(origin))
+  for (const newPassword of ['the second new password', 'the third new password']) {
+    await driveAnotherReset(origin, newPassword)
+  }
   await drivePortInUse(origin)
 } catch (error) {
   check('the demo was driven to its end', false, error)
@@ -46,11 +54,13 @@ async function drivePages(origin) {
   check('the page is served', page.status === 200 && html.includes('<h1>fastify-accounts</h1>'))
   check('the page loads nothing from elsewhere', !/(?:src|href)="(?:https?:)?\/\//.test(html))
   check('the page allows nothing from elsewhere', page.headers.get('content-security-policy')?.includes("'self'"))
-  for (const path of ['/client.js', '/show.js', '/style.css', '/reset', '/docs']) {
+  for (const path of ['/client.js', '/mails.js', '/show.js', '/style.css', '/reset', '/docs']) {
     const { status } = await fetch(origin + path)
     check(`${path} is served`, status === 200, status)
   }
+}
 
+async function driveDocumentation(origin) {
   const { paths, components } = (await call(`${origin}/docs/json`)).body
   for (const path of routes) {
     const { requestBody, responses } = paths[path]?.post ?? {}
@@ -58,10 +68,45 @@ async function drivePages(origin) {
     check(`${path} is documented with its body and its answer`, described)
   }
   check('the documentation has the bearer scheme', components.securitySchemes.bearerAuth?.scheme === 'bearer')
+
+  // "Try it out" and "Execute", with nothing edited.
+  const execute = (path, token) => call(origin + path, { method: 'POST', body: sampleBody(paths[path]), token })
+  const registered = await execute('/api/register/')
+  check('register works with what /docs proposes', registered.status === 201, registered)
+  const login = await execute('/api/login/')
+  check('login works with what /docs proposes', login.status === 200, login)
+  const { access, refresh } = login.body
+  const logout = await execute('/auth/logout/', access)
+  check('logout works with what /docs proposes', logout.status === 204, logout)
+  const after = await call(`${origin}/private`, { token: access })
+  check('its access token is worthless then', is(after, 401, 'ACCOUNTS_TOKEN_INVALID'), after)
+  const refreshed = await call(`${origin}/auth/refresh/`, { method: 'POST', body: { refresh } })
+  check('its refresh token is worthless then', is(refreshed, 401, 'ACCOUNTS_TOKEN_INVALID'), refreshed)
+}
+
+// The body that Swagger UI proposes: the example of the whole, or one made of the examples of its members.
+function sampleBody({ post }) {
+  const { example, schema } = post.requestBody.content['application/json']
+  return example ?? sample(schema)
+}
+
+function sample({ example, default: byDefault, enum: values, type, properties = {} }) {
+  if (example !== undefined) return example
+  if (type === 'object') return Object.fromEntries(Object.entries(properties).map(([name, of]) => [name, sample(of)]))
+  return byDefault ?? values?.[0] ?? { string: 'string', integer: 0, number: 0, boolean: true, array: [] }[type]
 }
 
 function schemaOf(response) {
   return response?.content?.['application/json']?.schema
+}
+
+// Follows the mails as the page does, from its opening to the end of the demo.
+async function followPage(origin) {
+  try {
+    for await (const mails of followMails(async () => (await call(`${origin}/dev/mailbox`)).body)) shown = mails
+  } catch {
+    // The demo has ended.
+  }
 }
 
 async function driveAccount(origin) {
@@ -96,13 +141,10 @@ async function driveAccount(origin) {
 
 async function driveMailbox(origin, { token, access, refresh }) {
   const post = (path, body) => call(origin + path, { method: 'POST', body })
-  const mails = await until('the mail', 60_000, async () => {
-    const { body } = await call(`${origin}/dev/mailbox`)
-    return body.length > 0 && body
-  })
-  const [{ to, subject, text, html }] = mails
-  const otp = /\b\d{4} \d{4}\b/.exec(text)?.[0]
-  check('one mail went out, to the stored address', mails.length === 1 && to === email && subject, mails)
+  const mail = await until('the mail', 60_000, () => shown[0])
+  const { to, subject, text, html } = mail
+  const otp = codeIn(mail)
+  check('one mail went out, to the stored address', shown.length === 1 && to === email && subject, shown)
   check('the code stands in both parts of the mail', otp && html.includes(otp), text)
   check('the token of the answer stands in no part of it', !text.includes(token) && !html.includes(token))
   const foreign = await statusWithHost(`${origin}/dev/mailbox`, 'evil.test')
@@ -128,6 +170,20 @@ async function driveMailbox(origin, { token, access, refresh }) {
   check('the old password is worthless', before.status === 401, before)
   const after = await post('/api/login/', { email, password: change.new_password })
   check('the new password logs in', after.status === 200, after)
+}
+
+// An earlier reset left its mail and its notice on the page.
+async function driveAnotherReset(origin, newPassword) {
+  const post = (path, body) => call(origin + path, { method: 'POST', body })
+  await until('the notice of the last reset', 20_000, () => shown.length > 0 && !codeIn(shown.at(-1)))
+  const { body: asked } = await post('/auth/email_request/', { email })
+  const otp = await until('the mail of another reset', 20_000, () => codeIn(shown.at(-1)))
+  const checked = await post('/auth/check_otp/', { token: asked.token, otp })
+  check('the newest mail on the page has the code', checked.status === 200, [checked, shown])
+  const reset = await post('/auth/reset_password/', { token: asked.token, new_password: newPassword })
+  check('reset_password works again', reset.status === 200, reset)
+  const login = await post('/api/login/', { email, password: newPassword })
+  check('the newest password logs in', login.status === 200, login)
 }
 
 // fetch always sends the true Host.
@@ -156,7 +212,8 @@ async function driveEnd() {
   const left = await until('the end', 3000, () => !family.some(alive)).catch(() => false)
   check('Ctrl-C leaves no process behind', left, family.filter(alive))
   for (const pid of family.filter(alive)) process.kill(pid, 'SIGKILL')
-  check('the demo prints one line', /^[^\n]+\n$/.test(output.stdout), output.stdout)
+  const printed = /^Building…\nStarting…\nThe demo is at [^\n]+\n$/.test(output.stdout)
+  check('the demo prints what it does, and where it is', printed, output.stdout)
   check('the demo complains about nothing', output.stderr === '', output.stderr)
 }
 
@@ -187,7 +244,7 @@ async function call(url, { method = 'GET', body, token } = {}) {
     ...(token && { authorization: `Bearer ${token}` }),
   }
   const response = await fetch(url, { method, headers, body: body && JSON.stringify(body) })
-  return { status: response.status, body: await response.json() }
+  return { status: response.status, body: response.status === 204 ? null : await response.json() }
 }
 
 function is(answer, status, code) {

@@ -1,5 +1,6 @@
-// `npm test` runs everything; `node test/run.js test/foo.test.ts` one file, without asking for coverage.
-// What starts with a dash goes to tap.
+// `npm test` is the suite of a commit and `npm run test:all` the whole, with every variant and with coverage;
+// `node test/run.js test/foo.test.ts` runs one file. `--all` adds the variants, and what else starts with a dash is for
+// tap.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
@@ -37,9 +38,11 @@ process.once('uncaughtException', async (error) => {
   process.exit(1)
 })
 
-const flags = process.argv.slice(2).filter((argument) => argument.startsWith('-'))
 const named = process.argv.slice(2).filter((argument) => !argument.startsWith('-'))
-const measured = !named.length && !flags.includes('--disable-coverage')
+const everything = process.argv.includes('--all')
+const flags = process.argv.slice(2).filter((argument) => argument.startsWith('-') && argument !== '--all')
+const measured = everything && !named.length && !flags.includes('--disable-coverage')
+if (everything) process.env.TEST_ALL = '1'
 const filesWithSkips = []
 const counts = { passed: 0, failed: 0, skipped: 0 }
 try {
@@ -149,7 +152,8 @@ function build() {
 
 async function runTap(files) {
   const coverage = measured ? ['--coverage-report=none'] : ['--disable-coverage', '--allow-empty-coverage']
-  const { TAP, ...env } = process.env
+  const { TAP, NODE_OPTIONS = '', ...rest } = process.env
+  const env = { ...rest, NODE_OPTIONS: `--import=${new URL('typescript.js', import.meta.url)} ${NODE_OPTIONS}` }
   tap = spawn(process.execPath, [tapProgram, 'run', '--reporter=tap', ...coverage, ...flags, ...files], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env,

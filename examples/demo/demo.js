@@ -11,6 +11,7 @@ let stopping = false
 
 async function start() {
   const port = await findPort(process.env.PORT ?? '3000')
+  console.log('Starting…')
   const origin = `http://127.0.0.1:${port}`
   const secret = randomBytes(32).toString('base64url')
 

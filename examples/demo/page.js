@@ -5,6 +5,7 @@ const files = {
   // Where the link in the mail leads.
   '/reset': ['index.html', 'text/html; charset=utf-8'],
   '/client.js': ['client.js', 'text/javascript; charset=utf-8'],
+  '/mails.js': ['mails.js', 'text/javascript; charset=utf-8'],
   '/show.js': ['show.js', 'text/javascript; charset=utf-8'],
   '/style.css': ['style.css', 'text/css; charset=utf-8'],
 }

@@ -18,3 +18,9 @@ await app.register(accounts, { secret: ACCOUNTS_SECRET, db })
 
 app.get('/hello', { onRequest: app.accounts.authenticate }, (request) => ({ hello: request.account.id }))
 await app.listen({ port: Number(PORT) })
+
+async function stop() {
+  await app.close() // first: what the app has begun still needs the database
+  await db.destroy()
+}
+process.once('SIGTERM', stop).once('SIGINT', stop)

@@ -72,3 +72,9 @@ app.get('/orders', { onRequest: app.accounts.authenticate }, (request) =>
 )
 
 await app.listen({ port: Number(PORT) })
+
+async function stop() {
+  await app.close()
+  await db.destroy()
+}
+process.once('SIGTERM', stop).once('SIGINT', stop)

@@ -1,32 +1,32 @@
 import { availableParallelism } from 'node:os'
 import { AccountsError } from '../errors.ts'
 
-/** What a validated request holds in front of the queue until it gets there. */
+/** Counts a request that will soon ask for a hash. */
 export interface Reservation {
-  /** Aborted when the client hung up. */
+  /** Aborted when the client hangs up. */
   readonly signal: AbortSignal
-  /** Ends the request's share in the count of those still on their way. */
+  /** Stops counting the request; a second call does nothing. */
   release(): void
 }
 
 /** The reservations by request, so that whatever hashes for a request finds its own. */
 export const reservations = new WeakMap<object, Reservation>()
 
-/** Admission control in front of the password hash: few at a time, the rest in line, and a bound on the line. */
+/** Admission control for password hashing: a few at a time, the rest in a line of bounded length. */
 export interface HashQueue {
   /** How many hashes run at once. */
   readonly concurrency: number
-  /** The first door, before a body is parsed: refuses when whoever comes now would wait too long. */
+  /** Refuses a request before its body is parsed, when it would have to wait too long. */
   admit(): void
-  /** Counts a validated request as on its way, so that the first door sees it coming. */
+  /** Counts a validated request before it runs, so that `admit` takes it into account. */
   reserve(signal: AbortSignal): Reservation
   /**
-   * The second door: runs the task when its turn comes, first in, first out.
+   * Runs the task when its turn comes, first in, first out.
    *
-   * @throws {AccountsError} ACCOUNTS_OVERLOADED when the wait would be too long or the client hung up
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when the wait would be too long or the client has hung up
    */
   run<T>(task: () => Promise<T>, reservation?: Reservation): Promise<T>
-  /** How many wait and run; for tests and health checks. */
+  /** How many tasks wait and run; for tests and health checks. */
   size(): { waiting: number; running: number }
 }
 
@@ -79,7 +79,7 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
   }
 }
 
-/** A first-in-first-out line in front of `slots` hashes at a time. */
+/** A first-in-first-out line for `slots` tasks at a time. */
 function createLine(slots: number) {
   const waiting: { start(): void }[] = []
   let running = 0
@@ -99,12 +99,12 @@ function createLine(slots: number) {
   }
 
   return {
-    /** Resolves when the caller has a slot, and rejects when it hung up before. */
+    /** Resolves when the caller has a slot, and rejects when the client hangs up before that. */
     async turn(signal: AbortSignal | undefined): Promise<void> {
       if (running === slots) return wait(signal)
       running++
     },
-    /** Gives the slot straight to the next in line, so that nobody slips in between. */
+    /** Gives the slot directly to the next in line, so that nobody jumps the queue. */
     passOn(): void {
       if (waiting[0]) waiting[0].start()
       else running--
@@ -113,5 +113,5 @@ function createLine(slots: number) {
   }
 }
 
-/** The queue of this process; every realm and every app shares it, since they share the cores. */
+/** The queue of this process. All realms and apps share it, since they share the cores. */
 export const hashQueue = createHashQueue(hashSlots)

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
-import { AccountsError } from '../errors.ts'
+import { AccountsError, callHost } from '../errors.ts'
 import { mustVerify } from '../options/options.ts'
 import { type Client, noClient } from './client.ts'
 import { emit } from './events.ts'
@@ -50,9 +50,7 @@ export async function firstTokens({ tokens, joined }: Realm, session: Session, u
 /** Makes a session for a user, which lives as long as the one that it replaces, if any; the storage has to take it. */
 export function newSession(realm: Realm, user: User, { ip, userAgent, request }: Client, replaced?: Session): Session {
   const now = realm.clock()
-  const { idleMs, lifeMs } = replaced
-    ? { idleMs: replaced.idleMs, lifeMs: replaced.expiresAt - replaced.createdAt }
-    : livesOf(realm, request)
+  const { idle, absolute } = replaced ? livesOf(replaced) : callHost(() => realm.options.session(request))
   return {
     id: randomBytes(16).toString('base64url'),
     userId: user.id,
@@ -60,21 +58,15 @@ export function newSession(realm: Realm, user: User, { ip, userAgent, request }:
     createdAt: now,
     authTime: now,
     lastUsedAt: now,
-    idleMs,
-    expiresAt: now + lifeMs,
+    idleMs: idle * 1000,
+    expiresAt: now + absolute * 1000,
     ip,
     userAgent,
   }
 }
 
-function livesOf({ options }: Realm, request: Client['request']) {
-  try {
-    const { idle, absolute } = options.session(request)
-    return { idleMs: idle * 1000, lifeMs: absolute * 1000 }
-  } catch (cause) {
-    // The host's function threw, or returned what cannot be a life: a bug, whatever it threw.
-    throw new TypeError('fastify-accounts: the option "session" returned no lives for a session', { cause })
-  }
+function livesOf({ idleMs, createdAt, expiresAt }: Session) {
+  return { idle: idleMs / 1000, absolute: (expiresAt - createdAt) / 1000 }
 }
 
 /**

@@ -1,13 +1,13 @@
 import Type, { type Static } from 'typebox'
 import type { User, UserId } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { addressOf, changeCredentials, deleteUser, provePassword, whileStale } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import { conflict, nameOf, profileFields } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { Password, shownUser, Username, userFields } from '../http/schemas.ts'
 import { noticesOf } from '../mail/letters.ts'
 import { changeableFields } from '../options/options.ts'
@@ -95,16 +95,8 @@ export async function deleteAccount(
 /** `GET`, `PATCH`, `PUT` and `DELETE /auth/user/`. */
 export function accountRoutes(realm: Realm): Route[] {
   const { account } = realm.options
-  const reading: Route = {
-    ...start,
-    method: 'GET',
-    summary: 'Read your own account',
-    answer: [200, accountBody(realm)],
-    refusals: [],
-    handler: async (request) => shown(realm, await readAccount(realm, request.account.id)),
-  }
   return [
-    reading,
+    readRoute(realm),
     updateRoute(realm, 'PATCH'),
     updateRoute(realm, 'PUT'),
     ...(account.delete === false ? [] : [deleteRoute(realm)]),
@@ -121,19 +113,27 @@ function shown(realm: Realm, user: User) {
   return { ...shownUser(realm, user), email_verified: user.emailVerifiedAt !== null }
 }
 
+function readRoute(realm: Realm): Route {
+  return route({
+    ...start,
+    method: 'GET',
+    summary: 'Read your own account',
+    response: [200, accountBody(realm)],
+    refusals: [],
+    run: async ({ account }) => shown(realm, await readAccount(realm, account.id)),
+  })
+}
+
 function updateRoute(realm: Realm, method: 'PATCH' | 'PUT'): Route {
-  return {
+  return route({
     ...start,
     method,
     summary: 'Change fields of your own account; what is left out stays',
     body: Type.Partial(Type.Object(changeableSchemas(realm))),
-    answer: [200, accountBody(realm)],
+    response: [200, accountBody(realm)],
     refusals: ['ACCOUNTS_USERNAME_TAKEN'],
-    async handler(request) {
-      const given = request.body as Record<string, unknown>
-      return shown(realm, await updateAccount(realm, request.account, given, clientOf(realm, request)))
-    },
-  }
+    run: async ({ body, account, client }) => shown(realm, await updateAccount(realm, account, body, client)),
+  })
 }
 
 function changeableSchemas({ options }: Realm) {
@@ -143,17 +143,14 @@ function changeableSchemas({ options }: Realm) {
 }
 
 function deleteRoute(realm: Realm): Route {
-  return {
+  return route({
     ...start,
     method: 'DELETE',
     summary: 'Delete your own account',
     body: DeleteBody,
-    answer: [204, Type.Null()],
+    response: [204, Type.Null()],
     refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_ACCOUNT_IN_USE'],
     hashes: true,
-    async handler(request) {
-      const body = request.body as Static<typeof DeleteBody>
-      await deleteAccount(realm, request.account, body, clientOf(realm, request))
-    },
-  }
+    run: ({ body, account, client }) => deleteAccount(realm, account, body, client),
+  })
 }

@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { User } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { checkCode, identifierOf, withGrant } from '../core/codes.ts'
 import { addressOf, changeCredentials, provePassword, whileStale } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
@@ -11,7 +11,7 @@ import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
 import { usernameProblem } from '../core/usernames.ts'
 import { AccountsError } from '../errors.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
 import { noticesOf, proofOf } from '../mail/letters.ts'
 import { codeDigits } from '../options/options.ts'
@@ -106,36 +106,34 @@ export function changeEmailRoutes(realm: Realm): Route[] {
   if (!realm.cache || !realm.mailer) return []
   const ConfirmEmailBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(realm.options)) })
   return [
-    {
+    route({
       name: 'changeEmail',
       method: 'POST',
       path: '/auth/change_email/',
       summary: 'Ask for another e-mail address; a code is mailed to it',
       body: ChangeEmailBody,
-      answer: [200, MessageAndToken],
+      response: [200, MessageAndToken],
       refusals: ['ACCOUNTS_PASSWORD_WRONG'],
       guarded: true,
       hashes: true,
-      async handler(request) {
-        const body = request.body as Static<typeof ChangeEmailBody>
-        const { token } = await changeEmail(realm, request.account, body, clientOf(realm, request))
+      async run({ body, account, client }) {
+        const { token } = await changeEmail(realm, account, body, client)
         return { message: 'Confirmation code sent to the new email.', token }
       },
-    },
-    {
+    }),
+    route({
       name: 'confirmEmail',
       method: 'POST',
       path: '/auth/confirm_email/',
       summary: 'Change your e-mail address with the code that was mailed to the new one',
       body: ConfirmEmailBody,
-      answer: [200, MessageBody],
+      response: [200, MessageBody],
       refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_EMAIL_TAKEN'],
       guarded: true,
-      async handler(request) {
-        const body = request.body as Static<typeof ConfirmEmailBody>
-        await confirmEmail(realm, request.account, body, clientOf(realm, request))
+      async run({ body, account, client }) {
+        await confirmEmail(realm, account, body, client)
         return { message: 'E-mail address has been changed successfully.' }
       },
-    },
+    }),
   ]
 }

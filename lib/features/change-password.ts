@@ -1,12 +1,12 @@
 import Type, { type Static } from 'typebox'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { changeCredentials, checkPolicy, nextVersion, provePassword } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Realm } from '../core/realm.ts'
 import { firstTokens, newSession, type TokenPair } from '../core/sessions.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
 import { noticesOf } from '../mail/letters.ts'
 
@@ -45,21 +45,20 @@ export async function changePassword(
 /** `POST /auth/change_password/`. */
 export function changePasswordRoutes(realm: Realm): Route[] {
   return [
-    {
+    route({
       name: 'changePassword',
       method: 'POST',
       path: '/auth/change_password/',
       summary: 'Change your password; every other session ends',
       body: ChangePasswordBody,
-      answer: [200, Type.Object({ message: Type.String(), ...TokenPairBody.properties })],
+      response: [200, Type.Object({ message: Type.String(), ...TokenPairBody.properties })],
       refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_PASSWORD_REFUSED'],
       guarded: true,
       hashes: true,
-      async handler(request) {
-        const body = request.body as Static<typeof ChangePasswordBody>
-        const tokens = await changePassword(realm, request.account, body, clientOf(realm, request))
+      async run({ body, account, client }) {
+        const tokens = await changePassword(realm, account, body, client)
         return { message: 'Password has been changed successfully.', ...tokens }
       },
-    },
+    }),
   ]
 }

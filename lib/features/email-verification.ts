@@ -1,6 +1,6 @@
-import Type, { type Static } from 'typebox'
+import Type from 'typebox'
 import type { CredentialChange, NewUser, User } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { burnCodes, checkCode, identifierOf, peekSubject, type Subject, withGrant } from '../core/codes.ts'
 import { changeCredentials } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
@@ -9,7 +9,7 @@ import { beginning, storedId } from '../core/new-user.ts'
 import { post } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import { AccountsError } from '../errors.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp } from '../http/schemas.ts'
 import { mailRegistration, proofOf } from '../mail/letters.ts'
 import { codeDigits, mustVerify } from '../options/options.ts'
@@ -110,32 +110,31 @@ export function emailVerificationRoutes(realm: Realm): Route[] {
   if (!mustVerify(realm.options)) return []
   const VerifyBody = Type.Object({ token: CodeToken, otp: Otp(codeDigits(realm.options)) })
   return [
-    {
+    route({
       name: 'verifyEmail',
       method: 'POST',
       path: '/auth/verify_email/',
       summary: 'Prove an e-mail address with the code that was mailed to it',
       body: VerifyBody,
-      answer: [200, MessageBody],
+      response: [200, MessageBody],
       refusals: ['ACCOUNTS_CODE_INVALID'],
-      async handler(request) {
-        await verifyEmail(realm, request.body as Static<typeof VerifyBody>, clientOf(realm, request))
+      async run({ body, client }) {
+        await verifyEmail(realm, body, client)
         return { message: 'E-mail address has been verified.' }
       },
-    },
-    {
+    }),
+    route({
       name: 'resendVerification',
       method: 'POST',
       path: '/auth/resend_verification/',
       summary: 'Ask for a new verification code by e-mail',
       body: ResendBody,
-      answer: [200, MessageAndToken],
+      response: [200, MessageAndToken],
       refusals: [],
-      async handler(request) {
-        const body = request.body as Static<typeof ResendBody>
-        const { token } = await resendVerification(realm, body, clientOf(realm, request))
+      async run({ body, client }) {
+        const { token } = await resendVerification(realm, body, client)
         return { message: 'Verification code sent to email.', token }
       },
-    },
+    }),
   ]
 }

@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { UserWithPassword } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { identifierOf } from '../core/codes.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
@@ -9,7 +9,7 @@ import { withoutPassword } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
 import { AccountsError, loggable } from '../errors.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
 import { conceals, mustVerify } from '../options/options.ts'
 
@@ -83,17 +83,17 @@ async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPas
 /** `POST /api/login/`. */
 export function loginRoutes(realm: Realm): Route[] {
   return [
-    {
+    route({
       name: 'login',
       method: 'POST',
       path: '/api/login/',
       summary: 'Log in with e-mail address and password',
       body: LoginBody,
-      answer: [200, TokenPairBody],
+      response: [200, TokenPairBody],
       refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(realm)],
       hashes: true,
-      handler: (request) => login(realm, request.body as Static<typeof LoginBody>, clientOf(realm, request)),
-    },
+      run: ({ body, client }) => login(realm, body, client),
+    }),
   ]
 }
 

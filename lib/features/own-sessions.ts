@@ -1,6 +1,6 @@
-import Type, { type Static } from 'typebox'
+import Type from 'typebox'
 import type { Session, UserId } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { emit } from '../core/events.ts'
 import type { EventDetails } from '../core/hooks.ts'
 import type { Realm } from '../core/realm.ts'
@@ -8,7 +8,7 @@ import { endSessions } from '../core/sessions.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { bearerToken } from '../http/guards.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 
 const SessionBody = Type.Object({
   id: Type.String(),
@@ -19,7 +19,8 @@ const SessionBody = Type.Object({
   current: Type.Boolean({ description: 'Whether it is the one of this request' }),
 })
 
-const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) })
+// The example is what `/docs` sends unless it is edited: the access token is enough.
+const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) }, { examples: [{}] })
 
 /** Lists the sessions of a logged-in user that go on, the last used first. */
 export async function listSessions({ storage, clock }: Realm, account: Account) {
@@ -80,65 +81,62 @@ export function sessionRoutes(realm: Realm): Route[] {
 }
 
 function logoutRoute(realm: Realm): Route {
-  return {
+  return route({
     name: 'logout',
     method: 'POST',
     path: '/auth/logout/',
     summary: 'End the session of the access token, or of the refresh token in the body',
     body: LogoutBody,
     bodyOptional: true,
-    answer: [204, Type.Null()],
+    response: [204, Type.Null()],
     refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
     readsToken: true,
-    async handler(request) {
-      const { refresh } = request.body as Static<typeof LogoutBody>
-      const { authorization } = request.headers
-      await logout(realm, { authorization, refresh }, clientOf(realm, request))
+    run({ body: { refresh }, client, request }) {
+      return logout(realm, { authorization: request.headers.authorization, refresh }, client)
     },
-  }
+  })
 }
 
 function logoutAllRoute(realm: Realm): Route {
-  return {
+  return route({
     name: 'logoutAll',
     method: 'POST',
     path: '/auth/logout_all/',
     summary: 'End all your sessions',
-    answer: [204, Type.Null()],
+    response: [204, Type.Null()],
     refusals: [],
     guarded: true,
-    async handler(request) {
-      await endSessions(realm, request.account.id, clientOf(realm, request), 'logout_all')
+    async run({ account, client }) {
+      await endSessions(realm, account.id, client, 'logout_all')
     },
-  }
+  })
 }
 
 function listRoute(realm: Realm): Route {
-  return {
+  return route({
     name: 'sessions',
     method: 'GET',
     path: '/auth/sessions/',
     summary: 'List your sessions',
-    answer: [200, Type.Array(SessionBody)],
+    response: [200, Type.Array(SessionBody)],
     refusals: [],
     guarded: true,
-    handler: (request) => listSessions(realm, request.account),
-  }
+    run: ({ account }) => listSessions(realm, account),
+  })
 }
 
 function endRoute(realm: Realm): Route {
-  return {
+  return route({
     name: 'sessions',
     method: 'DELETE',
     path: '/auth/sessions/',
     tail: ':id/',
     summary: 'End one of your sessions',
-    answer: [204, Type.Null()],
+    response: [204, Type.Null()],
     refusals: ['ACCOUNTS_NOT_FOUND'],
     guarded: true,
-    async handler(request) {
-      const { id } = request.params as { id: string }
-      await endSession(realm, { id, userId: request.account.id }, clientOf(realm, request), 'revoked')
+    run({ account, client, params }) {
+      return endSession(realm, { id: params.id as string, userId: account.id }, client, 'revoked')
     },
-  }
+  })
 }

@@ -1,5 +1,5 @@
 import Type, { type Static } from 'typebox'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { checkCode, identifierOf, withGrant } from '../core/codes.ts'
 import { changeCredentials, checkPolicy } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
@@ -7,7 +7,7 @@ import { emit } from '../core/events.ts'
 import { post } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import { AccountsError } from '../errors.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
 import { noticesOf, proofOf } from '../mail/letters.ts'
 
@@ -73,54 +73,50 @@ export function passwordResetRoutes(realm: Realm): Route[] {
 }
 
 function emailRequestRoute(realm: Realm): Route {
-  return {
+  return route({
     name: 'emailRequest',
     method: 'POST',
     path: '/auth/email_request/',
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
-    answer: [200, MessageAndToken],
+    response: [200, MessageAndToken],
     refusals: [],
-    async handler(request) {
-      const body = request.body as Static<typeof EmailRequestBody>
-      const { token } = await requestPasswordReset(realm, body, clientOf(realm, request))
+    async run({ body, client }) {
+      const { token } = await requestPasswordReset(realm, body, client)
       return { message: 'Password reset link sent to email.', token }
     },
-  }
+  })
 }
 
 function checkOtpRoute(realm: Realm, digits: number): Route {
-  const CheckOtpBody = Type.Object({ token: CodeToken, otp: Otp(digits) })
-  return {
+  return route({
     name: 'checkOtp',
     method: 'POST',
     path: '/auth/check_otp/',
     summary: 'Check the code that was mailed',
-    body: CheckOtpBody,
-    answer: [200, MessageBody],
+    body: Type.Object({ token: CodeToken, otp: Otp(digits) }),
+    response: [200, MessageBody],
     refusals: ['ACCOUNTS_CODE_INVALID'],
-    async handler(request) {
-      const { token, otp } = request.body as Static<typeof CheckOtpBody>
-      await checkCode(realm, { purpose: 'reset', token, otp }, clientOf(realm, request))
+    async run({ body: { token, otp }, client }) {
+      await checkCode(realm, { purpose: 'reset', token, otp }, client)
       return { message: 'OTP is valid.' }
     },
-  }
+  })
 }
 
 function resetPasswordRoute(realm: Realm): Route {
-  return {
+  return route({
     name: 'resetPassword',
     method: 'POST',
     path: '/auth/reset_password/',
     summary: 'Set a new password with a checked code',
     body: ResetBody,
-    answer: [200, MessageBody],
+    response: [200, MessageBody],
     refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_PASSWORD_REFUSED'],
     hashes: true,
-    async handler(request) {
-      const body = request.body as Static<typeof ResetBody>
-      await resetPassword(realm, body, clientOf(realm, request))
+    async run({ body, client }) {
+      await resetPassword(realm, body, client)
       return { message: 'Password has been reset successfully.' }
     },
-  }
+  })
 }

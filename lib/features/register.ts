@@ -1,13 +1,13 @@
 import Type, { type TProperties } from 'typebox'
 import type { NewUser, User } from '../contracts.ts'
-import { type Client, clientOf } from '../core/client.ts'
+import type { Client } from '../core/client.ts'
 import { dayMs, identifierOf } from '../core/codes.ts'
 import { checkPolicy } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import { newProfileFields, newUser, type Registration, storedId, userOf, withDefaults } from '../core/new-user.ts'
 import { type Draft, handOver, rowsOf } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
-import type { Route } from '../http/routes.ts'
+import { type Route, route } from '../http/routes.ts'
 import { Email, MessageAndToken, Password, shownUser, Username, userFields } from '../http/schemas.ts'
 import { mailRegistration, proofOf } from '../mail/letters.ts'
 import { mustVerify } from '../options/options.ts'
@@ -91,37 +91,37 @@ export function registerRoutes(realm: Realm): Route[] {
     email: Email,
     password: Password,
   })
-  const route = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
-  return [registration.concealExisting ? concealedRoute(realm, route) : openRoute(realm, route)]
+  const start = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
+  return [registration.concealExisting ? concealedRoute(realm, start) : openRoute(realm, start)]
 }
 
 type RouteStart = Pick<Route, 'name' | 'method' | 'path' | 'body' | 'hashes'>
 
-function openRoute(realm: Realm, route: RouteStart): Route {
+function openRoute(realm: Realm, start: RouteStart): Route {
   const token: TProperties = mustVerify(realm.options) ? { token: MessageAndToken.properties.token } : {}
-  return {
-    ...route,
+  return route({
+    ...start,
     summary: 'Register an account',
-    answer: [201, Type.Object({ ...userFields(realm), ...token })],
+    response: [201, Type.Object({ ...userFields(realm), ...token })],
     refusals: ['ACCOUNTS_PASSWORD_REFUSED', 'ACCOUNTS_EMAIL_TAKEN', 'ACCOUNTS_USERNAME_TAKEN'],
-    async handler(request) {
-      const { user, token } = await register(realm, registrationIn(request.body), clientOf(realm, request))
+    async run({ body, client }) {
+      const { user, token } = await register(realm, registrationIn(body), client)
       return { ...shownUser(realm, user), ...(token === undefined ? {} : { token }) }
     },
-  }
+  })
 }
 
-function concealedRoute(realm: Realm, route: RouteStart): Route {
-  return {
-    ...route,
+function concealedRoute(realm: Realm, start: RouteStart): Route {
+  return route({
+    ...start,
     summary: 'Register an account; the rest goes by e-mail',
-    answer: [202, MessageAndToken],
+    response: [202, MessageAndToken],
     refusals: ['ACCOUNTS_PASSWORD_REFUSED'],
-    async handler(request) {
-      const { token } = await registerConcealed(realm, registrationIn(request.body), clientOf(realm, request))
+    async run({ body, client }) {
+      const { token } = await registerConcealed(realm, registrationIn(body), client)
       return { message: 'Check your e-mail to go on.', token }
     },
-  }
+  })
 }
 
 type RegisterBody = { username?: string; email: string; password: string } & Record<string, unknown>

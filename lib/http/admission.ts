@@ -2,15 +2,15 @@ import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { hashQueue, reservations } from '../core/hash-queue.ts'
 
-/** How to stop listening to the client of a request. */
-const listeners = new WeakMap<FastifyRequest, () => void>()
+/** How to stop watching the socket of a request. */
+const watches = new WeakMap<FastifyRequest, () => void>()
 
-/** The queue's first door, an `onRequest` hook: refuses before the body is parsed. */
+/** An `onRequest` hook: refuses while the hash queue is too long, before the body is parsed. */
 export async function admit(): Promise<void> {
   hashQueue.admit()
 }
 
-/** A `preHandler` hook: counts a validated request as on its way to the queue, until it hangs up or has its response. */
+/** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
 export async function reserve(request: FastifyRequest): Promise<void> {
   const { socket } = request.raw
   const hungUp = new AbortController()
@@ -20,29 +20,29 @@ export async function reserve(request: FastifyRequest): Promise<void> {
     hungUp.abort()
   }
   reservations.set(request, reservation)
-  listeners.set(request, onEnd(socket, hangUp))
-  // There is no second event for a client that went while a host's hook took its time.
+  watches.set(request, onClose(socket, hangUp))
+  // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
   if (socket.destroyed) hangUp()
 }
 
-/** Ends a request's reservation; called when its handler is done, whether it came to hash or not. */
+/** Ends the reservation of a request when its handler is done, whether it hashed or not. */
 export function release(request: FastifyRequest): void {
   reservations.get(request)?.release()
-  listeners.get(request)?.()
+  watches.get(request)?.()
 }
 
-const enders = new WeakMap<Socket, Set<() => void>>()
+const listeners = new WeakMap<Socket, Set<() => void>>()
 
-// When a connection dies, only the response whose turn it is gets an event; the others of its pipeline have no socket
-// yet. So one listener on the socket serves all of them. With HTTP/2 it stands for the one stream.
-function onEnd(socket: Socket, end: () => void): () => void {
-  const ends = enders.get(socket) ?? new Set()
-  if (!enders.has(socket)) {
-    enders.set(socket, ends)
+// When a connection dies, only the response whose turn it is gets a 'close'; those behind it in the pipeline have no
+// socket yet. So the socket itself is watched, with one listener for all. With HTTP/2 it stands for the one stream.
+function onClose(socket: Socket, listener: () => void): () => void {
+  const ofSocket = listeners.get(socket) ?? new Set()
+  if (!listeners.has(socket)) {
+    listeners.set(socket, ofSocket)
     socket.once('close', () => {
-      for (const each of ends) each()
+      for (const each of ofSocket) each()
     })
   }
-  ends.add(end)
-  return () => ends.delete(end)
+  ofSocket.add(listener)
+  return () => ofSocket.delete(listener)
 }

@@ -14,7 +14,12 @@ export const Email = Type.Refine(
 
 /** A password as it is typed; the policy is not the schema's, so that old users get in. */
 export const Password = Type.Refine(
-  Type.String({ format: 'password', maxLength: 1024, description: 'At most 1,024 UTF-16 units' }),
+  Type.String({
+    format: 'password',
+    maxLength: 1024,
+    description: 'At most 1,024 UTF-16 units',
+    examples: ['correct horse battery staple'],
+  }),
   (text) => text.length <= 1024,
   () => 'must not be longer than 1024 UTF-16 units',
 )
@@ -39,12 +44,17 @@ export const MessageAndToken = Type.Object({
 
 /** The digits of a code; spaces are ignored. */
 export function Otp(digits: number) {
-  return Type.String({
-    pattern: `^(?:\\s*\\d){${digits}}\\s*$`,
-    maxLength: 64,
-    description: `${digits} digits; spaces are ignored`,
-    examples: ['1234567890'.slice(0, digits)],
-  })
+  const pattern = `^(?:\\s*\\d){${digits}}\\s*$`
+  return Type.Refine(
+    Type.String({
+      pattern,
+      maxLength: 64,
+      description: `${digits} digits; spaces are ignored`,
+      examples: ['1234567890'.slice(0, digits)],
+    }),
+    (text) => new RegExp(pattern).test(text),
+    () => `must be ${digits} digits`,
+  )
 }
 
 /** A username: NFC, 1 to 64 code points, no control characters, no space at either end. */
@@ -78,7 +88,7 @@ export function shownUser({ options: { registration } }: Realm, { id, username, 
  * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and others are let through, so
  * that a host's own error shape passes whole.
  */
-export function errorAnswers(codes: AccountsErrorCode[]): Record<number, TSchema> {
+export function errorResponses(codes: AccountsErrorCode[]): Record<number, TSchema> {
   const rows = errorTable.filter(({ code }) => codes.includes(code))
   const described = (status: number) => rows.filter((row) => row.statusCode === status).map(({ code }) => code)
   return Object.fromEntries(

@@ -1,5 +1,5 @@
 import type { FastifySchemaCompiler } from 'fastify'
-import type { TObject, TSchema } from 'typebox'
+import Type, { type TObject, type TSchema } from 'typebox'
 import { Compile } from 'typebox/compile'
 import { Settings } from 'typebox/system'
 import { storable } from '../core/storable.ts'
@@ -18,7 +18,7 @@ type Compiled = ReturnType<typeof Compile>
 
 function failures(compiled: Compiled, schema: TObject, value: unknown): FieldError[] {
   if (tooDeep(value)) return [{ field: '', message: `must not be nested more than ${deepest} levels deep` }]
-  return compiled.Check(value) ? unstorableFields(schema, value) : failingFields(compiled, value)
+  return compiled.Check(value) ? unstorableFields(schema, value) : failingFields(compiled, schema, value)
 }
 
 const deepest = 64
@@ -35,13 +35,19 @@ function children(value: unknown): unknown[] {
   return typeof value === 'object' && value !== null ? Object.values(value) : []
 }
 
-function failingFields(compiled: Compiled, value: unknown): FieldError[] {
+function failingFields(compiled: Compiled, { properties = {} }: TObject, value: unknown): FieldError[] {
   return allErrors(compiled, value).flatMap(({ keyword, instancePath, params, message }) => {
     const field = instancePath.slice(1).split('/').map(unescaped).join('.')
+    if (keyword === 'pattern') return { field, message: refinementOf(properties[field]) ?? message }
     if (keyword !== 'required') return { field, message }
     const { requiredProperties } = params as { requiredProperties: string[] }
     return requiredProperties.map((name) => ({ field: field ? `${field}.${name}` : name, message: 'is required' }))
   })
+}
+
+// TypeBox asks a refinement only when the keywords hold, but a regular expression is no message for a user.
+function refinementOf(schema: TSchema | undefined): string | undefined {
+  return Type.IsRefine(schema) ? schema['~refine'][0]?.error(undefined) : undefined
 }
 
 // TypeBox stops at 8 errors. The setting is global, so it is put back at once.

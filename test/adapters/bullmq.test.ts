@@ -218,6 +218,7 @@ t.test('the seal: a job opens only under its own id, realm, kind and secret', as
 })
 
 t.test('[R-OTP-12] more than 10,000 waiting jobs are refused until there are fewer', async (t) => {
+  // docs: "While more than 10,000 jobs wait"
   const name = uniqueName()
   const time = { now: 0 }
   const client = redis(t)

@@ -157,7 +157,7 @@ t.test('mails of an instance killed between commit and hand-over are sent by ano
   const { redis, smtp, open, work, db, url, redisThroughProxy, name, sweepUntil } = await realm(t)
   work()
   const { accounts, verify } = await open()
-  const OPTIONS = JSON.stringify({ name, passwords, registration: { verifyEmail: true } })
+  const OPTIONS = JSON.stringify({ name, registration: { verifyEmail: true } })
   const doomed = await startServer(t, { DATABASE_URL: url, REDIS_URL: redisThroughProxy, OPTIONS })
   const answeredBody = registration()
   const unansweredBody = registration()
@@ -471,6 +471,7 @@ t.test('within a transaction of the host', { skip }, async (t) => {
 })
 
 t.test('a mail past its end is dropped: a code after a day, a notice after three', { skip }, async (t) => {
+  // docs: "a notice for three days"
   const { redis, smtp, clock, open, work, rows, sweepUntil } = await realm(t)
   work()
   redis.mode = 'refuse'

@@ -66,6 +66,7 @@ for (const mode of ['refuse', 'freeze'] as const) {
     `[R-SES-1] with a link to Redis that ${mode}s, what ends elsewhere is refused in about three seconds`,
     { skip, buffered: true },
     async (t) => {
+      // docs: "within 5 s when their link to Redis is cut or frozen"
       const { one, other, proxy } = await instances(t)
       const { access, user } = await newMember(one.accounts)
       const idle = await newMember(one.accounts)

@@ -265,6 +265,7 @@ for (const { on, open, skip } of backends) {
     })
 
     await t.test('[R-OTP-4] a code for a change lives an hour', async (t) => {
+      // docs: "an hour (a change of address)"
       const [early, late] = [await member(), await member()]
       const [first, second] = [await early.askEmail(address()), await late.askEmail(address())]
 

@@ -142,6 +142,7 @@ for (const [backend, options, parts] of backends) {
     })
 
     await t.test('[R-OTP-3] the right code after five wrong ones is refused', async (t) => {
+      // docs: "It takes 5 guesses per token"
       const { token, code } = await ask((await enrol()).email)
 
       await repeat(5, async () => refused(t, await check(token, wrong(code)), 400, 'CODE_INVALID'))
@@ -299,6 +300,7 @@ for (const [backend, options, parts] of backends) {
     })
 
     await t.test('[R-OTP-4] a grant lives ten minutes from the right code', async (t) => {
+      // docs: "sets the password within 10 minutes"
       const [inTime, tooLate] = [await enrol(), await enrol()]
       const first = await ask(inTime.email)
       const second = await ask(tooLate.email)

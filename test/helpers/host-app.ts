@@ -2,11 +2,11 @@ import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastif
 import type { Test } from 'tap'
 import { type MemoryMailer, memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type AccountsOptions } from '../../lib/index.ts'
-import { clientOf, secret, type Teardown } from './app.ts'
+import { clientOf, passwords, secret, type Teardown } from './app.ts'
 
 /** The options of an app on the memory parts. */
 export function memoryParts() {
-  return { secret, storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
+  return { secret, passwords, storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
 }
 
 type Setup = (app: FastifyInstance) => unknown

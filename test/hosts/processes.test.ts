@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import t from 'tap'
 import { openDatabase, secret } from '../helpers/app.ts'
-import { redisUrl, uniqueName } from '../helpers/helper.ts'
+import { noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
 
 // These hosts import the built package `fastify-accounts`, and none of them calls process.exit().
 async function run(host: string, env: Record<string, string> = {}) {
@@ -23,12 +23,16 @@ t.test('a host that loads its plugins from a folder registers us in one of its f
   t.strictSame(await run('autoload.js'), { statuses: [201, 200, 200, 401], stderr: '' })
 })
 
-t.test('app.close() closes what we opened to Redis, and the process ends by itself', async (t) => {
-  const { url } = await openDatabase(t)
-  const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_NAME: uniqueName() }
+t.test(
+  'app.close() closes what we opened to Redis, and the process ends by itself',
+  { skip: noPostgres },
+  async (t) => {
+    const { url } = await openDatabase(t)
+    const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_NAME: uniqueName() }
 
-  t.strictSame(await run('ending.js', env), { statuses: [200], stderr: '' })
-})
+    t.strictSame(await run('ending.js', env), { statuses: [200], stderr: '' })
+  },
+)
 
 t.test('a host that cannot boot for a wrong option ends with its message', async (t) => {
   const failed = await run('commonjs.cjs', { ACCOUNTS_SECRET: 'short' }).catch((error) => error)

@@ -92,7 +92,8 @@ t.test('[R-WEB-4] keys that reach into prototypes are 400 and pollute nothing', 
       '{"constructor":{"prototype":{"polluted":1}}}',
     ]) {
       const answer = await sendText(route, payload)
-      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, `${route.path} ${payload}`)
+      const errors = [{ field: '', message: 'must not have the key "__proto__" or "constructor.prototype"' }]
+      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION', errors } }, `${route.path} ${payload}`)
     }
   }
   t.equal(({} as { polluted?: number }).polluted, undefined)
@@ -160,6 +161,7 @@ t.test('[R-WEB-5] bodies that are broken, empty, no object or nested too deeply 
 })
 
 t.test('[R-WEB-5] a body over 16 KiB is 413, also at 10 MB and over a socket', async (t) => {
+  // docs: "at most 16 KiB of `application/json`"
   const { app, send, sendText } = await wholeHost(t)
   const body = (size: number) => `{"email":"a@b.co","password":"${'x'.repeat(size - 32)}"}`
 

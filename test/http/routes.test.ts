@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import Type from 'typebox'
 import type { AccountsOptions } from '../../lib/index.ts'
 import { type Answer, memoryApp, realApp } from '../helpers/app.ts'
 import { noPostgres } from '../helpers/helper.ts'
@@ -177,6 +178,25 @@ t.test('validation names every failing field', async (t) => {
 
   t.same([status, body.code], [400, 'ACCOUNTS_VALIDATION'])
   t.same(body.errors.map(({ field }: { field: string }) => field).sort(), ['email', 'password', 'username'])
+})
+
+t.test('a code of the wrong shape is refused in words, not by a regular expression', async (t) => {
+  for (const digits of [8, 10]) {
+    const { post } = await memoryApp(t, { passwordReset: { digits } })
+
+    const { status, body } = await post('/auth/check_otp/', { token: 'any', otp: 'abc' })
+
+    t.same([status, body.errors], [400, [{ field: 'otp', message: `must be ${digits} digits` }]])
+  }
+})
+
+t.test('a message of a profile field of the host is its schema’s own', async (t) => {
+  const profile = Type.Object({ zip: Type.String({ pattern: '^\\d{5}$' }) })
+  const { post } = await memoryApp(t, { registration: { profile } })
+
+  const { body } = await post('/api/register/', { ...ada, zip: 'x' })
+
+  t.same(body.errors, [{ field: 'zip', message: 'must match pattern "^\\d{5}$"' }])
 })
 
 t.test('a refused password says why', async (t) => {

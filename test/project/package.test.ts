@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 
@@ -25,8 +25,9 @@ function packedFiles(): string[] {
   return packed!.files.map(({ path }) => path)
 }
 
-t.test('[R-SUP-2] the package holds the build and four documents, no test, no source map', async (t) => {
-  const documents = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md']
+t.test('[R-SUP-2] the package holds the build and the documents, no test, no source map', async (t) => {
+  const pages = readdirSync(`${root}/docs`).map((name) => `docs/${name}`)
+  const documents = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', ...pages]
   const files = packedFiles()
 
   t.strictSame(
@@ -37,6 +38,16 @@ t.test('[R-SUP-2] the package holds the build and four documents, no test, no so
     documents.filter((path) => !files.includes(path)),
     [],
   )
+})
+
+t.test('the package says where its source is, and where to report a fault', async (t) => {
+  const address = 'https://github.com/fastify-accounts/fastify-accounts'
+
+  t.match(manifest, {
+    homepage: `${address}#readme`,
+    bugs: `${address}/issues`,
+    repository: { type: 'git', url: `git+${address}.git` },
+  })
 })
 
 t.test('every export and the binary are in the package', async (t) => {
@@ -56,7 +67,7 @@ t.test('every export and the binary are in the package', async (t) => {
 
 /** What a host can import, by name. A new one is a minor release, a lost one is a major release. */
 const named: Record<string, string[]> = {
-  '.': ['AccountsError', 'createAccounts', 'default', 'defineAccounts'],
+  '.': ['AccountsError', 'canonicalEmail', 'createAccounts', 'default', 'defineAccounts'],
   './kysely': ['kyselyStorage', 'migrateToLatest', 'migrationSql', 'migrations', 'migrationsFor'],
   './redis': ['openRedis', 'redisCache'],
   './bullmq': ['mostWaiting', 'queueMailer'],

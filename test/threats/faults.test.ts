@@ -10,8 +10,8 @@ import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { User } from '../../lib/contracts.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
-import { accountActs, counted, password, passwords, told } from '../helpers/account-acts.ts'
-import { type Answer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
+import { accountActs, counted, kindsTo, password, passwords, told } from '../helpers/account-acts.ts'
+import { type Answer, bearer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
 import { tripwire } from '../helpers/fault-proxy.ts'
 import {
   databaseUrl,
@@ -32,6 +32,9 @@ import { instance, newPassword, resetActs } from '../helpers/reset-flow.ts'
 type Acts = Awaited<ReturnType<typeof instance>>
 
 const verifying = { verifyEmail: true }
+/** Calls of the housekeeping, whenever it does its work. */
+const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
+const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
 const needsRedis = [
   ...(['email_request', 'check_otp', 'reset_password'] as const),
   ...(['verify_email', 'resend_verification', 'confirm_email'] as const),
@@ -146,7 +149,6 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
   const { accounts, enrol, grant, reset, login, refresh, get } = acts
   const rounds = 5
 
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const change = (access: string) =>
     acts.post('/auth/change_password/', { current_password: password, new_password: newPassword }, bearer(access))
   const remove = (access: string, typed: string) =>
@@ -332,7 +334,7 @@ t.test(
     }
     const live = async (id: User['id']) => (await realmOf(accounts).storage.listSessions(id, Date.now())).length
     const versionOf = async (id: User['id']) => Number((await rowOf(id))?.credential_version)
-    const mailsTo = (email: string) => mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string)
+    const mailsTo = (email: string) => kindsTo({ mailer }, email)
     const waiting = async () => (await db.selectFrom('accounts_outbox').select('id').execute()).length
 
     await t.test('register: one user, one mail', async (t) => {
@@ -504,7 +506,6 @@ async function behindProxies(t: Test) {
   const other = await member()
   const grant = await acts.grant(other.email)
   const { access, refresh } = (await acts.login(other.email)).body
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const [changing, moving] = [{ headers: bearer((await member()).access) }, bearer((await member()).access)]
   const unproved = registration()
   const verification = await acts.post('/api/register/', unproved)
@@ -616,8 +617,9 @@ async function breakEachCall(
   }
 }
 
-/** Calls of the housekeeping, whenever it does its work. */
-const background = ['close', 'purge', 'claimMails', 'progress', 'settleMails']
+function outage(): Error {
+  return Object.assign(new Error('connect ECONNREFUSED 10.1.2.3:5432'), { code: 'ECONNREFUSED' })
+}
 
 /** Ports of which one verb throws at one call, before it does its work; a step that met the fault is repeated. */
 function faultyHost(t: Test, fault: Fault | null) {
@@ -629,7 +631,7 @@ function faultyHost(t: Test, fault: Fault | null) {
       const verb = (...args: unknown[]) => {
         counts.set(name, (counts.get(name) ?? 0) + 1)
         const { verb, call } = fault ?? {}
-        if (name === verb && counts.get(name) === call) throw new Error('connect ECONNREFUSED 10.1.2.3:5432')
+        if (name === verb && counts.get(name) === call) throw outage()
         return member.apply(port, args)
       }
       return [name, verb]
@@ -715,10 +717,8 @@ async function lifeWithFault(t: Test, fault: Fault | null): Promise<Flow> {
   return { counts, broken }
 }
 
-const registrationOnce = { username: 'ada', email: 'ada@example.com', password }
-
 async function userWithOldHash() {
-  const passwordHash = await hash(password, { memoryCost: 7168, timeCost: 5 })
+  const passwordHash = await hash(password, { memoryCost: 8, timeCost: 1 })
   const names = { username: null, usernameCanonical: null, email: 'old@example.com', emailCanonical: 'old@example.com' }
   const nothing = { emailVerifiedAt: null, role: null, expiresAt: null }
   return { ...names, ...nothing, passwordHash, credentialVersion: 1, profile: {}, createdAt: 0 }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import { type Answer, openDatabase, startServer } from '../helpers/app.ts'
-import { noPostgres, redisUrl, uniqueName, until } from '../helpers/helper.ts'
+import { noPostgres, redisUrl, rounds, uniqueName, until } from '../helpers/helper.ts'
 import { catchMails } from '../helpers/mail-catch.ts'
 import { password, resetActs, wrong } from '../helpers/reset-flow.ts'
 
@@ -106,7 +106,7 @@ t.test('over two processes', { skip: noPostgres }, async (t) => {
 
   await t.test('[R-OTP-10] session fence: no session of the old password survives a reset', async (t) => {
     const opened: Answer[] = []
-    for (let round = 0; round < 100; round++) {
+    for (let round = 0; round < rounds(100, 20); round++) {
       const { email } = await enrol()
       const { token } = await grant(email)
       const logins = parallel(3, (n) => both[n % 2]!.login(email))

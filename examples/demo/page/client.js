@@ -1,3 +1,4 @@
+import { followMails } from './mails.js'
 import { element, fill, json, mailCard, showExchange } from './show.js'
 
 const state = { email: '', access: '', refresh: '', presented: [], mails: 0 }
@@ -60,7 +61,6 @@ const calls = {
       if (answer.status !== 200) return
       fill('checkOtp', { token: answer.body.token, otp: '' })
       fill('resetPassword', { token: answer.body.token })
-      waitForMail()
       return 'The token is filled in below. The mail takes a moment; it appears in step 6.'
     },
   },
@@ -106,8 +106,10 @@ for (const button of document.querySelectorAll('button[data-call]')) {
 }
 setInterval(showLives, 1000)
 showTokens()
-showMails(await readMails())
-followLink()
+for await (const mails of followMails(readMails)) {
+  showMails(mails)
+  followLink()
+}
 
 async function run(name, element) {
   const section = element.closest('section')
@@ -213,14 +215,6 @@ async function readMails() {
   return response.ok ? response.json() : null
 }
 
-async function waitForMail() {
-  for (let tries = 0; tries < 60; tries++) {
-    const mails = await readMails()
-    if (mails === null || mails.length > state.mails) return showMails(mails)
-    await new Promise((resolve) => setTimeout(resolve, 500))
-  }
-}
-
 function showMails(mails) {
   const place = document.querySelector('#mailbox')
   if (mails === null) {
@@ -229,8 +223,9 @@ function showMails(mails) {
       element('p', { className: 'empty' }, 'SMTP_URL is set: the mail is in the mailbox it went to.'),
     )
   } else if (mails.length > 0) {
+    if (state.mails === 0) place.replaceChildren()
+    place.prepend(...mails.slice(state.mails).toReversed().map(mailCard))
     state.mails = mails.length
-    place.replaceChildren(...mails.toReversed().map(mailCard))
     document.querySelector('#step-mail').classList.add('done')
   }
 }

@@ -1,4 +1,5 @@
 // What the page shows, and nothing of what it knows.
+import { codeIn } from './mails.js'
 
 export function showExchange(place, { method, path, body, bearer }, { status, body: answered, ms }, note) {
   const badge = element(
@@ -18,20 +19,26 @@ export function showExchange(place, { method, path, body, bearer }, { status, bo
   if (note) place.append(element('p', { className: 'note' }, note))
 }
 
-export function mailCard({ to, subject, text, html }) {
-  const code = /\b\d{4} \d{4}\b/.exec(text)?.[0]
-  const use = element('button', { type: 'button' }, `Use the code ${code}`)
-  use.addEventListener('click', () => {
-    fill('checkOtp', { otp: code })
-    document.querySelector('#step-check').scrollIntoView({ behavior: 'smooth' })
-  })
+export function mailCard(mail) {
+  const { to, subject, text, html } = mail
   const frame = element('iframe', { title: `Mail: ${subject}` })
   // No script of a mail runs, and its links open beside this page.
   frame.sandbox = 'allow-popups allow-popups-to-escape-sandbox'
   frame.srcdoc = `<base target="_blank">${html}`
   const plain = element('details', {}, element('summary', {}, 'The same mail as plain text'), element('pre', {}, text))
   const title = element('p', {}, element('strong', {}, subject), element('small', {}, `to ${to}`))
-  return element('article', { className: 'mail' }, element('header', {}, title, use), frame, plain)
+  const code = codeIn(mail)
+  const header = element('header', {}, title, ...(code ? [useButton(code)] : []))
+  return element('article', { className: 'mail' }, header, frame, plain)
+}
+
+function useButton(code) {
+  const button = element('button', { type: 'button' }, `Use the code ${code}`)
+  button.addEventListener('click', () => {
+    fill('checkOtp', { otp: code })
+    document.querySelector('#step-check').scrollIntoView({ behavior: 'smooth' })
+  })
+  return button
 }
 
 export function fill(call, values) {
@@ -39,8 +46,10 @@ export function fill(call, values) {
   for (const [name, value] of Object.entries(values)) elements[name].value = value
 }
 
+const tokens = ['access', 'refresh', 'token']
+
 export function json(value) {
-  return JSON.stringify(value, (_key, inner) => (typeof inner === 'string' ? shorten(inner) : inner), 2)
+  return JSON.stringify(value, (name, inner) => (tokens.includes(name) ? shorten(inner) : inner), 2)
 }
 
 export function element(name, properties, ...children) {

@@ -6,19 +6,15 @@ import { eventVerbs } from './events.ts'
 import { newUserVerbs } from './new-users.ts'
 import { outboxVerbs } from './outbox.ts'
 import { purgeVerb } from './purge.ts'
-import { refreshVerb } from './refresh.ts'
 import { databaseTime } from './rows.ts'
-import { sessionEndVerbs } from './session-ends.ts'
 import { sessionVerbs } from './sessions.ts'
 import type { AccountsTables, IdOptions } from './tables.ts'
-import { inTurns, repeating } from './transactions.ts'
-import { userChangeVerbs } from './user-changes.ts'
+import { serialized, withOutages, withRetries } from './transactions.ts'
 import { userVerbs } from './users.ts'
 
 export type { AnyKysely } from '../../options/ports.ts'
-export { migrateToLatest } from './migrate.ts'
+export { migrateToLatest, migrationSql } from './migrate.ts'
 export { type AccountsMigration, migrations, migrationsFor } from './migrations.ts'
-export { migrationSql } from './sql.ts'
 export type { AccountsTables, IdOptions } from './tables.ts'
 
 /**
@@ -35,11 +31,8 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
     ids,
     ...newUserVerbs(tables, ids),
     ...userVerbs(tables, ids),
-    ...userChangeVerbs(tables, ids),
     ...credentialVerbs(tables, ids),
     ...sessionVerbs(tables, ids),
-    ...sessionEndVerbs(tables, ids),
-    ...refreshVerb(tables, ids),
     ...outboxVerbs(tables),
     ...eventVerbs(tables, ids),
     ...purgeVerb(tables),
@@ -48,7 +41,7 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
       return Number(now)
     },
   }
-  if (db.isTransaction) return inTurns(db, storage)
-  // An import is many steps: repeated, it would find its own users taken.
-  return { ...repeating(storage), importUsers: storage.importUsers }
+  if (db.isTransaction) return withOutages(serialized(db, storage))
+  // An import is many steps: retried, it would find its own users taken.
+  return withOutages({ ...withRetries(storage), importUsers: storage.importUsers })
 }

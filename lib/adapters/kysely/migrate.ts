@@ -1,4 +1,12 @@
-import { type Kysely, sql } from 'kysely'
+import {
+  type CompiledQuery,
+  DummyDriver,
+  Kysely,
+  PostgresAdapter,
+  PostgresIntrospector,
+  PostgresQueryCompiler,
+  sql,
+} from 'kysely'
 import type { AnyKysely } from '../../options/ports.ts'
 import { type AccountsMigration, idType, migrationsFor } from './migrations.ts'
 import { databaseTime } from './rows.ts'
@@ -69,4 +77,37 @@ async function refuseOtherIds(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid
   if (type === idType(ids)) return
   const existing = type === 'uuid' ? 'uuid' : 'integer'
   throw new Error(`"ids" is '${ids}', but the existing tables have '${existing}' ids: pass { ids: '${existing}' }.`)
+}
+
+/**
+ * Answers the SQL of all migrations, for hosts that migrate with Flyway, Prisma and the like: one statement after the
+ * other, each migration under a comment with its name. It notes what ran, so that `migrateToLatest` goes on from there.
+ */
+export async function migrationSql({ ids = 'integer' }: IdOptions = {}): Promise<string> {
+  const parts = [`-- accounts_migrations\n${await textOf(createMigrations)}`]
+  for (const [name, { up }] of Object.entries(migrationsFor({ ids }))) {
+    const text = await textOf(async (db) => {
+      await up(db)
+      await markApplied(db, name)
+    })
+    parts.push(`-- ${name}\n${text}`)
+  }
+  return parts.join('\n')
+}
+
+async function textOf(run: (db: AnyKysely) => Promise<void>): Promise<string> {
+  const statements: string[] = []
+  const dialect = {
+    createAdapter: () => new PostgresAdapter(),
+    createDriver: () => new DummyDriver(),
+    createIntrospector: (db: AnyKysely) => new PostgresIntrospector(db),
+    createQueryCompiler: () => new PostgresQueryCompiler(),
+  }
+  await run(new Kysely({ dialect, log: ({ query }) => void statements.push(`${written(query)};\n`) }))
+  return statements.join('')
+}
+
+// The only parameters are the names of migrations, which nobody else chooses.
+function written({ sql, parameters }: CompiledQuery): string {
+  return sql.replace(/\$(\d+)/g, (_, number) => `'${parameters[number - 1]}'`)
 }

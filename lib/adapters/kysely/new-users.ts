@@ -4,7 +4,7 @@ import { storableUser } from '../../core/storable.ts'
 import { storeMails } from './outbox.ts'
 import { boundAll, idOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
-import { deadlocked, inTransaction, refusesValue, survivably } from './transactions.ts'
+import { deadlocked, inTransaction, refusesValue, withSavepoint } from './transactions.ts'
 
 type NewUserVerbs = Pick<Storage, 'insertUser' | 'importUsers'>
 type Outcome = Awaited<ReturnType<Storage['insertUser']>>
@@ -29,7 +29,7 @@ const BATCH = 500
 
 async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser, mails: OutboxMail[] = []) {
   if (!storableUser(user)) return 'invalid'
-  const within = mails.length > 0 ? inTransaction : survivably
+  const within = mails.length > 0 ? inTransaction : withSavepoint
   try {
     return await within(db, async (joined) => {
       const outcome = await insertOrName(joined, ids, user)
@@ -125,7 +125,7 @@ async function importBatch(db: Kysely<AccountsTables>, ids: Storage['ids'], user
 // Null when a value was refused, or when another import stores the same users in another order.
 async function insertUnlessRefused(db: Kysely<AccountsTables>, users: NewUser[]) {
   try {
-    return await survivably(db, (joined) => insertRows(joined, users))
+    return await withSavepoint(db, (joined) => insertRows(joined, users))
   } catch (error) {
     if (refusesValue(error) || deadlocked(error)) return null
     throw error

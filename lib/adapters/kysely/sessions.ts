@@ -1,16 +1,24 @@
-import { type Kysely, sql } from 'kysely'
-import type { Session, Storage } from '../../contracts.ts'
-import { possibleId, storable } from '../../core/storable.ts'
-import { bound, boundAll, idOf } from './rows.ts'
+import { type Expression, type Kysely, sql } from 'kysely'
+import type { RefreshOutcome, RefreshRule, Session, Storage, UserId } from '../../contracts.ts'
+import { isValidId, storable } from '../../core/storable.ts'
+import { bound, boundAll, idOf, isOneOf, type UserRow, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
+import { requireReadCommitted } from './transactions.ts'
 
-type SessionVerbs = Pick<Storage, 'insertSession' | 'sessionActive' | 'listSessions'>
+/** The verbs about sessions. */
+export function sessionVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  return {
+    ...lifeVerbs(db, ids),
+    ...endVerbs(db, ids),
+    refreshSession: refreshVerb(db, ids),
+  } satisfies Partial<Storage>
+}
 
-/** The verbs that store and show sessions; each is one statement. */
-export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'): SessionVerbs {
+// Each is one statement.
+function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     async insertSession(session) {
-      if (!possibleId(ids, session.userId)) return false
+      if (!isValidId(ids, session.userId)) return false
       const row = sessionRow(session)
       const inserted = await db
         .insertInto('accounts_sessions')
@@ -32,7 +40,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
     },
 
     async sessionActive(id, userId, now) {
-      if (!storable(id) || !possibleId(ids, userId)) return false
+      if (!storable(id) || !isValidId(ids, userId)) return false
       const row = await db
         .selectFrom('accounts_sessions')
         .select('id')
@@ -45,7 +53,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
     },
 
     async listSessions(userId, now) {
-      if (!possibleId(ids, userId)) return []
+      if (!isValidId(ids, userId)) return []
       const rows = await db
         .selectFrom('accounts_sessions')
         .select(sessionColumns)
@@ -59,7 +67,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid'
         .execute()
       return rows.map((row) => sessionOf(row, ids))
     },
-  }
+  } satisfies Partial<Storage>
 }
 
 /** The row of a new session. */
@@ -118,4 +126,148 @@ export function sessionOf(row: SessionRow, ids: Storage['ids']): Session {
     ip: row.ip,
     userAgent: row.userAgent,
   }
+}
+
+// One statement, two for a token that is refused as dead.
+function refreshVerb(db: Kysely<AccountsTables>, ids: Storage['ids']): Storage['refreshSession'] {
+  return async (id, token, rule, now) => {
+    if (!storable(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
+    const step = takeStep(db, id, token, rule, now)
+    // Once more: a change that re-stamps the sessions it keeps may have committed while the first try waited for the
+    // session's row, and that try then joined the user's row as it was before.
+    const row = (await step.executeTakeFirst()) ?? (await step.executeTakeFirst())
+    return row ? outcomeOf(row, ids, token, rule, now) : { result: 'dead' }
+  }
+}
+
+// One UPDATE: a racer that waited for the row judges what the winner left, so all get the same token.
+function takeStep(db: Kysely<AccountsTables>, id: string, token: number, rule: RefreshRule, now: number) {
+  const { fresh, counted, reused, accepted } = judge(token, rule, now)
+  const advances = rule.rotate ? fresh : sql`false`
+  return db
+    .updateTable('accounts_sessions')
+    .from('accounts_users')
+    .set({
+      counter: sql`case when ${advances} then ${token} else counter end`,
+      advanced_at: sql`case when ${advances} then ${now} else advanced_at end`,
+      late_replays: sql`case when ${counted} then late_replays + 1 else late_replays end`,
+      last_late_at: sql`case when ${counted} then ${now} else last_late_at end`,
+      ended_at: sql`case when ${reused} then ${now} else ended_at end`,
+      last_used_at: sql`case when ${accepted} then ${now} else last_used_at end`,
+    })
+    .where('accounts_sessions.id', '=', bound(id))
+    .where('ended_at', 'is', null)
+    .where('accounts_sessions.expires_at', '>', bound(now))
+    .where(sql<boolean>`last_used_at + idle_ms > ${now}`)
+    .whereRef('accounts_users.id', '=', 'accounts_sessions.user_id')
+    .whereRef('accounts_users.credential_version', '=', 'accounts_sessions.credential_version')
+    .where('active', '=', true)
+    .returning(sessionColumns)
+    .returning(['counter', 'advanced_at as advancedAt', 'ended_at as endedAt'])
+    .returning(userColumns)
+}
+
+// The rule of `Storage.refreshSession`, as conditions on the row before the step.
+function judge(token: number, rule: RefreshRule, now: number) {
+  boundAll({ token, now, ...rule })
+  // RFC 9700 4.14.2 would end the session; a client that keeps its first token is served unless the host is strict.
+  const exempt = !rule.rotate || (token === 0 && rule.lateReplays > 0)
+  const fresh = sql`counter + 1 = ${token}`
+  const older = sql`counter > ${token}`
+  const newest = sql`counter = ${token}`
+  const late = sql`greatest(advanced_at, last_late_at) < ${now - rule.graceMs}`
+  const overdue = exempt ? sql`false` : sql`(${newest} and ${late})`
+  const counted = sql`(${overdue} and late_replays < ${rule.lateReplays})`
+  const reused = sql`(${overdue} and late_replays >= ${rule.lateReplays} or ${older} and ${late})`
+  const accepted = sql`(${fresh} or ${newest} and not ${reused})`
+  return { fresh, counted, reused, accepted }
+}
+
+interface RefreshRow extends UserRow, SessionRow {
+  counter: string | number
+  advancedAt: string | number | null
+  endedAt: string | number | null
+}
+
+// Reads the row after the step: whoever finds it ended has ended it.
+function outcomeOf(
+  row: RefreshRow,
+  ids: Storage['ids'],
+  token: number,
+  rule: RefreshRule,
+  now: number,
+): RefreshOutcome {
+  const session = sessionOf(row, ids)
+  const counter = Number(row.counter)
+  if (row.endedAt !== null) return { result: 'reused', session }
+  if (token < counter) return { result: 'stale', session }
+  if (token === counter || (!rule.rotate && token === counter + 1)) {
+    const replayed = rule.rotate ? Number(row.advancedAt) !== now : token === counter
+    return { result: 'accepted', counter: token, replayed, session, user: userOf(row, ids) }
+  }
+  return { result: 'ahead', session }
+}
+
+// Each is one statement; `endSession` two when there is none to end, `endSessions` two within a host's transaction.
+function endVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  return {
+    async endSession(id, userId, now) {
+      if (!storable(id) || (userId !== null && !isValidId(ids, userId))) return null
+      const own = userId === null ? sql<boolean>`true` : sql<boolean>`user_id = ${userId}`
+      const ended = await db
+        .updateTable('accounts_sessions')
+        .set({ ended_at: bound(now) })
+        .where('id', '=', bound(id))
+        .where(own)
+        .where('ended_at', 'is', null)
+        .returning('user_id as userId')
+        .executeTakeFirst()
+      if (ended) return { userId: idOf(ended.userId, ids), ended: true }
+      const found = await db
+        .selectFrom('accounts_sessions')
+        .select('user_id as userId')
+        .where('id', '=', id)
+        .where(own)
+        .executeTakeFirst()
+      return found ? { userId: idOf(found.userId, ids), ended: false } : null
+    },
+
+    async endSessions(userId, now) {
+      if (!isValidId(ids, userId)) return []
+      await requireReadCommitted(db)
+      return endSessionsOf(db, userId, now)
+    },
+
+    endAnySessions: (limit, now) => endAll(db, liveSessions(db).limit(bound(limit)), now),
+
+    async endedSince(time, usedSince) {
+      const rows = await db
+        .selectFrom('accounts_sessions')
+        .select(['id', 'ended_at as endedAt'])
+        .where('ended_at', '>=', bound(time))
+        .where('last_used_at', '>=', bound(usedSince))
+        .execute()
+      return rows.map(({ id, endedAt }) => ({ id, endedAt: Number(endedAt) }))
+    },
+  } satisfies Partial<Storage>
+}
+
+/** Sessions that have not ended, to be locked; always in this order, or two callers could wait for each other. */
+export function liveSessions(db: Kysely<AccountsTables>) {
+  return db.selectFrom('accounts_sessions').select('id').where('ended_at', 'is', null).orderBy('id').forUpdate()
+}
+
+/** Ends all sessions of a user and returns their ids. */
+export function endSessionsOf(db: Kysely<AccountsTables>, userId: UserId, now: number): Promise<string[]> {
+  return endAll(db, liveSessions(db).where('user_id', '=', userId), now)
+}
+
+async function endAll(db: Kysely<AccountsTables>, sessions: Expression<unknown>, now: number): Promise<string[]> {
+  const rows = await db
+    .updateTable('accounts_sessions')
+    .set({ ended_at: bound(now) })
+    .where(isOneOf(sessions))
+    .returning('id')
+    .execute()
+  return rows.map(({ id }) => id)
 }

@@ -1,21 +1,24 @@
-import type { Kysely } from 'kysely'
-import type { Storage } from '../../contracts.ts'
-import { possibleId, storable } from '../../core/storable.ts'
-import { bound, userColumns, userOf } from './rows.ts'
+import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
+import type { Storage, UserId } from '../../contracts.ts'
+import { isValidId, storable } from '../../core/storable.ts'
+import { bound, boundAll, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
+import { refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
 
-type UserVerbs = Pick<
-  Storage,
-  'findUserById' | 'findUserByEmail' | 'findHolders' | 'findUserWithPassword' | 'listUsers' | 'replacePasswordHash'
->
+type UserUpdate = Parameters<Storage['updateUser']>[0]
 
-/** The verbs that find users, and keep their password hashes up to date; each is one statement. */
-export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): UserVerbs {
+/** The verbs about users, but for changes of credentials. */
+export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  return { ...findVerbs(db, ids), ...changeVerbs(db, ids) } satisfies Partial<Storage>
+}
+
+// Each is one statement.
+function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   const users = db.selectFrom('accounts_users').select(userColumns)
   const usersWithPassword = users.select('password_hash as passwordHash')
   return {
     async findUserById(id) {
-      if (!possibleId(ids, id)) return null
+      if (!isValidId(ids, id)) return null
       const row = await users.where('id', '=', id).executeTakeFirst()
       return row ? userOf(row, ids) : null
     },
@@ -41,20 +44,49 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): User
     },
 
     async findUserWithPassword(id) {
-      if (!possibleId(ids, id)) return null
+      if (!isValidId(ids, id)) return null
       const row = await usersWithPassword.where('id', '=', id).executeTakeFirst()
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
     async listUsers({ after, limit }) {
-      if (after !== undefined && !possibleId(ids, after)) return []
+      if (after !== undefined && !isValidId(ids, after)) return []
       const page = users.orderBy('id').limit(bound(limit))
       const rows = await (after === undefined ? page : page.where('id', '>', after)).execute()
       return rows.map((row) => userOf(row, ids))
     },
+  } satisfies Partial<Storage>
+}
+
+// Each is one statement, `updateUser` two when a unique index refuses it.
+function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  return {
+    async updateUser(change) {
+      if (!isValidId(ids, change.id)) return null
+      if (!storable(change)) return 'invalid'
+      try {
+        const row = await withSavepoint(db, (joined) => update(joined, change))
+        return row ? userOf(row, ids) : null
+      } catch (error) {
+        if (refusesValue(error)) return 'invalid'
+        if (!violatesUnique(error)) throw error
+        return (await usernameTaken(db, change)) ? 'username_taken' : 'invalid'
+      }
+    },
+
+    async setRole(id, role) {
+      if (!isValidId(ids, id) || !storable(role)) return false
+      const row = await db
+        .updateTable('accounts_users')
+        .set({ role: bound(role) })
+        .where('id', '=', id)
+        .returning('id')
+        .executeTakeFirst()
+      return row !== undefined
+    },
 
     async replacePasswordHash(id, oldHash, newHash) {
-      if (!possibleId(ids, id)) return false
+      if (!isValidId(ids, id)) return false
       const row = await db
         .updateTable('accounts_users')
         .set({ password_hash: bound(newHash) })
@@ -64,5 +96,44 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): User
         .executeTakeFirst()
       return row !== undefined
     },
-  }
+  } satisfies Partial<Storage>
+}
+
+function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, profile, fence }: UserUpdate) {
+  return db
+    .updateTable('accounts_users')
+    .set(boundAll({ username, username_canonical: usernameCanonical }))
+    .set({ profile: sql`profile || ${JSON.stringify(profile)}::text::jsonb` })
+    .where('id', '=', id)
+    .where('active', '=', true)
+    .$if(fence !== undefined, (query) => query.where((eb) => eb.exists(askingSession(eb, id, fence!.sessionId))))
+    .$if(fence?.emailCanonical !== undefined, (query) =>
+      query.where('email_canonical', '=', bound(fence!.emailCanonical as string)),
+    )
+    .returning(userColumns)
+    .executeTakeFirst()
+}
+
+// Behind the lock of the user's row its version is the newest, and the session's that of when the statement began: one
+// that a change of credentials ended or kept meanwhile does not fit.
+function askingSession(eb: ExpressionBuilder<AccountsTables, 'accounts_users'>, userId: UserId, sessionId: string) {
+  return eb
+    .selectFrom('accounts_sessions')
+    .select(sql`1`.as('one'))
+    .where('accounts_sessions.id', '=', bound(sessionId))
+    .where('accounts_sessions.user_id', '=', userId)
+    .where('accounts_sessions.ended_at', 'is', null)
+    .whereRef('accounts_sessions.credential_version', '=', 'accounts_users.credential_version')
+}
+
+// A host may have unique indexes of its own, so look which one refused.
+async function usernameTaken(db: Kysely<AccountsTables>, { id, usernameCanonical }: UserUpdate): Promise<boolean> {
+  if (usernameCanonical === undefined) return false
+  const row = await db
+    .selectFrom('accounts_users')
+    .select('id')
+    .where('username_canonical', '=', usernameCanonical)
+    .where('id', '!=', id)
+    .executeTakeFirst()
+  return row !== undefined
 }

@@ -17,7 +17,7 @@ import {
   storedUser,
 } from '../../../lib/testing/samples.ts'
 import { openFresh, openPostgres, untilSomebodyWaits } from '../../helpers/databases.ts'
-import { noPostgres } from '../../helpers/helper.ts'
+import { noPostgres, rounds } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 
@@ -37,7 +37,7 @@ t.test('races on PostgreSQL', { skip }, async (t) => {
       .execute()
   }
 
-  t.test('[R-SES-1] 300 rounds of log-ins that race a change of credentials leave no old session', async (t) => {
+  t.test('[R-SES-1] log-ins that race a change of credentials leave no old session', async (t) => {
     const sessions: Session[] = []
     async function round() {
       const user = await storedUser(storage)
@@ -51,7 +51,7 @@ t.test('races on PostgreSQL', { skip }, async (t) => {
       t.type(await change, 'object')
       sessions.push(...own)
     }
-    for (let rounds = 0; rounds < 300; rounds += 10) await Promise.all(Array.from({ length: 10 }, round))
+    for (let done = 0; done < rounds(300, 60); done += 10) await Promise.all(Array.from({ length: 10 }, round))
 
     t.strictSame(await survivors(sessions), [])
   })
@@ -275,12 +275,12 @@ for (const state of ['40001', '40P01']) {
     t.strictSame(idsOf(await claimedOf(storage, [mail])), [mail.id])
 
     await tries.refuse(4)
-    await t.rejects(refresh(), { code: state })
+    await t.rejects(refresh(), { code: 'ACCOUNTS_UNAVAILABLE', cause: { code: state } })
     t.equal(await tries.count(), 4)
 
     await tries.refuse(1)
     const joined = db.transaction().execute((transaction) => refresh(kyselyStorage(transaction)))
-    await t.rejects(joined, { code: state })
+    await t.rejects(joined, { code: 'ACCOUNTS_UNAVAILABLE', cause: { code: state } })
     t.equal(await tries.count(), 1)
   })
 }
@@ -291,7 +291,10 @@ t.test('nothing is done again once its caller has been told that it failed', { s
   const tries = await refusals(db, '40001', 1.1)
 
   await tries.refuse(1)
-  await t.rejects(kyselyStorage(db).refreshSession('x', 0, rule, start), { code: '40001' })
+  await t.rejects(kyselyStorage(db).refreshSession('x', 0, rule, start), {
+    code: 'ACCOUNTS_UNAVAILABLE',
+    cause: { code: '40001' },
+  })
 
   t.equal(await tries.count(), 1)
 })

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises'
 import { Cluster, Redis } from 'ioredis'
 import { createRedisMock } from 'js-redis-server'
 import t, { type Test } from 'tap'
-import { connected, withoutArguments } from '../../../lib/adapters/redis/connection.ts'
+import { commandFault, connected, withoutArguments } from '../../../lib/adapters/redis/connection.ts'
 import { openRedis, redisCache } from '../../../lib/adapters/redis/index.ts'
 import type { Cache, CodeRef, NewCode } from '../../../lib/contracts.ts'
 import type { RedisSource } from '../../../lib/options/ports.ts'
@@ -12,6 +12,7 @@ import {
   type FaultProxy,
   faultProxy,
   freePort,
+  longRun,
   noRedis,
   redisUrl,
   startRedis,
@@ -33,16 +34,20 @@ const code: NewCode = {
   grantMs: 300_000,
 }
 
+// What waits for timers of connections does so beside its neighbours.
+t.jobs = 4
+const patient = { skip: noRedis, buffered: true }
+
 t.test('the contract holds on a Redis', (t) => runContract(t, redisUrl(), noRedis ? oneByOne : undefined))
 
-t.test('the contract holds on a Redis in JavaScript', async (t) => {
+longRun('the contract holds on a Redis in JavaScript', async (t) => {
   const server = await createRedisMock()
   t.teardown(() => server.close())
 
   await runContract(t, server.url, oneByOne)
 })
 
-t.test('the contract holds on a cluster', { skip: noRedis }, async (t) => {
+longRun('the contract holds on a cluster', { skip: noRedis }, async (t) => {
   const server = await startRedis({ cluster: true, args: ['--cluster-announce-ip', '127.0.0.1'] })
   t.teardown(() => server.stop())
   const cluster = new Cluster([{ host: '127.0.0.1', port: server.port }], { scaleReads: 'slave' })
@@ -56,7 +61,7 @@ t.test('[R-OTP-4] no key is ever without a lifetime', { skip: noRedis }, async (
   const { url, redis } = await privateRedis(t)
 
   for (const { run } of cacheContract) {
-    await run(open(t, url))
+    await runCase(run, () => open(t, url, { name: uniqueName() }))
 
     const keys = await redis.keys('*')
     const lifetimes = await Promise.all(keys.map((key) => redis.pttl(key)))
@@ -151,12 +156,35 @@ t.test('the first verbs after boot wait for the connection', async (t) => {
   t.equal(results.filter((result) => result === 'dead').length, 50)
 })
 
+/** What an outage is for who calls a verb. */
+const unavailable = { code: 'ACCOUNTS_UNAVAILABLE' }
+
+t.test('a server that cannot serve is an outage, a command that it refuses as wrong is a bug', async (t) => {
+  const replies = [
+    'LOADING Redis is loading the dataset in memory',
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    'ERR Error running script (call to f_1): @user_script:3: -READONLY You cannot write against a read only replica.',
+    'CLUSTERDOWN The cluster is down',
+    'NOREPLICAS Not enough good replicas to write.',
+    'ERR max number of clients reached',
+  ]
+  const reply = (message: string) => Object.assign(new Error(message), { name: 'ReplyError' })
+  for (const message of replies) t.match(commandFault(reply(message)), unavailable, message)
+  for (const message of ['Command timed out', 'Connection is closed.', "Stream isn't writeable"]) {
+    t.match(commandFault(new Error(message)), unavailable, message)
+  }
+  for (const message of ['WRONGTYPE Operation against a key', "ERR unknown command 'HSETX'", 'CROSSSLOT Keys']) {
+    t.notMatch(commandFault(reply(message)), unavailable, message)
+  }
+  t.notMatch(commandFault(new TypeError('not a function')), unavailable)
+})
+
 t.test('with Redis refused every verb rejects within a second', async (t) => {
   const cache = open(t, `redis://127.0.0.1:${await freePort()}`)
 
   for (const verb of everyVerb(cache)) {
     const started = performance.now()
-    await t.rejects(verb())
+    await t.rejects(verb(), unavailable)
     t.ok(performance.now() - started < 1000)
   }
 })
@@ -195,7 +223,7 @@ t.test('an outage is told once, the next one again', { skip: noRedis }, async (t
   t.equal(errors.length, 2)
 })
 
-t.test('a frozen Redis is given up after half a second, and works again once thawed', { skip: noRedis }, async (t) => {
+t.test('a frozen Redis is given up after half a second, and works again once thawed', patient, async (t) => {
   const { server, url, redis } = await privateRedis(t)
   const cache = open(t, url)
   await cache.put(code, now)
@@ -203,7 +231,7 @@ t.test('a frozen Redis is given up after half a second, and works again once tha
   server.freeze()
   for (const verb of everyVerb(cache)) {
     const started = performance.now()
-    await t.rejects(verb())
+    await t.rejects(verb(), unavailable)
     const took = performance.now() - started
     t.ok(took < 900, `${took} ms`)
   }
@@ -215,7 +243,7 @@ t.test('a frozen Redis is given up after half a second, and works again once tha
   t.equal(await cache.guess(ref, right, now), 'right')
 })
 
-t.test('a link that stays silent is replaced', { skip: noRedis }, async (t) => {
+t.test('a link that stays silent is replaced', patient, async (t) => {
   const { server } = await privateRedis(t)
   const proxy = await faultProxy(server.port)
   t.teardown(() => proxy.close())
@@ -233,7 +261,7 @@ t.test('a link that stays silent is replaced', { skip: noRedis }, async (t) => {
   await until(() => closed, 4000)
 })
 
-t.test('[R-OTP-3] an unanswered script is not sent twice', { skip: noRedis }, async (t) => {
+t.test('[R-OTP-3] an unanswered script is not sent twice', patient, async (t) => {
   const { server, redis } = await privateRedis(t)
   const proxy = await faultProxy(server.port)
   t.teardown(() => proxy.close())
@@ -244,7 +272,7 @@ t.test('[R-OTP-3] an unanswered script is not sent twice', { skip: noRedis }, as
 })
 
 // Of two nodes, since a client that has lost its only one sends nothing again anyway.
-t.test('[R-OTP-3] an unanswered script is not sent twice in a cluster', { skip: noRedis }, async (t) => {
+t.test('[R-OTP-3] an unanswered script is not sent twice in a cluster', patient, async (t) => {
   const { server, redis } = await privateRedis(t, { cluster: true })
   const other = await privateRedis(t, { cluster: true })
   const proxy = await faultProxy(server.port)
@@ -366,8 +394,8 @@ t.test('[R-LOG-1] no error holds the password or what was sent', { skip: noRedis
   }
   errors.push(withoutArguments(new Error('ERR unknown command `HELLO`, with args beginning with: `3`, `canary`')))
 
-  t.match(errors, [/WRONGPASS/, Error, /WRONGTYPE/, ...addresses.map(() => TypeError), /unknown command/])
-  for (const error of errors as Error[]) {
+  t.match(errors, [/WRONGPASS/, unavailable, /WRONGTYPE/, ...addresses.map(() => TypeError), /unknown command/])
+  for (const error of [...errors, (errors[1] as Error).cause] as Error[]) {
     t.notMatch(JSON.stringify(error, Object.getOwnPropertyNames(error)), /canary/)
     t.notMatch(Object.keys(error), ['command'])
   }
@@ -412,7 +440,7 @@ t.test('an answer of the wrong type is an outage', async (t) => {
   const cache = open(t, `redis://127.0.0.1:${port}`)
 
   await cache.publish('text')
-  for (const verb of everyVerb(cache).slice(1)) await t.rejects(verb(), /no command of ours/)
+  for (const verb of everyVerb(cache).slice(1)) await t.rejects(verb(), { ...unavailable, cause: /no command of ours/ })
 })
 
 t.test('[R-SES-1] a text is heard by the other instances of its realm and database alone', async (t) => {
@@ -452,38 +480,34 @@ t.test('no second connection is opened before the first listener, nor left by cl
   await until(async () => (await clients(redis)).length === 1)
 })
 
-t.test(
-  'whoever subscribes while Redis is down is answered at once, and hears when it is up',
-  { skip: noRedis },
-  async (t) => {
-    const port = await freePort()
-    const errors: Error[] = []
-    const cache = open(t, `redis://127.0.0.1:${port}`, { onError: (error) => errors.push(error) })
-    const heard: string[] = []
-    let began = 0
+t.test('whoever subscribes while Redis is down is answered at once, and hears when it is up', patient, async (t) => {
+  const port = await freePort()
+  const errors: Error[] = []
+  const cache = open(t, `redis://127.0.0.1:${port}`, { onError: (error) => errors.push(error) })
+  const heard: string[] = []
+  let began = 0
 
-    const started = performance.now()
-    await cache.subscribe(
-      (text) => heard.push(text),
-      () => began++,
-    )
-    t.ok(performance.now() - started < 100)
-    await t.rejects(cache.publish('lost'))
-    // Long enough to try again and again, which is told no more.
-    await setTimeout(700)
-    t.equal(errors.length, 2, 'one for each connection')
+  const started = performance.now()
+  await cache.subscribe(
+    (text) => heard.push(text),
+    () => began++,
+  )
+  t.ok(performance.now() - started < 100)
+  await t.rejects(cache.publish('lost'))
+  // Long enough to try again and again, which is told no more.
+  await setTimeout(700)
+  t.equal(errors.length, 2, 'one for each connection')
 
-    const server = await startRedis({ port })
-    t.teardown(() => server.stop())
-    await until(() => began === 1, 3000)
-    await until(() => cache.publish('heard').then(() => true))
-    await until(() => heard.length > 0)
-    t.same(heard, ['heard'])
-  },
-)
+  const server = await startRedis({ port })
+  t.teardown(() => server.stop())
+  await until(() => began === 1, 3000)
+  await until(() => cache.publish('heard').then(() => true))
+  await until(() => heard.length > 0)
+  t.same(heard, ['heard'])
+})
 
 for (const kind of ['server', 'cluster'] as const) {
-  t.test(`a link to a ${kind} that was cut is replaced, and the listener is told`, { skip: noRedis }, async (t) => {
+  t.test(`a link to a ${kind} that was cut is replaced, and the listener is told`, patient, async (t) => {
     const { redis, cache } = await served(t, kind)
     const link = await listener(cache)
 
@@ -498,7 +522,7 @@ for (const kind of ['server', 'cluster'] as const) {
     t.equal((await clients(redis, 'pubsub')).length, 1)
   })
 
-  t.test(`a link to a ${kind} that froze hears again soon after it thaws`, { skip: noRedis }, async (t) => {
+  t.test(`a link to a ${kind} that froze hears again soon after it thaws`, patient, async (t) => {
     const { server, cache } = await served(t, kind)
     const link = await listener(cache)
 
@@ -512,7 +536,7 @@ for (const kind of ['server', 'cluster'] as const) {
   })
 }
 
-t.test('a link that nobody closed and nothing comes through is replaced', { skip: noRedis }, async (t) => {
+t.test('a link that nobody closed and nothing comes through is replaced', patient, async (t) => {
   const { server, redis } = await privateRedis(t)
   const proxy = await faultProxy(server.port)
   t.teardown(() => proxy.close())
@@ -529,7 +553,7 @@ t.test('a link that nobody closed and nothing comes through is replaced', { skip
   await until(() => link.heard.length === 1)
 })
 
-t.test('a link on which nobody says anything stays', { skip: noRedis }, async (t) => {
+t.test('a link on which nobody says anything stays', patient, async (t) => {
   const { url, redis } = await privateRedis(t)
   const link = await listener(open(t, url))
   const before = await clients(redis, 'pubsub')
@@ -540,32 +564,28 @@ t.test('a link on which nobody says anything stays', { skip: noRedis }, async (t
   t.equal(link.began, 1)
 })
 
-t.test(
-  'a channel that Redis does not allow is told once, and heard when it is allowed',
-  { skip: noRedis },
-  async (t) => {
-    const { server, redis } = await privateRedis(t)
-    await redis.acl('SETUSER', 'alice', 'on', '>password', '~*', 'resetchannels', '+@all')
-    const errors: Error[] = []
-    const onError = (error: Error) => errors.push(error)
-    const cache = open(t, `redis://alice:password@127.0.0.1:${server.port}`, { onError })
-    const link = { began: 0 }
-    await cache.subscribe(
-      () => {},
-      () => link.began++,
-    )
-    await t.rejects(cache.publish('text'), /NOPERM/)
-    await until(() => errors.length > 0)
+t.test('a channel that Redis does not allow is told once, and heard when it is allowed', patient, async (t) => {
+  const { server, redis } = await privateRedis(t)
+  await redis.acl('SETUSER', 'alice', 'on', '>password', '~*', 'resetchannels', '+@all')
+  const errors: Error[] = []
+  const onError = (error: Error) => errors.push(error)
+  const cache = open(t, `redis://alice:password@127.0.0.1:${server.port}`, { onError })
+  const link = { began: 0 }
+  await cache.subscribe(
+    () => {},
+    () => link.began++,
+  )
+  await t.rejects(cache.publish('text'), { ...unavailable, cause: /NOPERM/ })
+  await until(() => errors.length > 0)
 
-    await setTimeout(1200)
-    t.match(errors, [/NOPERM/])
-    t.equal(errors.length, 1)
-    t.equal(link.began, 0)
+  await setTimeout(1200)
+  t.match(errors, [/NOPERM/])
+  t.equal(errors.length, 1)
+  t.equal(link.began, 0)
 
-    await redis.acl('SETUSER', 'alice', '&accounts:*')
-    await until(() => link.began === 1, 2000)
-  },
-)
+  await redis.acl('SETUSER', 'alice', '&accounts:*')
+  await until(() => link.began === 1, 2000)
+})
 
 t.test('a listener that throws is told to the log, and text of others on the channel is only text', async (t) => {
   const name = uniqueName()
@@ -604,12 +624,21 @@ t.test('close ends a link that is waiting to be replaced', async (t) => {
 
 async function runContract(t: Test, redis: RedisSource, wrap = (cache: Cache) => cache): Promise<void> {
   for (const { name, run } of cacheContract) {
-    await t.test(name, async (t) => {
-      const cache = wrap(open(t, redis, { name: uniqueName() }))
-      // On a busy machine the first connection may take longer than a verb waits for it.
-      await until(() => cache.ping())
-      await run(cache)
-    })
+    await t.test(name, (t) => runCase(run, () => wrap(open(t, redis, { name: uniqueName() }))))
+  }
+}
+
+/** A machine too busy for Redis to answer within its half a second has shown nothing: the case is run again. */
+async function runCase(run: (cache: Cache) => Promise<void>, openCache: () => Cache): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    const cache = openCache()
+    // The first connection may take longer than a verb waits for it.
+    await until(() => cache.ping())
+    try {
+      return await run(cache)
+    } catch (error) {
+      if (attempt === 3 || (error as Error).message !== 'Command timed out') throw error
+    }
   }
 }
 

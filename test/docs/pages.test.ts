@@ -1,0 +1,122 @@
+import { existsSync, readdirSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import t from 'tap'
+import ts from 'typescript'
+import { memoryStorage } from '../../lib/adapters/memory/index.ts'
+import { eventNames } from '../../lib/core/hooks.ts'
+import { resolveOptions, routeNames } from '../../lib/options/options.ts'
+import { pages, readPage, root, rowsOf } from '../helpers/pages.ts'
+
+t.test('every link leads to a page and to a heading of it', async (t) => {
+  const dead: string[] = []
+  for (const [path, text] of pages) {
+    for (const [, target = ''] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
+      if (/^https:/.test(target)) continue
+      const [file, anchor] = target.split('#')
+      const linked = file ? join(dirname(path), file) : path
+      if (!existsSync(root + linked)) dead.push(`${path}: ${target}`)
+      else if (anchor && !anchorsOf(readPage(linked)).includes(anchor)) dead.push(`${path}: ${target}`)
+    }
+  }
+
+  t.strictSame(dead, [])
+})
+
+// As GitHub makes them.
+function anchorsOf(text: string): string[] {
+  return [...text.matchAll(/^#+ (.*)$/gm)].map(([, heading = '']) =>
+    heading
+      .toLowerCase()
+      .replaceAll(/[^\w\- ]/g, '')
+      .replaceAll(' ', '-'),
+  )
+}
+
+t.test('every page is linked from the README and begins with the task that it helps with', async (t) => {
+  for (const [path, text] of pages) {
+    if (path === 'README.md') continue
+    t.ok(pages.get('README.md')!.includes(`](${path})`), path)
+    t.match(text, /^# .+\n\nThis page helps you to /, path)
+  }
+})
+
+t.test('docs/options.md lists every option, with the default that holds', async (t) => {
+  const rows = rowsOf(pages.get('docs/options.md')!)
+  const needed = { secret: 'a-secret-of-more-than-32-bytes-0123456789', storage: memoryStorage() }
+  const resolved = resolveOptions(needed) as unknown as Record<string, unknown>
+
+  for (const [name, value] of leaves(resolved)) {
+    const row = rows.map((cells) => cells.join(' ')).find((cells) => cells.includes(`\`${name}\``))
+    t.ok(row, `${name} has a row`)
+    if (['number', 'string', 'boolean'].includes(typeof value))
+      t.ok(row?.includes(String(value)), `${name} shows ${value}`)
+  }
+})
+
+const whole = [
+  'db',
+  'storage',
+  'redis',
+  'cache',
+  'mailer',
+  'secret',
+  'routes',
+  'brand',
+  'templates',
+  'argon2',
+  'profile',
+]
+
+function leaves(options: Record<string, unknown>, path = ''): [string, unknown][] {
+  return Object.entries(options).flatMap(([name, value]): [string, unknown][] => {
+    const grouped = typeof value === 'object' && value !== null && !whole.includes(name)
+    return grouped ? leaves(value as Record<string, unknown>, `${path}${name}.`) : [[path + name, value]]
+  })
+}
+
+t.test('docs/routes.md lists every name that the option "routes" takes', async (t) => {
+  const named = rowsOf(pages.get('docs/routes.md')!).flatMap(([first = '']) => /^`(\w+)`( ✉)?$/.exec(first)?.[1] ?? [])
+
+  t.strictSame(named.toSorted(), routeNames.toSorted())
+})
+
+t.test('docs/users.md lists every event with the details that its type has', async (t) => {
+  const rows = rowsOf(pages.get('docs/users.md')!)
+    .filter(([first = '']) => eventNames.some((name) => first === `\`${name}\``))
+    .map(([first = '', details = '']) => [first.slice(1, -1), wordsIn(details)])
+
+  t.strictSame(Object.fromEntries(rows), detailsOfEvents())
+  t.equal(rows.length, eventNames.length)
+})
+
+function wordsIn(cell: string): string[] {
+  return [...cell.matchAll(/`(\w+)`/g)].map(([, word]) => word as string)
+}
+
+/** Names and literal values of each event's details, in the order of the interface. */
+function detailsOfEvents(): Record<string, string[]> {
+  const source = ts.createSourceFile('hooks.ts', readPage('lib/core/hooks.ts'), ts.ScriptTarget.ES2023, true)
+  const details = source.statements.find((one) => ts.isInterfaceDeclaration(one) && one.name.text === 'EventDetails')
+  const purposes = /type CodePurpose = (.*)/.exec(readPage('lib/contracts.ts'))![1]!
+  return Object.fromEntries(
+    (details as ts.InterfaceDeclaration).members.map((member) => {
+      const { name, type } = member as ts.PropertySignature
+      const text = type!.getText(source).replaceAll('CodePurpose', purposes)
+      return [name.getText(source), [...text.matchAll(/(\w+)(?=:)|'(\w+)'/g)].map(([, key, value]) => key ?? value)]
+    }),
+  ) as Record<string, string[]>
+}
+
+t.test('every figure that a test says it measures is in the documentation', async (t) => {
+  const said = [...pages.values()].join('\n').replaceAll(/\s+/g, ' ')
+  const measured = readdirSync(`${root}test`, { recursive: true, encoding: 'utf8' })
+    .filter((name) => name.endsWith('.test.ts'))
+    .flatMap((name) => [...readPage(`test/${name}`).matchAll(/^ *\/\/ docs: "(.+)"$/gm)])
+    .map(([, figure]) => figure as string)
+
+  t.ok(measured.length >= 10)
+  t.strictSame(
+    measured.filter((figure) => !said.includes(figure)),
+    [],
+  )
+})
