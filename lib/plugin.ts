@@ -51,12 +51,8 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
       isolate(scope)
       const realm = await createRealm(scope, options, ring, ports)
       const accounts = createAccountsOf(realm)
-      mount(
-        scope,
-        realm,
-        accounts,
-        features.flatMap((routes) => routes(realm)),
-      )
+      const routes = features.flatMap((routesOf) => routesOf(realm))
+      mount(scope, realm, accounts, routes)
       app.decorate(options.name, accounts)
       const stopHousekeeping = startHousekeeping(realm)
       stop = async () => {

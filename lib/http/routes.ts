@@ -1,4 +1,11 @@
-import type { FastifyBaseLogger, FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  FastifySchema,
+  RouteOptions,
+} from 'fastify'
 import type { Static, TSchema, TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
 import type { Reservation } from '../core/hash-queue.ts'
@@ -111,11 +118,22 @@ export function mount(scope: FastifyInstance, realm: Realm, accounts: Pick<Guard
       handler: handlerOf(route, realm),
     }
     const schema: FastifySchema = schemaOf(route, realm)
-    scope.route({ ...definition, url, schema })
+    addRoute(scope, route, { ...definition, url, schema })
     const twin = url.endsWith('/') ? url.slice(0, -1) : `${url}/`
     // `hide` is @fastify/swagger's.
     const hidden = Object.assign({ hide: true }, schema)
-    if (twin && !ignoresTrailingSlash(scope)) scope.route({ ...definition, url: twin, schema: hidden })
+    if (twin && !ignoresTrailingSlash(scope)) addRoute(scope, route, { ...definition, url: twin, schema: hidden })
+  }
+}
+
+function addRoute(scope: FastifyInstance, { name }: Route, options: RouteOptions): void {
+  try {
+    scope.route(options)
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException
+    if (code !== 'FST_ERR_DUPLICATED_ROUTE') throw cause
+    const fix = `if it is the app's own, move ours with the option "prefix" or "routes.${name}"`
+    throw new TypeError(`fastify-accounts: ${message}; ${fix}`, { cause })
   }
 }
 

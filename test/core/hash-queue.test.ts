@@ -12,9 +12,9 @@ import type { Storage } from '../../lib/contracts.ts'
 import { createHashQueue, type HashQueue, hashQueue, hashSlots, type Reservation } from '../../lib/core/hash-queue.ts'
 import plugin from '../../lib/index.ts'
 import { testOptions } from '../../lib/testing/index.ts'
-import { memoryApp } from '../helpers/app.ts'
+import { accountsOf, memoryApp } from '../helpers/app.ts'
 import { freshDatabase, noPostgres, until } from '../helpers/helper.ts'
-import { accountsOf, newMember } from '../helpers/members.ts'
+import { newMember } from '../helpers/members.ts'
 
 const ada = { username: 'ada', email: 'ada@example.org', password: 'correct horse battery' }
 const overloaded = { statusCode: 503, code: 'ACCOUNTS_OVERLOADED' }
@@ -335,7 +335,7 @@ t.test('[R-HASH-6] requests that end before the queue do not stay counted', asyn
 
 t.test('[R-HASH-6] the first door refuses before the body is read', async (t) => {
   const { port, post, get, app } = await listening(t)
-  const { access } = await newMember(accountsOf(app))
+  const { access } = await newMember(accountsOf({ app }))
   const reservations: Reservation[] = []
   while (capacity(hashQueue) > 0) reservations.push(hashQueue.reserve(fresh()))
   t.teardown(() => {
@@ -401,7 +401,7 @@ t.test('no database connection is held while hashing', { skip: noPostgres }, asy
   })
   await migrateToLatest(db)
   const { app, post, get } = await memoryApp(t, { storage: undefined, db })
-  const { access } = await newMember(accountsOf(app))
+  const { access } = await newMember(accountsOf({ app }))
   await post('/api/register/', ada)
   const leave = occupy(hashQueue)
 
@@ -424,7 +424,7 @@ t.test('no database connection is held while hashing', { skip: noPostgres }, asy
 t.test('a storm of log-ins keeps the other routes answering', async (t) => {
   const { app, post, get } = await memoryApp(t)
   await post('/api/register/', ada)
-  const { access } = await newMember(accountsOf(app))
+  const { access } = await newMember(accountsOf({ app }))
   const storm = Promise.all(Array.from({ length: 60 }, () => post('/api/login/', ada)))
   await until(() => hashQueue.size().waiting > 20)
 

@@ -7,8 +7,7 @@ import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
 import plugin, { type Accounts, type AccountsOptions, type Requirements } from '../../lib/index.ts'
 import { createUser, loginAs, testOptions } from '../../lib/testing/index.ts'
-import { type Answer, clientOf, settableClock } from '../helpers/app.ts'
-import { accountsOf } from '../helpers/members.ts'
+import { type Answer, accountsOf, clientOf, settableClock } from '../helpers/app.ts'
 
 const roles = { admin: ['*'], manager: ['orders:*'], support: ['orders:read'] }
 
@@ -20,7 +19,7 @@ async function host(t: Test, options: Partial<AccountsOptions> = {}, server: Fas
   await app.register(plugin, { ...testOptions(), roles, ...options } as AccountsOptions)
   const { send } = clientOf(app)
   const visit = (url: string, headers: Record<string, string> = {}) => send({ url, headers })
-  return { app, accounts: accountsOf(app), send, visit }
+  return { app, accounts: accountsOf({ app }), send, visit }
 }
 
 function guard(app: FastifyInstance, url: string, requirements: Requirements): void {

@@ -1,21 +1,21 @@
 import { type Kysely, sql } from 'kysely'
 import type { AccountEvent, Storage } from '../../contracts.ts'
-import { possibleId } from '../../core/storable.ts'
+import { isValidId } from '../../core/storable.ts'
 import { bound, boundAll, idOf, parsed } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
-import { survivably } from './transactions.ts'
+import { withSavepoint } from './transactions.ts'
 
 /** The verbs about security events; each is one statement. */
 export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pick<Storage, 'addEvent' | 'listEvents'> {
   return {
     async addEvent(event) {
       const row = rowOf(event, ids)
-      await survivably(db, (joined) => joined.insertInto('accounts_events').values(row).execute())
+      await withSavepoint(db, (joined) => joined.insertInto('accounts_events').values(row).execute())
     },
 
     async listEvents(userId, { before, limit }) {
-      if (!possibleId(ids, userId)) return []
-      if (before !== undefined && !possibleId('integer', before)) return []
+      if (!isValidId(ids, userId)) return []
+      if (before !== undefined && !isValidId('integer', before)) return []
       const page = db
         .selectFrom('accounts_events')
         .select(eventColumns)
@@ -39,7 +39,7 @@ function rowOf(event: AccountEvent, ids: Storage['ids']) {
   return boundAll({
     name: event.name,
     at: event.at,
-    user_id: event.userId !== null && possibleId(ids, event.userId) ? event.userId : null,
+    user_id: event.userId !== null && isValidId(ids, event.userId) ? event.userId : null,
     identifier: written(event.identifier),
     session_id: written(event.sessionId),
     request_id: written(event.requestId),

@@ -1,5 +1,5 @@
 import type { Session, Storage } from '../../contracts.ts'
-import { possibleId } from '../../core/storable.ts'
+import { isValidId } from '../../core/storable.ts'
 import { dropUser, keepMails, keepUser, type MemoryState } from './state.ts'
 
 /** The verbs about mails that wait. */
@@ -39,7 +39,7 @@ export function eventVerbs(state: MemoryState) {
 
     async listEvents(userId, { before = Number.POSITIVE_INFINITY, limit }) {
       // Null is nobody, not the user of events without one.
-      if (!possibleId(ids, userId)) return []
+      if (!isValidId(ids, userId)) return []
       return [...events.values()]
         .filter((event) => event.userId === userId && event.id < before)
         .slice(-limit)

@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { CredentialChange, Insertion, NewUser, Storage, UserId, UserWithPassword } from '../../contracts.ts'
-import { possibleId, storable, storableUser } from '../../core/storable.ts'
+import { isValidId, storable, storableUser } from '../../core/storable.ts'
 import {
   dropUser,
   emailTaken,
@@ -48,7 +48,7 @@ function profileVerbs(state: MemoryState) {
     },
 
     async listUsers({ after, limit }) {
-      if (after !== undefined && !possibleId(ids, after)) return []
+      if (after !== undefined && !isValidId(ids, after)) return []
       const listed = [...users.values()].filter(({ id }) => after === undefined || id > after)
       return listed
         .sort((one, other) => (one.id < other.id ? -1 : 1))

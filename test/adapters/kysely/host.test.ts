@@ -207,7 +207,7 @@ t.test('an event that cannot be kept loses nothing else of the host’s transact
   const { id } = await db.transaction().execute(async (trx) => {
     const joined = kyselyStorage(trx)
     const user = await storedUser(joined)
-    await t.rejects(joined.addEvent(sampleEvent(user.id, start)), { code: '42P01' })
+    await t.rejects(joined.addEvent(sampleEvent(user.id, start)), { cause: { code: '42P01' } })
     return user
   })
 
