@@ -4,7 +4,7 @@ import { createRing, open, type Ring, seal } from '../core/secrets.ts'
 import { secrets } from '../options/secrets.ts'
 import { builtInMails } from './texts.ts'
 
-// Roomy for any usual name, address and link: one that did not fit would tell a mail from a decoy.
+// Room for any usual name, address and link: one that did not fit would show that the mail is no decoy.
 const sealedBytes = 2048
 
 /** Name of the BullMQ queue. */
@@ -13,7 +13,7 @@ export const queueName = 'mail'
 /** A secret, the current and the previous one, or a ring made of them. */
 export type MailSecret = string | readonly [string, string] | Ring
 
-/** A message as it lies in Redis: how to judge it is readable, what it says is not. */
+/** A message as it is stored in Redis: its kind and its end are readable, its content is not. */
 export interface MailJob {
   /** Version of this shape. */
   v: 1
