@@ -254,9 +254,9 @@ export interface Storage {
   replacePasswordHash(id: UserId, oldHash: string, newHash: string): Promise<boolean>
   /**
    * Changes credentials in one step: what `set` names, the new credential version, the sessions and the mails. Returns
-   * the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is no longer
-   * `fence`, or the user is disabled and `set` has no `active`: exactly one of N callers with the same fence succeeds.
-   * `email_taken`, and nothing changed, when another account has the address.
+   * the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is not
+   * `fence` any more, or the user is disabled and `set` has no `active`: exactly one of N callers with the same fence
+   * succeeds. `email_taken`, and nothing changed, when another account has the address.
    */
   changeCredentials(change: CredentialChange): Promise<{ ended: string[] } | 'stale' | 'email_taken'>
   /**
@@ -296,8 +296,8 @@ export interface Storage {
   /** Lists the user's sessions that have not ended and are not past their end or idle, the last used first. */
   listSessions(userId: UserId, now: number): Promise<Session[]>
   /**
-   * Ends a session; returns whose it was, and whether this call ended it: exactly one of N callers does. Null when there
-   * is no such session, or it is not `userId`'s; with a null `userId` it may be anybody's.
+   * Ends a session; returns whose it was, and whether this call ended it: exactly one of N callers does. Null when
+   * there is no such session, or it is not `userId`'s; with a null `userId` it may be anybody's.
    */
   endSession(id: string, userId: UserId | null, now: number): Promise<{ userId: UserId; ended: boolean } | null>
   /** Ends all sessions of a user and returns the ids of those that this call ended. */
@@ -331,8 +331,8 @@ export interface Storage {
   /**
    * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past
    * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified. A user who
-   * has or had a session, or whom other rows refer to, stays, and its `expiresAt` becomes null. Returns how many rows it
-   * removed or changed. May take longer than other verbs; the caller bounds the batch.
+   * has or had a session, or whom other rows refer to, stays, and its `expiresAt` becomes null. Returns how many rows
+   * it removed or changed. May take longer than other verbs; the caller bounds the batch.
    */
   purge(limits: { now: number; eventsBefore: number; limit: number }): Promise<number>
   /** Returns the store's own time in milliseconds; for the health checks of the host. */

@@ -10,9 +10,17 @@ import { eventNames } from '../../lib/core/hooks.ts'
 import { purge } from '../../lib/core/housekeeping.ts'
 import plugin, { type AccountsOptions, type HookName, type UseCases } from '../../lib/index.ts'
 import { testOptions } from '../../lib/testing/index.ts'
-import { type Answer, clientOf, memoryApp, openDatabase, realApp, settableClock } from '../helpers/app.ts'
+import {
+  type Answer,
+  accountsOf,
+  bearer,
+  clientOf,
+  memoryApp,
+  openDatabase,
+  realApp,
+  settableClock,
+} from '../helpers/app.ts'
 import { noPostgres, until } from '../helpers/helper.ts'
-import { accountsOf } from '../helpers/members.ts'
 
 const ada = { username: 'ada', email: 'Ada+home@Example.org', password: 'correct horse battery' }
 const other = 'another horse battery'
@@ -34,14 +42,13 @@ function logLines() {
 async function open(t: Test, options: Partial<AccountsOptions> = {}) {
   const { lines, texts, logger } = logLines()
   const host = await memoryApp(t, options, { logger })
-  const accounts = accountsOf(host.app)
+  const accounts = accountsOf({ app: host.app })
   const events: AccountEvent[] = []
   for (const name of eventNames) {
     accounts.addHook(`after${name[0]!.toUpperCase()}${name.slice(1)}` as HookName, (event) => {
       events.push(event as AccountEvent)
     })
   }
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const login = (password = ada.password, email = ada.email) => host.post('/api/login/', { email, password })
   const last = () => events.at(-1) as AccountEvent
   return { ...host, accounts, events, lines, texts, bearer, login, last }
@@ -452,13 +459,13 @@ t.test('without the option no event reaches the database', { skip: noPostgres },
   const { id } = (await post('/api/register/', ada)).body
 
   t.notOk(statements.some((statement: string) => statement.includes('accounts_events')))
-  t.same(await accountsOf(app, name).users.history(id), [])
+  t.same(await accountsOf({ app, name }).users.history(id), [])
   t.same(await db.selectFrom('accounts_events').selectAll().execute(), [])
 })
 
 t.test('kept events come back from PostgreSQL as they were told', { skip: noPostgres }, async (t) => {
   const host = await realApp(t, { eventLog: {} })
-  const accounts = accountsOf(host.app, host.name)
+  const accounts = accountsOf({ app: host.app, name: host.name })
   const told: AccountEvent[] = []
   accounts.addHook('afterRegister', (event) => void told.push(event))
   accounts.addHook('afterLogin', (event) => void told.push(event))
@@ -496,7 +503,7 @@ t.test('events on their way are kept before the app has closed', { skip: noPostg
 
 t.test('events of use cases come and go with a transaction of the host', { skip: noPostgres }, async (t) => {
   const { app, name, db } = await realApp(t, { eventLog: {} })
-  const accounts = accountsOf(app, name)
+  const accounts = accountsOf({ app, name })
   const { id } = await accounts.users.create({ username: 'grace', email: 'grace@example.org' })
   const acts: [string, (joined: UseCases) => Promise<unknown>][] = [
     ['register', ({ users }) => users.create(ada)],

@@ -1,9 +1,9 @@
 import t from 'tap'
 import { memoryCache, memoryStorage } from '../../lib/adapters/memory/index.ts'
-import { settableClock } from '../helpers/app.ts'
+import { bearer, settableClock } from '../helpers/app.ts'
 import { fedFor, type Link, linkedInstances, openChannel, watchedInstance } from '../helpers/channel.ts'
 import { until } from '../helpers/helper.ts'
-import { newMember, sessionFor } from '../helpers/members.ts'
+import { claimsOf, newMember, sessionFor } from '../helpers/members.ts'
 
 // The times of the feed are those of real timers: tests that wait for them do so side by side.
 t.jobs = 20
@@ -328,14 +328,6 @@ t.test('the end of one session leaves the user’s others alone', { buffered: tr
   await until(async () => (await other.me(access)) === 401)
   t.ok(await fedFor(other, second.access))
 })
-
-function bearer(access: string) {
-  return { authorization: `Bearer ${access}` }
-}
-
-function claimsOf(token: string): Record<string, unknown> {
-  return JSON.parse(Buffer.from(token.split('.')[1]!, 'base64url').toString())
-}
 
 function sessionIdOf(access: string): string {
   return claimsOf(access).sid as string

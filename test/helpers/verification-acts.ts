@@ -1,6 +1,6 @@
 import type { Test } from 'tap'
-import { type Host, passwords, type Tokens, told } from './account-acts.ts'
-import { type Answer, accountsOf } from './app.ts'
+import { type Host, kindsTo, passwords, type Tokens, told } from './account-acts.ts'
+import { type Answer, accountsOf, bearer, requestsBy } from './app.ts'
 import { uniqueName } from './helper.ts'
 
 export { passwords }
@@ -25,8 +25,9 @@ export const newAddress = () => `${uniqueName()}@example.org`
 /** The acts of those who register and prove addresses, by `inject`. */
 export function verificationActs(host: Host) {
   const accounts = accountsOf(host)
+  const requests = requestsBy(host.send)
   const post = (url: string, payload: object, access?: string) =>
-    host.send({ method: 'POST', url, payload, headers: access ? { authorization: `Bearer ${access}` } : {} })
+    requests.post(url, payload, access ? bearer(access) : {})
 
   /** The answer of an act, with the code that it mailed to an address; one of zeros when there is none. */
   async function mailed(to: string, act: Promise<Answer>): Promise<Mailed> {
@@ -64,7 +65,7 @@ export function verificationActs(host: Host) {
       mailed(to, post('/auth/change_email/', { email: to, password }, access)),
     confirmEmail: ({ token, code }: Mailed, access: string) =>
       post('/auth/confirm_email/', { token, otp: code }, access),
-    mailsTo: (email: string) => host.mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string),
+    mailsTo: (email: string) => kindsTo(host, email),
   }
 }
 
@@ -94,7 +95,7 @@ export async function lostAll(t: Test, host: Host, loot: Awaited<ReturnType<type
   const { login, post, verify, confirmEmail, resend, find } = verificationActs(host)
   const { email, password, tokens, pending, codes } = loot
   t.equal(await login(email, password), '401 CREDENTIALS_INVALID', 'the password')
-  t.equal((await host.send({ url: '/auth/user/', headers: bearer(tokens) })).status, 401, 'the access token')
+  t.equal((await host.send({ url: '/auth/user/', headers: bearer(tokens.access) })).status, 401, 'the access token')
   t.equal((await post('/auth/refresh/', { refresh: tokens.refresh })).status, 401, 'the refresh token')
   for (const { access } of [tokens, owner]) {
     t.not((await confirmEmail(pending, access)).status, 200, 'the pending e-mail change')
@@ -105,9 +106,5 @@ export async function lostAll(t: Test, host: Host, loot: Awaited<ReturnType<type
     t.equal(digits, '00000000', 'no token brings another code')
   }
   t.equal((await find(email))?.email, email)
-  t.equal((await host.send({ url: '/auth/user/', headers: bearer(owner) })).status, 200, 'and the owner is in')
-}
-
-function bearer({ access }: Tokens): { authorization: string } {
-  return { authorization: `Bearer ${access}` }
+  t.equal((await host.send({ url: '/auth/user/', headers: bearer(owner.access) })).status, 200, 'and the owner is in')
 }

@@ -10,8 +10,8 @@ import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { User } from '../../lib/contracts.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
-import { accountActs, counted, password, passwords, told } from '../helpers/account-acts.ts'
-import { type Answer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
+import { accountActs, counted, kindsTo, password, passwords, told } from '../helpers/account-acts.ts'
+import { type Answer, bearer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
 import { tripwire } from '../helpers/fault-proxy.ts'
 import {
   databaseUrl,
@@ -149,7 +149,6 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
   const { accounts, enrol, grant, reset, login, refresh, get } = acts
   const rounds = 5
 
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const change = (access: string) =>
     acts.post('/auth/change_password/', { current_password: password, new_password: newPassword }, bearer(access))
   const remove = (access: string, typed: string) =>
@@ -335,7 +334,7 @@ t.test(
     }
     const live = async (id: User['id']) => (await realmOf(accounts).storage.listSessions(id, Date.now())).length
     const versionOf = async (id: User['id']) => Number((await rowOf(id))?.credential_version)
-    const mailsTo = (email: string) => mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string)
+    const mailsTo = (email: string) => kindsTo({ mailer }, email)
     const waiting = async () => (await db.selectFrom('accounts_outbox').select('id').execute()).length
 
     await t.test('register: one user, one mail', async (t) => {
@@ -507,7 +506,6 @@ async function behindProxies(t: Test) {
   const other = await member()
   const grant = await acts.grant(other.email)
   const { access, refresh } = (await acts.login(other.email)).body
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const [changing, moving] = [{ headers: bearer((await member()).access) }, bearer((await member()).access)]
   const unproved = registration()
   const verification = await acts.post('/api/register/', unproved)
@@ -619,6 +617,10 @@ async function breakEachCall(
   }
 }
 
+function outage(): Error {
+  return Object.assign(new Error('connect ECONNREFUSED 10.1.2.3:5432'), { code: 'ECONNREFUSED' })
+}
+
 /** Ports of which one verb throws at one call, before it does its work; a step that met the fault is repeated. */
 function faultyHost(t: Test, fault: Fault | null) {
   const counts: Flow['counts'] = new Map()
@@ -629,7 +631,7 @@ function faultyHost(t: Test, fault: Fault | null) {
       const verb = (...args: unknown[]) => {
         counts.set(name, (counts.get(name) ?? 0) + 1)
         const { verb, call } = fault ?? {}
-        if (name === verb && counts.get(name) === call) throw new Error('connect ECONNREFUSED 10.1.2.3:5432')
+        if (name === verb && counts.get(name) === call) throw outage()
         return member.apply(port, args)
       }
       return [name, verb]
