@@ -261,7 +261,7 @@ t.test('[R-HASH-6] 64 log-ins abandoned by their clients free the queue, and non
   for (const socket of sockets) socket.destroy()
 
   // No slot was given back, so only leaving the line can empty it.
-  await until(() => hashQueue.size().waiting === 0, 2000)
+  await until(() => hashQueue.size().waiting === 0)
   t.equal(hashQueue.size().running, hashSlots)
   await leave()
   t.same(hashQueue.size(), { waiting: 0, running: 0 })
