@@ -160,8 +160,8 @@ export interface CredentialChange {
   seenUsername?: string | null
   /** What becomes of the user's sessions: all end, all stay, or all but one end. */
   sessions: 'end' | 'keep' | { keep: string }
-  /** A session that starts with the change, with the new credential version. */
-  start: Session | null
+  /** A session of the user that starts with the change; the adapter gives it the user's id and the new version. */
+  start: Omit<Session, 'userId' | 'credentialVersion'> | null
   mails: OutboxMail[]
 }
 
@@ -182,6 +182,14 @@ export interface AccountEvent {
   userAgent: string
   /** Never a secret, a code or an address. */
   details: Record<string, string | number | boolean | null>
+}
+
+/** Names a stored event; chosen by the storage. */
+export type EventId = number | string
+
+/** A security event as it is listed. */
+export interface StoredEvent extends AccountEvent {
+  id: EventId
 }
 
 /** The database. */
@@ -306,14 +314,13 @@ export interface Storage {
   claimMails(now: number, until: number, limit: number): Promise<OutboxMail[]>
   /** Marks mails as done: they are never handed out again, and what was sealed is forgotten. */
   settleMails(ids: string[]): Promise<void>
-  /** Keeps an event. */
+  /** Stores an event. */
   addEvent(event: AccountEvent): Promise<void>
   /**
-   * Answers a user's events, the newest first and of one millisecond the last added first, those before `before`
-   * (milliseconds) when it is given: `limit` of them, and all others of the millisecond of the last, so that no page
-   * loses what happened at once.
+   * Lists at most `limit` events of a user, the last stored first whatever their times are; only those stored before
+   * the event `before` when it is given, which may have been purged since.
    */
-  listEvents(userId: UserId, page: { before?: number; limit: number }): Promise<AccountEvent[]>
+  listEvents(userId: UserId, page: { before?: EventId; limit: number }): Promise<StoredEvent[]>
   /**
    * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past
    * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified; one who

@@ -48,10 +48,11 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
         await stop()
         await ports.close()
       })
-      isolate(scope, options)
+      isolate(scope)
       const realm = await createRealm(scope, options, ring, ports)
       const accounts = createAccountsOf(realm)
-      for (const route of features.flatMap((routes) => routes(realm))) mount(scope, realm, accounts, route)
+      const routes = features.flatMap((routesOf) => routesOf(realm))
+      mount(scope, realm, accounts, routes)
       app.decorate(options.name, accounts)
       const stopHousekeeping = startHousekeeping(realm)
       stop = async () => {
@@ -86,7 +87,7 @@ function usersOf({ storage, db }: ResolvedOptions): unknown {
 
 function decorateRequests(app: FastifyInstance): void {
   if (app.hasRequestDecorator(entranceKey)) return
-  app.decorateRequest(entranceKey, undefined)
+  app.decorateRequest(entranceKey, null)
   app.decorateRequest('account', { getter: requestAccount })
   app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
 }

@@ -1,11 +1,15 @@
 import type { FastifyInstance } from 'fastify'
-import type { Cache, Mailer, Storage } from './contracts.ts'
+import type { Cache, Mailer } from './contracts.ts'
 import { bounded } from './core/deadline.ts'
 import type { Ports } from './core/realm.ts'
 import type { Ring } from './core/secrets.ts'
 import { wrongOption } from './options/checks.ts'
 import { mustVerify, type ResolvedOptions } from './options/options.ts'
 import type { RedisPair, RedisSource } from './options/ports.ts'
+
+const kysely = () => import('./adapters/kysely/index.ts')
+const redisAdapter = () => import('./adapters/redis/index.ts')
+const bullmq = () => import('./adapters/bullmq.ts')
 
 /**
  * Takes the ports from the options, or opens them: Kysely for `db`, Redis for the codes and the mail queue. Only what
@@ -19,7 +23,7 @@ export async function openPorts(
   ring: Ring,
 ): Promise<Ports & { close(): Promise<void> }> {
   const { log } = app
-  const storage = bounded(options.storage ?? (await openStorage(options)), log)
+  const storage = bounded(options.storage ?? (await kysely()).kyselyStorage(options.db!.reveal()), log)
   if (!mailing(app, options)) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
   const { name, clock } = options
   const closing = new AbortController()
@@ -28,8 +32,9 @@ export async function openPorts(
     if (!closing.signal.aborted) log.warn({ err: error }, 'fastify-accounts: Redis is not reachable')
   }
   const redis = options.cache && options.mailer ? undefined : redisOf(app, options)
-  const cache = options.cache ?? (await openCache({ name, redis: redis!.cache, onError }))
-  const mailer = options.mailer ?? (await openQueue({ name, redis: redis!.queue, secret: ring, onError, clock }))
+  const cache = options.cache ?? (await redisAdapter()).redisCache({ name, redis: redis!.cache, onError })
+  const mailer =
+    options.mailer ?? (await bullmq()).queueMailer({ name, redis: redis!.queue, secret: ring, onError, clock })
   async function close(): Promise<void> {
     closing.abort()
     await closeAll({ cache, mailer })
@@ -37,7 +42,7 @@ export async function openPorts(
   return { storage, cache: bounded(cache, log), mailer: bounded(mailer, log), close }
 }
 
-// Without a queue there are no codes, no notices and no feed: only for who has switched off all that needs one.
+// Without a queue there are no codes, no notices and no feed: for hosts that have switched off all that needs one.
 function mailing(app: FastifyInstance, options: ResolvedOptions): boolean {
   const { passwordReset, routes, revocation, cache, mailer, redis } = options
   const needed = passwordReset || mustVerify(options) || routes.changeEmail !== false || revocation === 'feed'
@@ -46,21 +51,6 @@ function mailing(app: FastifyInstance, options: ResolvedOptions): boolean {
 
 async function closeAll({ cache, mailer }: { cache?: Cache; mailer?: Mailer }): Promise<void> {
   await Promise.allSettled([cache?.close(), mailer?.close()])
-}
-
-async function openStorage({ db }: ResolvedOptions): Promise<Storage> {
-  const { kyselyStorage } = await import('./adapters/kysely/index.ts')
-  return kyselyStorage(db!.reveal())
-}
-
-async function openCache(settings: { name: string; redis: RedisSource; onError(error: Error): void }): Promise<Cache> {
-  const { redisCache } = await import('./adapters/redis/index.ts')
-  return redisCache(settings)
-}
-
-async function openQueue(settings: Parameters<typeof import('./adapters/bullmq.ts').queueMailer>[0]): Promise<Mailer> {
-  const { queueMailer } = await import('./adapters/bullmq.ts')
-  return queueMailer(settings)
 }
 
 function redisOf(app: FastifyInstance, { redis }: ResolvedOptions): RedisPair {

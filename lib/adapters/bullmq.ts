@@ -5,7 +5,7 @@ import { AccountsError } from '../errors.ts'
 import { jobId, type MailSecret, queueName, queuePrefix, ringOf, sealJob } from '../mail/jobs.ts'
 import type { RedisSource } from '../options/ports.ts'
 import { realmName } from '../options/rules.ts'
-import { connected, openRedis, withoutArguments } from './redis/connection.ts'
+import { commandFault, connected, openRedis } from './redis/connection.ts'
 
 /** Options of `queueMailer`. */
 export interface QueueMailerOptions {
@@ -15,7 +15,7 @@ export interface QueueMailerOptions {
   secret: MailSecret
   /** The realm; the worker needs the same. @default 'accounts' */
   name?: string
-  /** Hears of connection faults, for the log. */
+  /** Called with the faults of connections, for the log. */
   onError?: (error: Error) => void
   /** The time in milliseconds. @default Date.now */
   clock?: () => number
@@ -38,30 +38,25 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
   const connection = openRedis(redis, {}, onError)
   const queue = openQueue(connection, name, onError)
   const waiting = waitingJobs(queue, clock)
+  async function command<T>(run: () => Promise<T>): Promise<T> {
+    await connected(connection)
+    return run().catch((error) => {
+      throw commandFault(error)
+    })
+  }
 
   return {
     async send(message: Message) {
       if (waiting() > mostWaiting)
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
-      try {
-        await connected(connection)
-        await queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message.id) })
-      } catch (cause) {
-        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
-      }
+      await command(() => queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message.id) }))
     },
     async progress(ids: string[]) {
-      try {
-        await connected(connection)
-        const states = await Promise.all(ids.map((id) => queue.getJobState(jobId(id))))
-        return states.map(progressOf)
-      } catch (cause) {
-        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
-      }
+      const states = await command(() => Promise.all(ids.map((id) => queue.getJobState(jobId(id)))))
+      return states.map(progressOf)
     },
     async ping() {
-      await connected(connection)
-      await connection.ping()
+      await command(() => connection.ping())
     },
     async close() {
       await queue.close()
@@ -107,7 +102,7 @@ function waitingJobs(queue: Queue, clock: () => number): () => number {
     try {
       last.count = await queue.getJobCountByTypes('wait', 'delayed', 'prioritized')
     } catch {
-      // Redis is away, which `send` tells better than an old count does.
+      // Redis is away, and `send` reports that itself.
       last.count = 0
     }
   }

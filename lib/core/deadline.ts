@@ -1,66 +1,77 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
-import { AccountsError, loggable } from '../errors.ts'
+import { AccountsError, isOutage, loggable } from '../errors.ts'
 
 /** How long the caller of a port waits. */
 export const deadlineMs = 1000
-const patience = 3
+// Work in batches may take longer, and says nothing about how requests fare: it neither trips the breaker nor heeds it.
+// `settleMails` is called by both: no request waits longer for it.
+const batchMs = new Map([
+  ...['importUsers', 'endAnySessions', 'purge', 'claimMails', 'progress'].map((verb) => [verb, 30_000] as const),
+  ['settleMails', deadlineMs],
+])
+const mostTimeouts = 3
 const pauseMs = 1000
-// Sent every second: the connection tells of each outage once.
+// Sent every second: the connection logs each outage once.
 const heartbeat = 'publish'
 
 /**
- * Bounds every call of a port but `close`: past one second, or when the port throws, it is `ACCOUNTS_UNAVAILABLE` with
- * the fault as cause. After three calls in a row that ran out of time the port is left alone but for one call a second,
- * so that a frozen dependency collects no pile of work. A write abandoned here may still be done. Faults are logged
- * here, since a host's error handler need not look at causes.
+ * Bounds every call of a port but `close`: one that takes longer than a second, or fails because of an outage, is
+ * `ACCOUNTS_UNAVAILABLE` with the fault as cause; any other fault is a bug and is thrown as it is. After three calls in
+ * a row that took too long the port is left alone but for one call a second, so that a frozen dependency collects no
+ * pile of work. A write abandoned here may still be done. Faults are logged here, since a host's error handler need not
+ * look at causes.
  */
 export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger): Port {
-  const breaker = { timeouts: 0, openUntil: 0 }
+  const breaker = { timeouts: 0, pausedUntil: 0 }
   const members = methodNames(port).map((name) => [name, boundedCall(port, name, breaker, log)])
   return Object.assign(Object.create(port), Object.fromEntries(members))
 }
 
 interface Breaker {
-  /** Calls in a row that ran out of time. */
+  /** Calls in a row that took too long. */
   timeouts: number
-  openUntil: number
+  pausedUntil: number
 }
 
 type Call = (...args: unknown[]) => Promise<unknown>
 
 function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyBaseLogger): Call {
   const call = (port as Record<string, Call>)[name] as Call
+  const batch = batchMs.get(name)
   return async (...args) => {
-    refuseWhileOpen(breaker)
-    const timer = startTimer(name)
+    if (!batch) refuseWhilePaused(breaker)
+    const timer = startTimer(name, batch ?? deadlineMs)
     try {
-      const answer = await Promise.race([call.apply(port, args), timer.expired])
-      breaker.timeouts = 0
-      return answer
+      const result = await Promise.race([call.apply(port, args), timer.expired])
+      if (!batch) breaker.timeouts = 0
+      return result
     } catch (cause) {
-      breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
+      if (!batch) breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
       if (name !== heartbeat) log.error({ err: loggable(cause) }, `fastify-accounts: "${name}" failed`)
-      throw cause instanceof AccountsError ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+      if (cause instanceof AccountsError || !isOutage(cause)) throw cause
+      throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     } finally {
       timer.stop()
     }
   }
 }
 
-function refuseWhileOpen(breaker: Breaker): void {
-  if (breaker.timeouts < patience) return
+function refuseWhilePaused(breaker: Breaker): void {
+  if (breaker.timeouts < mostTimeouts) return
   const now = performance.now()
-  if (now < breaker.openUntil) throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('port is paused') })
-  breaker.openUntil = now + pauseMs
+  if (now < breaker.pausedUntil) throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('port is paused') })
+  breaker.pausedUntil = now + pauseMs
 }
 
-class Expired extends Error {}
+class Expired extends Error {
+  override name = 'TimeoutError'
+}
 
-function startTimer(name: string): { expired: Promise<never>; stop(): void } {
+function startTimer(name: string, ms: number): { expired: Promise<never>; stop(): void } {
   let timer: NodeJS.Timeout
   const expired = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Expired(`"${name}" did not answer within ${deadlineMs} ms`)), deadlineMs)
+    timer = setTimeout(() => reject(new Expired(`"${name}" took longer than ${ms} ms`)), ms)
   })
   return { expired, stop: () => clearTimeout(timer) }
 }

@@ -12,7 +12,7 @@ const stopMs = 2000
 
 /**
  * Starts what an instance does in the background: mails that wait in the outbox, and rows that nobody needs any more.
- * Any number of instances may do so at once. Answers how to stop it, when the rounds that have begun are done.
+ * Any number of instances may do so at once. Returns a function that stops it when the rounds that have begun are done.
  */
 export function startHousekeeping(realm: Realm): () => Promise<void> {
   const stops = [repeat(realm, purge, purgeMs)]
@@ -26,7 +26,7 @@ export function startHousekeeping(realm: Realm): () => Promise<void> {
 export async function purge(realm: Realm): Promise<void> {
   const { storage, options, clock } = realm
   const now = clock()
-  // Without the option it is not for this instance to say how long events are kept.
+  // Without the option another instance decides how long events are kept.
   const eventsBefore = options.eventLog ? now - options.eventLog.keep * 1000 : 0
   const removed = await storage.purge({ now, eventsBefore, limit: purgeBatch })
   if (removed >= purgeBatch) await purge(realm)
@@ -35,17 +35,16 @@ export async function purge(realm: Realm): Promise<void> {
 type Work = (realm: Realm) => Promise<void>
 
 function repeat(realm: Realm, work: Work, everyMs: number): () => Promise<void> {
-  const state: { timer?: NodeJS.Timeout; stopped: boolean; round: Promise<void> } = {
-    stopped: false,
-    round: Promise.resolve(),
-  }
+  let timer: NodeJS.Timeout | undefined
+  let stopped = false
+  let round = Promise.resolve()
   function plan(): void {
-    if (state.stopped) return
+    if (stopped) return
     // Spread, so that instances which were deployed together do not work together.
-    state.timer = setTimeout(begin, randomInt(everyMs * 0.75, everyMs * 1.25)).unref()
-  }
-  function begin(): void {
-    state.round = run()
+    const begin = () => {
+      round = run()
+    }
+    timer = setTimeout(begin, randomInt(everyMs * 0.75, everyMs * 1.25)).unref()
   }
   async function run(): Promise<void> {
     await work(realm).catch((error) => {
@@ -56,8 +55,8 @@ function repeat(realm: Realm, work: Work, everyMs: number): () => Promise<void> 
   }
   plan()
   return async () => {
-    state.stopped = true
-    clearTimeout(state.timer)
-    await within(stopMs, state.round)
+    stopped = true
+    clearTimeout(timer)
+    await within(stopMs, round)
   }
 }

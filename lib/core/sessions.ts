@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
-import { AccountsError } from '../errors.ts'
+import { AccountsError, callHost } from '../errors.ts'
 import { mustVerify } from '../options/options.ts'
 import { type Client, noClient } from './client.ts'
 import { emit } from './events.ts'
@@ -34,7 +34,7 @@ export async function firstTokens({ tokens }: Realm, session: Session, user: Use
 /** Makes a session for a user; the storage has to take it. */
 export function newSession({ options, clock }: Realm, user: User, { ip, userAgent, request }: Client): Session {
   const now = clock()
-  const { idle, absolute } = options.session(request)
+  const { idle, absolute } = callHost(() => options.session(request))
   return {
     id: randomBytes(16).toString('base64url'),
     userId: user.id,

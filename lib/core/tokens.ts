@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto'
 import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
 import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
-import { AccountsError } from '../errors.ts'
+import { AccountsError, callHost } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import type { Ring } from './secrets.ts'
 
@@ -108,7 +108,7 @@ function signers(
   return {
     async signAccess(session, user) {
       const iat = seconds()
-      const extra = claims ? await claims(user) : {}
+      const extra = claims ? await callHost(() => claims(user)) : {}
       return sign('access', {
         ...(extra as object),
         iss,

@@ -1,5 +1,5 @@
 import Type, { type TProperties } from 'typebox'
-import type { NewUser, Profile, User, UserId } from '../contracts.ts'
+import type { EventId, NewUser, Profile, User, UserId } from '../contracts.ts'
 import { noClient } from '../core/client.ts'
 import { changeCredentials, checkPolicy, deleteUser } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
@@ -70,12 +70,12 @@ export interface Users {
    */
   delete(id: UserId): Promise<void>
   /**
-   * A user's security events, the newest first, as the option `eventLog` kept them. The next page is that `before` the
-   * `at` of the last one.
+   * Lists a user's security events, the last stored first, as the option `eventLog` kept them.
    *
-   * @param page `limit` events (100 unless given, 1,000 at most), and all others of the millisecond of the last
+   * @param page at most `limit` events (100 unless given, 1,000 at most), those before the event with the id `before`:
+   * the last one of the previous page
    */
-  history(id: UserId, page?: { before?: number; limit?: number }): Promise<SecurityEvent[]>
+  history(id: UserId, page?: { before?: EventId; limit?: number }): Promise<(SecurityEvent & { id: EventId })[]>
 }
 
 const client = noClient
@@ -121,10 +121,11 @@ export function createUsers(realm: Realm): Users {
       await emit(realm, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
     },
     async history(id, { before, limit } = {}) {
-      if (before !== undefined && !Number.isSafeInteger(before)) {
-        throw new TypeError('fastify-accounts: "before" must be a time in milliseconds')
+      if (!['undefined', 'number', 'string'].includes(typeof before)) {
+        throw new TypeError('fastify-accounts: "before" must be the id of an event')
       }
-      return (await storage.listEvents(id, { before, limit: pageSize(limit) })) as SecurityEvent[]
+      const events = await storage.listEvents(id, { before, limit: pageSize(limit) })
+      return events as (SecurityEvent & { id: EventId })[]
     },
   }
 }

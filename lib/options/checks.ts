@@ -1,6 +1,6 @@
 import { inspect } from 'node:util'
 
-/** Checks one option: answers the value to use, or throws a TypeError that names the option and the fix. */
+/** Checks one option: returns the value to use, or throws a TypeError that names the option and the fix. */
 export type Check<T> = (path: string, given: unknown) => T
 
 /** The TypeError of a wrong option: the option in quotes, what was given, the fix. */
@@ -99,17 +99,17 @@ export function port<T>(methods: readonly string[], makers: string): Check<T | u
   }
 }
 
-/** A group of options; refuses unknown keys and names the nearest right one. */
+/** A group of options; refuses unknown keys. */
 export function section<T>(checks: { [K in keyof T]: Check<T[K]> }, shape = 'an object'): Check<Readonly<T>> {
   const names = Object.keys(checks) as (keyof T & string)[]
   return (path, given = {}) => {
-    // A promise has no keys of its own, and would stand for all the defaults.
+    // A promise has no keys of its own, so it would be taken for an object without any.
     if (typeof given !== 'object' || given === null || Array.isArray(given) || given instanceof Promise) {
       throw wrongOption(path, `must be ${shape} with ${names.join(', ')}`, shown(given))
     }
     const at = (name: string) => (path ? `${path}.${name}` : name)
     for (const name of Object.keys(given)) {
-      if (!Object.hasOwn(checks, name)) throw wrongOption(at(name), `is unknown; ${suggestion(name, names)}`)
+      if (!Object.hasOwn(checks, name)) throw wrongOption(at(name), `is unknown; the names are ${names.join(', ')}`)
     }
     const read = names.map((name) => [name, checks[name](at(name), (given as Record<string, unknown>)[name])] as const)
     return Object.freeze(Object.fromEntries(read)) as Readonly<T>
@@ -123,25 +123,4 @@ export function sectionOrOff<T>(
 ): Check<Readonly<T> | false> {
   const on = section<T>(checks, shape)
   return (path, given) => (given === false ? false : on(path, given))
-}
-
-function suggestion(word: string, names: readonly string[]): string {
-  const [nearest = ''] = [...names].sort((a, b) => distance(word, a) - distance(word, b))
-  const far = distance(word, nearest) > Math.max(2, nearest.length / 2)
-  return `did you mean "${nearest}"?${far ? ` The names are ${names.join(', ')}` : ''}`
-}
-
-/** Edits between two words, ignoring case (Levenshtein). */
-function distance(a: string, b: string): number {
-  const [from, to] = [a.toLowerCase(), b.toLowerCase()]
-  let row = Array.from({ length: to.length + 1 }, (_, column) => column)
-  for (let i = 1; i <= from.length; i++) {
-    const next = [i]
-    for (let j = 1; j <= to.length; j++) {
-      const swap = row[j - 1]! + (from[i - 1] === to[j - 1] ? 0 : 1)
-      next.push(Math.min(swap, row[j]! + 1, next[j - 1]! + 1))
-    }
-    row = next
-  }
-  return row[to.length]!
 }

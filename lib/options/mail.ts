@@ -1,22 +1,22 @@
 import type { SMTPPoolOptions } from 'nodemailer'
 import type { Brand, Message, MessageKind } from '../contracts.ts'
-import { type Check, fn, type Hidden, hidden, optionalText, section, shown, webAddress, wrongOption } from './checks.ts'
+import { type Check, fn, optionalText, section, shown, webAddress, wrongOption } from './checks.ts'
 
 /** A brand with its defaults filled in. */
 export type MailBrand = Partial<Brand> & Pick<Brand, 'name' | 'color'>
 
-/** What a template writes from. Everything in `user` and `network` was typed by strangers: escape it in HTML. */
+/** What a template writes from. Strangers may have typed what is in `user` and `network`: escape it in HTML. */
 export interface MailInput {
   kind: MessageKind
-  /** The digits that the user types, without spaces; left out in a notice. */
+  /** The digits that the user types, without spaces; a notice has none. */
   code?: string
   /** The page where the code is typed. */
   url?: string
   /** How many minutes the code lives; 0 in a notice. */
   minutes: number
-  /** When it was asked for, or done: milliseconds. */
+  /** When the code was asked for, or the change was made: milliseconds. */
   requestedAt: number
-  /** From which network; empty when the app did it by itself. */
+  /** The network that asked; empty when no request did. */
   network: string
   user: Message['user']
   brand: MailBrand
@@ -31,7 +31,7 @@ export interface WrittenMail {
   html: string
 }
 
-/** Writes a mail. One that throws or answers something else is replaced by the built-in one. */
+/** Writes a mail. One that throws or returns something else is replaced by the built-in one. */
 export type MailTemplate = (input: MailInput) => WrittenMail
 
 /** Templates of the host, by kind. */
@@ -50,7 +50,7 @@ export interface Mail extends WrittenMail {
 
 /**
  * How mails leave: an SMTP URL or nodemailer's SMTP options, a ready nodemailer transport, or a function that hands the
- * mail to a provider. A function's fault is retried, unless it has a `responseCode` of 500 or more.
+ * mail to a provider. When it throws, the mail is tried again, unless the error has a `responseCode` of 500 or more.
  */
 export type MailTransport =
   | string
@@ -83,13 +83,13 @@ export const templates = section<{ [Kind in MessageKind]: MailTemplates[Kind] }>
   username_taken: template,
 })
 
-// What the mail worker alone uses; it checks it.
-const forWorker: Check<unknown> = (_path, given) => hidden(given)
+const unused: Check<undefined> = () => undefined
 
 /** How mails look, and what the worker of a config takes. */
 export const mail = section({
   brand,
-  transport: forWorker as Check<Hidden<MailTransport | undefined>>,
-  from: forWorker as Check<Hidden<string | undefined>>,
+  // The mail worker alone uses and checks these; here they would only be printed.
+  transport: unused,
+  from: unused,
   templates,
 })

@@ -74,17 +74,20 @@ export interface AccountsOptions {
     audience?: string
     /** Life of an access token. @default 300 */
     accessTtl?: number
-    /** Claims of the host in access tokens, read from the user at log-in and at each refresh. */
+    /** Claims of the host in access tokens, made from the user at login and at each refresh. */
     claims?: (user: User) => Claims | Promise<Claims>
   }
-  /** How long sessions live, or a function of the request that starts one (null without a request). */
+  /**
+   * How long sessions live, or a function of the request that starts one (null without a request). It returns at once,
+   * without a promise.
+   */
   session?: Partial<SessionLife> | ((request: FastifyRequest | null) => Partial<SessionLife>)
   refresh?: {
-    /** False: refresh answers `access` alone and the refresh token stays. @default true */
+    /** False: a refresh returns `access` alone and the refresh token stays. @default true */
     rotate?: boolean
-    /** How long the newest token may come back freely (tabs, races). @default 30 */
+    /** How long the newest token may be sent again freely (tabs, races). @default 30 */
     graceSeconds?: number
-    /** How often it may come back later (lost answers); 0 is the strict reading of RFC 9700. @default 3 */
+    /** How often it may be sent again later (lost responses); 0 is the strict reading of RFC 9700. @default 3 */
     lateReplays?: number
   }
   registration?:
@@ -92,15 +95,15 @@ export interface AccountsOptions {
     | {
         /** @default 'required' */
         username?: 'required' | 'optional' | false
-        /** The host's own fields: validated, stored, answered and typed. @default Type.Object({}) */
+        /** The host's own fields: validated, stored, returned and typed. @default Type.Object({}) */
         profile?: TObject
         /**
-         * Registration mails a code and answers a token; nobody logs in before `verify_email` proved the mailbox, and
+         * Registration mails a code and returns a token; nobody logs in before `verify_email` proved the mailbox, and
          * an account that is not proved within 24 h expires. @default false
          */
         verifyEmail?: boolean
         /**
-         * Registration never tells whether an address or a username is known: it always answers 202 with a token, and
+         * Registration never shows whether an address or a username is taken: it always returns 202 with a token, and
          * the rest goes by mail. Implies `verifyEmail`. @default false
          */
         concealExisting?: boolean
@@ -172,15 +175,12 @@ export interface AccountsOptions {
 export type ResolvedOptions = ReturnType<typeof resolveOptions>
 
 /**
- * Checks the options, fills the defaults and answers a frozen copy. Nothing given is changed or silently replaced.
+ * Checks the options, fills in the defaults and returns a frozen copy. Nothing given is changed or silently replaced.
  *
  * @throws {TypeError} naming the option, what was given and the fix
  */
 export function resolveOptions(given: AccountsOptions) {
   const options = resolveAll('', given)
-  if (options.storage && !['integer', 'uuid'].includes(options.storage.ids)) {
-    throw wrongOption('storage.ids', "must be 'integer' or 'uuid'", shown(options.storage.ids))
-  }
   if (options.storage && options.db) throw wrongOption('storage', 'must be left out when "db" is given')
   if (options.passwords.minLength > options.passwords.maxLength) {
     throw wrongOption(
@@ -234,7 +234,7 @@ export function codeDigits({ passwordReset }: Pick<ResolvedOptions, 'passwordRes
   return passwordReset ? passwordReset.digits : 8
 }
 
-/** Whether registration tells nobody what is known. */
+/** Whether registration hides which addresses and usernames are taken. */
 export function conceals({ registration }: Pick<ResolvedOptions, 'registration'>): boolean {
   return registration ? registration.concealExisting : false
 }
@@ -246,23 +246,9 @@ const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) }, '
 const resolveAll = section({
   name: realmName,
   prefix: text(/^(\/[^\s?#:*]*)?$/, 'must be a path such as "/v1"', ''),
-  routes: section<Record<RouteName, RouteDecoration | false>>({
-    register: route,
-    login: route,
-    refresh: route,
-    emailRequest: route,
-    checkOtp: route,
-    resetPassword: route,
-    user: route,
-    changePassword: route,
-    changeEmail: route,
-    confirmEmail: route,
-    verifyEmail: route,
-    resendVerification: route,
-    logout: route,
-    logoutAll: route,
-    sessions: route,
-  }),
+  routes: section<Record<RouteName, RouteDecoration | false>>(
+    Object.fromEntries(routeNames.map((name) => [name, route])) as Record<RouteName, typeof route>,
+  ),
   secret: secrets,
   db: kysely,
   storage,

@@ -1,7 +1,7 @@
 import type { Cluster, Redis } from 'ioredis'
 import type { Kysely } from 'kysely'
 import type { Cache, Mailer, Storage } from '../contracts.ts'
-import { type Check, type Hidden, hidden, port, wrongOption } from './checks.ts'
+import { type Check, type Hidden, hidden, port, shown, wrongOption } from './checks.ts'
 
 /** A host's Kysely; `Kysely<unknown>` would refuse one that has tables. */
 // biome-ignore lint/suspicious/noExplicitAny: the host's tables are its own
@@ -16,60 +16,22 @@ export interface RedisPair {
   queue: RedisSource
 }
 
-const storageVerbs = [
-  'insertUser',
-  'importUsers',
-  'findUserById',
-  'findUserByEmail',
-  'findUserWithPassword',
-  'listUsers',
-  'updateUser',
-  'setRole',
-  'replacePasswordHash',
-  'changeCredentials',
-  'deleteUser',
-  'insertSession',
-  'sessionActive',
-  'refreshSession',
-  'listSessions',
-  'endSession',
-  'endSessions',
-  'endAnySessions',
-  'endedSince',
-  'addMails',
-  'claimMails',
-  'settleMails',
-  'addEvent',
-  'listEvents',
-  'purge',
-  'ping',
-] as const satisfies (keyof Storage)[]
+const isStorage = port<Storage>(['insertUser'], 'a storage adapter such as kyselyStorage(db)')
 
-const cacheVerbs = [
-  'put',
-  'guess',
-  'lease',
-  'giveBack',
-  'burn',
-  'peek',
-  'publish',
-  'subscribe',
-  'ping',
-  'close',
-] as const satisfies (keyof Cache)[]
+/** A storage adapter, or undefined. Its `ids` and a verb tell it from a Kysely. */
+export const storage: Check<Storage | undefined> = (path, given) => {
+  const found = isStorage(path, given)
+  if (!found || ['integer', 'uuid'].includes(found.ids)) return found
+  throw wrongOption(`${path}.ids`, "must be 'integer' or 'uuid'", shown(found.ids))
+}
 
-const mailerVerbs = ['send', 'progress', 'ping', 'close'] as const satisfies (keyof Mailer)[]
+/** A cache adapter, or undefined. */
+export const cache = port<Cache>(['lease'], 'a cache adapter such as redisCache({ redis })')
 
-/** A storage with every verb of the contract, or undefined. */
-export const storage = port<Storage>(storageVerbs, 'a storage adapter such as kyselyStorage(db)')
+/** A mailer, or undefined. A nodemailer transport is none. */
+export const mailer = port<Mailer>(['progress'], 'a mailer such as smtpMailer({ transport, from })')
 
-/** A cache with every verb of the contract, or undefined. */
-export const cache = port<Cache>(cacheVerbs, 'a cache adapter such as redisCache({ redis })')
-
-/** A mailer with every verb of the contract, or undefined. */
-export const mailer = port<Mailer>(mailerVerbs, 'a mailer such as smtpMailer({ transport, from })')
-
-/** Redis, hidden since a URL may hold a password. */
+/** Redis, hidden because a URL may hold a password. */
 export const redis: Check<Hidden<RedisPair> | undefined> = (path, given) => {
   if (given === undefined) return undefined
   if (isRedisSource(given)) return hidden({ cache: given as RedisSource, queue: given as RedisSource })
@@ -83,14 +45,10 @@ export const redis: Check<Hidden<RedisPair> | undefined> = (path, given) => {
 }
 
 function isRedisSource(given: unknown): boolean {
-  return typeof given === 'string' || isRedisClient(given)
+  return typeof given === 'string' || typeof (given as { duplicate?: unknown } | null)?.duplicate === 'function'
 }
 
-function isRedisClient(given: unknown): boolean {
-  return typeof (given as { duplicate?: unknown } | null)?.duplicate === 'function'
-}
-
-/** The host's Kysely, hidden since its pool may hold a password. */
+/** The host's Kysely, hidden because its pool may hold a password. */
 export const kysely: Check<Hidden<AnyKysely> | undefined> = (path, given) => {
   if (given === undefined) return undefined
   if (typeof (given as AnyKysely | null)?.selectFrom === 'function') return hidden(given as AnyKysely)

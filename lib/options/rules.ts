@@ -79,10 +79,11 @@ export interface SessionLife {
   absolute: number
 }
 
-/** Checks a session's lives, those of the option or those that a function of the host answered. */
-export const sessionLife: Check<Readonly<SessionLife>> = (path, given) => {
+/** Checks the lives of a session. An idle life that is left out is no longer than the absolute one. */
+const sessionLife: Check<Readonly<SessionLife>> = (path, given) => {
   const life = lives(path, given)
   if (life.idle <= life.absolute) return life
+  if ((given as Partial<SessionLife>).idle === undefined) return Object.freeze({ ...life, idle: life.absolute })
   throw wrongOption(`${path}.idle`, `must not be longer than ${path}.absolute (${life.absolute})`)
 }
 
@@ -94,26 +95,52 @@ const lives = section<SessionLife>(
   'a function or an object',
 )
 
-/** A session's lives, or a function of the request that answers them. */
+/** The lives of a session, or a function of the request that returns them. */
 export function sessionLives<Request>(): Check<(request: Request | null) => Readonly<SessionLife>> {
   return (path, given) => {
-    if (typeof given === 'function') return (request) => sessionLife(path, given(request))
-    const life = sessionLife(path, given)
-    return () => life
+    if (typeof given !== 'function') {
+      const life = sessionLife(path, given)
+      return () => life
+    }
+    probe(path, given as (request: null) => unknown)
+    return (request) => returnedLife(path, given(request))
   }
+}
+
+// A function that throws for null reads the request, and is judged when there is one.
+function probe(path: string, given: (request: null) => unknown): void {
+  let life: unknown
+  try {
+    life = given(null)
+  } catch {
+    return
+  }
+  returnedLife(path, life)
+}
+
+function returnedLife(path: string, life: unknown): Readonly<SessionLife> {
+  if (!(life instanceof Promise)) return sessionLife(path, life)
+  // Its fault is beside the point, and must not end the process.
+  life.catch(() => {})
+  throw wrongOption(path, 'must return { idle, absolute } at once', 'a promise')
 }
 
 /** What each role may do. */
 export const roles: Check<ReadonlyMap<string, readonly string[]> | undefined> = (path, given) => {
   if (given === undefined) return undefined
-  const fix = 'must be an object such as { admin: ["orders:*"], support: ["orders:read"] }'
-  if (typeof given !== 'object' || given === null || Array.isArray(given)) throw wrongOption(path, fix, shown(given))
-  const entries = Object.entries(given).map(([role, permissions]) => {
-    const valid = Array.isArray(permissions) && permissions.every(isPermission)
-    if (!/^[\w.:-]{1,64}$/.test(role) || !valid) throw wrongOption(`${path}.${role}`, fix, shown(permissions))
-    return [role, Object.freeze([...permissions])] as const
-  })
-  return new Map(entries)
+  if (typeof given !== 'object' || given === null || Array.isArray(given)) {
+    throw wrongOption(path, 'must be an object such as { admin: ["*"], support: ["orders:read"] }', shown(given))
+  }
+  return new Map(Object.entries(given).map(([role, may]) => [role, permissions(`${path}.${role}`, role, may)]))
+}
+
+function permissions(path: string, role: string, given: unknown): readonly string[] {
+  if (!/^[\w.:-]{1,64}$/.test(role)) throw wrongOption(path, 'must have a name of letters, digits and . : _ -')
+  if (!Array.isArray(given)) throw wrongOption(path, 'must be a list such as ["orders:read"]', shown(given))
+  const wrong = given.findIndex((one) => !isPermission(one))
+  if (wrong < 0) return Object.freeze([...given])
+  const fix = 'must be words with ":" between them, such as "orders:read"; "*" stands alone or last, as in "orders:*"'
+  throw wrongOption(`${path}[${wrong}]`, fix, shown(given[wrong]))
 }
 
 function isPermission(given: unknown): given is string {

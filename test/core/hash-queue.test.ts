@@ -9,7 +9,7 @@ import t, { type Test } from 'tap'
 import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
-import { createHashQueue, type HashQueue, hashQueue, hashSlots, type Place } from '../../lib/core/hash-queue.ts'
+import { createHashQueue, type HashQueue, hashQueue, hashSlots, type Reservation } from '../../lib/core/hash-queue.ts'
 import plugin from '../../lib/index.ts'
 import { testOptions } from '../../lib/testing/index.ts'
 import { accountsOf, memoryApp } from '../helpers/app.ts'
@@ -163,7 +163,7 @@ t.test(
     const begun: number[] = []
     const clients = Array.from({ length: 5 }, () => new AbortController())
     const places = clients.map(({ signal }, index) =>
-      queue.run(async () => void begun.push(index), queue.approach(signal)),
+      queue.run(async () => void begun.push(index), queue.reserve(signal)),
     )
     const settled = Promise.allSettled(places)
 
@@ -183,11 +183,11 @@ t.test(
 t.test('[R-HASH-6] a client that hung up before its turn costs no hash', async (t) => {
   const queue = createHashQueue(1)
   const hungUp = new AbortController()
-  const place = queue.approach(hungUp.signal)
+  const reservation = queue.reserve(hungUp.signal)
   hungUp.abort()
 
   await t.rejects(
-    queue.run(async () => t.fail('it ran'), place),
+    queue.run(async () => t.fail('it ran'), reservation),
     overloaded,
   )
 })
@@ -195,13 +195,13 @@ t.test('[R-HASH-6] a client that hung up before its turn costs no hash', async (
 t.test('those on their way count at the first door until they reach the second, once', async (t) => {
   const queue = createHashQueue(1, 100)
   const before = capacity(queue)
-  const place = queue.approach(fresh())
+  const reservation = queue.reserve(fresh())
 
   t.equal(capacity(queue), before - 1)
-  await queue.run(async () => {}, place)
+  await queue.run(async () => {}, reservation)
   const after = capacity(queue)
-  place.reached()
-  place.reached()
+  reservation.release()
+  reservation.release()
 
   t.equal(capacity(queue), after, 'a second time it is not taken off again')
   t.ok(after >= before)
@@ -209,15 +209,15 @@ t.test('those on their way count at the first door until they reach the second, 
 
 /** How many more requests the first door would let on their way. */
 function capacity(queue: HashQueue): number {
-  const places = []
+  const reservations = []
   for (;;) {
     try {
       queue.admit()
     } catch {
-      for (const place of places) place.reached()
-      return places.length
+      for (const reservation of reservations) reservation.release()
+      return reservations.length
     }
-    places.push(queue.approach(fresh()))
+    reservations.push(queue.reserve(fresh()))
   }
 }
 
@@ -336,10 +336,10 @@ t.test('[R-HASH-6] requests that end before the queue do not stay counted', asyn
 t.test('[R-HASH-6] the first door refuses before the body is read', async (t) => {
   const { port, post, get, app } = await listening(t)
   const { access } = await newMember(accountsOf({ app }))
-  const places: Place[] = []
-  while (capacity(hashQueue) > 0) places.push(hashQueue.approach(fresh()))
+  const reservations: Reservation[] = []
+  while (capacity(hashQueue) > 0) reservations.push(hashQueue.reserve(fresh()))
   t.teardown(() => {
-    for (const place of places) place.reached()
+    for (const reservation of reservations) reservation.release()
   })
 
   const unfinished = await rawSocket(t, port)
@@ -358,7 +358,7 @@ t.test('[R-HASH-6] the first door refuses before the body is read', async (t) =>
   }
   t.equal((await get('/auth/user/', access)).status, 200, 'what does not hash goes on')
   t.equal((await post('/auth/refresh/', { refresh: 'x' })).status, 401)
-  for (const place of places) place.reached()
+  for (const reservation of reservations) reservation.release()
   t.equal((await post('/api/register/', ada)).status, 201, 'and so does the rest when the line is short again')
 })
 

@@ -23,7 +23,7 @@ function parts(options: Partial<AccountsOptions> = {}): AccountsOptions {
   return { secret, storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer(), ...options }
 }
 
-t.test('realms that share their users are told of in the log', async (t) => {
+t.test('realms that share their users are named in the log', async (t) => {
   const storage = memoryStorage()
 
   const shared = await loggedApp(t, async (app) => {
@@ -40,7 +40,7 @@ t.test('realms that share their users are told of in the log', async (t) => {
 })
 
 t.test(
-  'an adapter for other ids than the tables have says so instead of refusing every log-in',
+  'an adapter for other ids than the tables have says so instead of refusing every login',
   { skip: noPostgres },
   async (t) => {
     const { db } = await openDatabase(t, { ids: 'uuid' })
@@ -53,18 +53,18 @@ t.test(
   },
 )
 
-t.test('claims that are too large for a token are told when they are signed', async (t) => {
+t.test('claims that are too large for a token are logged when they are signed', async (t) => {
   const claims = () => ({ list: 'x'.repeat(9000) })
   const { post, log } = await loggedApp(t, async (app) => {
     await app.register(accounts, parts({ tokens: { claims } }))
   })
   await post('/api/register/', ada)
 
-  t.equal((await post('/api/login/', ada)).status, 503)
+  t.equal((await post('/api/login/', ada)).status, 500)
   t.match(log(), /tokens\.claims/)
 })
 
-t.test('a host without the security scheme is told where to declare it', async (t) => {
+t.test('a host without the security scheme reads in the log where to declare it', async (t) => {
   const { default: swagger } = await import('@fastify/swagger')
   const { app, log } = await loggedApp(t, async (app) => {
     await app.register(swagger)
@@ -96,3 +96,24 @@ t.test('the helpers for tests of hosts name what is wrong with their arguments',
   await t.rejects(createUser(app, { email: 'nope' }), { message: /nope is not an e-mail address/ })
   await t.rejects(createUser(app, { name: 'staff' }), { message: /not registered under the name "staff"/ })
 })
+
+t.test(
+  'a host that has a route of ours itself meets an error that names it and the options that move ours',
+  async (t) => {
+    const boot = async (url: string, options: Partial<AccountsOptions> = {}) => {
+      const app = Fastify()
+      t.teardown(() => app.close())
+      app.post(url, async () => 'mine')
+      await app.register(accounts, parts(options))
+    }
+    const fix = /; if it is the app's own, move ours with the option "prefix" or "routes.logout"$/
+
+    for (const url of ['/auth/logout', '/auth/logout/']) {
+      const error = await boot(url).catch((error) => error)
+      t.match(error, { name: 'TypeError', message: fix })
+      t.ok(error.message.includes(`POST' already declared for route '${url}'`), error.message)
+    }
+    await t.resolves(boot('/auth/logout', { prefix: '/v1' }))
+    await t.resolves(boot('/auth/logout', { routes: { logout: '/auth/log_out/' } }))
+  },
+)

@@ -617,6 +617,10 @@ async function breakEachCall(
   }
 }
 
+function outage(): Error {
+  return Object.assign(new Error('connect ECONNREFUSED 10.1.2.3:5432'), { code: 'ECONNREFUSED' })
+}
+
 /** Ports of which one verb throws at one call, before it does its work; a step that met the fault is repeated. */
 function faultyHost(t: Test, fault: Fault | null) {
   const counts: Flow['counts'] = new Map()
@@ -627,7 +631,7 @@ function faultyHost(t: Test, fault: Fault | null) {
       const verb = (...args: unknown[]) => {
         counts.set(name, (counts.get(name) ?? 0) + 1)
         const { verb, call } = fault ?? {}
-        if (name === verb && counts.get(name) === call) throw new Error('connect ECONNREFUSED 10.1.2.3:5432')
+        if (name === verb && counts.get(name) === call) throw outage()
         return member.apply(port, args)
       }
       return [name, verb]

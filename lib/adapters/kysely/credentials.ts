@@ -1,6 +1,6 @@
 import { type Kysely, sql } from 'kysely'
 import type { CredentialChange, Storage } from '../../contracts.ts'
-import { possibleId, storable } from '../../core/storable.ts'
+import { isValidId, storable } from '../../core/storable.ts'
 import { storeMails } from './outbox.ts'
 import { bound, boundAll, isOneOf } from './rows.ts'
 import { endSessionsOf, liveSessions, sessionRow } from './sessions.ts'
@@ -17,13 +17,13 @@ type CredentialVerbs = Pick<Storage, 'changeCredentials' | 'deleteUser'>
 export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): CredentialVerbs {
   return {
     async changeCredentials(change) {
-      if (!possibleId(ids, change.userId) || !storable(change.set)) return 'stale'
+      if (!isValidId(ids, change.userId) || !storable(change.set)) return 'stale'
       if (change.sessions !== 'keep') await requireReadCommitted(db)
       return changeOrName(db, change, 2)
     },
 
     async deleteUser(deletion) {
-      if (!possibleId(ids, deletion.userId)) return 'stale'
+      if (!isValidId(ids, deletion.userId)) return 'stale'
       await requireReadCommitted(db)
       try {
         return await inTransaction(db, (transaction) => deleteFenced(transaction, deletion))

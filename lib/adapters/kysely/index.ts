@@ -9,7 +9,7 @@ import { purgeVerb } from './purge.ts'
 import { databaseTime } from './rows.ts'
 import { sessionVerbs } from './sessions.ts'
 import type { AccountsTables, IdOptions } from './tables.ts'
-import { inTurns, repeating } from './transactions.ts'
+import { serialized, withOutages, withRetries } from './transactions.ts'
 import { userVerbs } from './users.ts'
 
 export type { AnyKysely } from '../../options/ports.ts'
@@ -41,7 +41,7 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
       return Number(now)
     },
   }
-  if (db.isTransaction) return inTurns(db, storage)
-  // An import is many steps: repeated, it would find its own users taken.
-  return { ...repeating(storage), importUsers: storage.importUsers }
+  if (db.isTransaction) return withOutages(serialized(db, storage))
+  // An import is many steps: retried, it would find its own users taken.
+  return withOutages({ ...withRetries(storage), importUsers: storage.importUsers })
 }

@@ -151,7 +151,7 @@ async function createEvents(db: AnyKysely, ids: 'integer' | 'uuid') {
     .addColumn('user_agent', 'text', (column) => column.notNull())
     .addColumn('details', 'jsonb', (column) => column.notNull())
     .execute()
-  await db.schema.createIndex('accounts_events_user_id').on('accounts_events').columns(['user_id', 'at']).execute()
+  await db.schema.createIndex('accounts_events_user_id').on('accounts_events').columns(['user_id', 'id']).execute()
   await db.schema.createIndex('accounts_events_at').on('accounts_events').column('at').execute()
 }
 

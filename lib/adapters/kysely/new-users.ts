@@ -4,7 +4,7 @@ import { storableUser } from '../../core/storable.ts'
 import { storeMails } from './outbox.ts'
 import { bound, boundAll, idOf, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
-import { deadlocked, inTransaction, refusesValue, survivably } from './transactions.ts'
+import { deadlocked, inTransaction, refusesValue, withSavepoint } from './transactions.ts'
 
 type NewUserVerbs = Pick<Storage, 'insertUser' | 'importUsers'>
 type Registrant = Parameters<Storage['insertUser']>[0]
@@ -33,7 +33,7 @@ async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user:
   if (!storableUser(user)) return 'invalid'
   try {
     if (mails) return await inTransaction(db, (transaction) => insertWithMails(transaction, ids, user, mails))
-    return await survivably(db, (joined) => insertOrName(joined, ids, user))
+    return await withSavepoint(db, (joined) => insertOrName(joined, ids, user))
   } catch (error) {
     if (refusesValue(error)) return 'invalid'
     throw error
@@ -183,7 +183,7 @@ async function importBatch(db: Kysely<AccountsTables>, ids: Storage['ids'], user
 // Null when a value was refused, or when another import stores the same users in another order.
 async function insertUnlessRefused(db: Kysely<AccountsTables>, users: NewUser[]) {
   try {
-    return await survivably(db, (joined) => insertRows(joined, users))
+    return await withSavepoint(db, (joined) => insertRows(joined, users))
   } catch (error) {
     if (refusesValue(error) || deadlocked(error)) return null
     throw error

@@ -1,6 +1,6 @@
 import { type Expression, type RawBuilder, sql } from 'kysely'
 import type { Storage, User, UserId } from '../../contracts.ts'
-import { possibleId } from '../../core/storable.ts'
+import { isValidId } from '../../core/storable.ts'
 
 /** A user's columns, without the password hash; aliased so that a host's CamelCasePlugin changes nothing. */
 export const userColumns = [
@@ -62,7 +62,7 @@ export const databaseTime = sql<string | number>`(extract(epoch from clock_times
  */
 export function idOf(id: string | number, ids: Storage['ids']): UserId {
   const given = (ids === 'integer' ? Number(id) : String(id)) as UserId
-  if (possibleId(ids, given)) return given
+  if (isValidId(ids, given)) return given
   const existing = ids === 'integer' ? 'uuid' : 'integer'
   throw new Error(`The tables have ${existing} ids: use kyselyStorage(db, { ids: '${existing}' }).`)
 }

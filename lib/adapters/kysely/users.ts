@@ -1,9 +1,9 @@
 import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
 import type { Storage, UserId } from '../../contracts.ts'
-import { possibleId, storable } from '../../core/storable.ts'
+import { isValidId, storable } from '../../core/storable.ts'
 import { bound, boundAll, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
-import { refusesValue, survivably, violatesUnique } from './transactions.ts'
+import { refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
 
 type UserUpdate = Parameters<Storage['updateUser']>[0]
 
@@ -18,7 +18,7 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   const usersWithPassword = users.select('password_hash as passwordHash')
   return {
     async findUserById(id) {
-      if (!possibleId(ids, id)) return null
+      if (!isValidId(ids, id)) return null
       const row = await users.where('id', '=', id).executeTakeFirst()
       return row ? userOf(row, ids) : null
     },
@@ -30,13 +30,13 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async findUserWithPassword(id) {
-      if (!possibleId(ids, id)) return null
+      if (!isValidId(ids, id)) return null
       const row = await usersWithPassword.where('id', '=', id).executeTakeFirst()
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
     async listUsers({ after, limit }) {
-      if (after !== undefined && !possibleId(ids, after)) return []
+      if (after !== undefined && !isValidId(ids, after)) return []
       const page = users.orderBy('id').limit(bound(limit))
       const rows = await (after === undefined ? page : page.where('id', '>', after)).execute()
       return rows.map((row) => userOf(row, ids))
@@ -48,10 +48,10 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     async updateUser(change) {
-      if (!possibleId(ids, change.id)) return null
+      if (!isValidId(ids, change.id)) return null
       if (!storable(change)) return 'invalid'
       try {
-        const row = await survivably(db, (joined) => update(joined, change))
+        const row = await withSavepoint(db, (joined) => update(joined, change))
         return row ? userOf(row, ids) : null
       } catch (error) {
         if (refusesValue(error)) return 'invalid'
@@ -61,7 +61,7 @@ function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async setRole(id, role) {
-      if (!possibleId(ids, id) || !storable(role)) return false
+      if (!isValidId(ids, id) || !storable(role)) return false
       const row = await db
         .updateTable('accounts_users')
         .set({ role: bound(role) })
@@ -72,7 +72,7 @@ function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async replacePasswordHash(id, oldHash, newHash) {
-      if (!possibleId(ids, id)) return false
+      if (!isValidId(ids, id)) return false
       const row = await db
         .updateTable('accounts_users')
         .set({ password_hash: bound(newHash) })

@@ -1,5 +1,5 @@
 import type { Mailer, Message } from '../../contracts.ts'
-import { refuseProduction } from './single-process.ts'
+import { refuseProduction } from './state.ts'
 
 /** A message that `memoryMailer` kept. */
 export type SentMessage = Readonly<Message & { to: string }>

@@ -1,4 +1,4 @@
-import type { AccountEvent, OutboxMail, Session, User, UserId } from '../../contracts.ts'
+import type { OutboxMail, Session, StoredEvent, User, UserId } from '../../contracts.ts'
 
 /** A user as the memory storage keeps it; replaced as a whole, never changed. */
 export interface StoredUser extends User {
@@ -29,13 +29,33 @@ export interface MemoryState {
   readonly byUsername: Map<string, UserId>
   readonly sessions: Map<string, StoredSession>
   readonly mails: Map<string, OutboxMail & { settled: boolean }>
-  readonly events: Set<AccountEvent>
+  /** By id, which is the number of the event. */
+  readonly events: Map<number, StoredEvent>
+  newestEvent: number
+}
+
+/**
+ * Refuses a part that lives in one process's memory where several may run.
+ *
+ * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` says that it is meant
+ */
+export function refuseProduction(singleProcess: boolean | undefined, message: string): void {
+  if (process.env.NODE_ENV === 'production' && !singleProcess) throw new TypeError(message)
 }
 
 /** An empty state. */
 export function emptyState(ids: 'integer' | 'uuid'): MemoryState {
-  const maps = { users: new Map(), byEmail: new Map(), byUsername: new Map(), sessions: new Map(), mails: new Map() }
-  return { ids, newestId: 0, ...maps, events: new Set() }
+  return {
+    ids,
+    newestId: 0,
+    users: new Map(),
+    byEmail: new Map(),
+    byUsername: new Map(),
+    sessions: new Map(),
+    mails: new Map(),
+    events: new Map(),
+    newestEvent: 0,
+  }
 }
 
 /** Stores a user in the place of the one with the same id. */

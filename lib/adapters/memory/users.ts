@@ -1,10 +1,15 @@
 import { randomBytes } from 'node:crypto'
-import type { Insertion, NewUser, Storage, UserId, UserWithPassword } from '../../contracts.ts'
-import { possibleId, storable, storableUser } from '../../core/storable.ts'
+import type { CredentialChange, Insertion, NewUser, Storage, UserId, UserWithPassword } from '../../contracts.ts'
+import { isValidId, storable, storableUser } from '../../core/storable.ts'
 import {
+  dropUser,
+  emailTaken,
+  endAll,
   keepMails,
+  keepSession,
   keepUser,
   type MemoryState,
+  openSessions,
   type StoredUser,
   shownUser,
   storedProfile,
@@ -13,8 +18,12 @@ import {
 
 type UserUpdate = Parameters<Storage['updateUser']>[0]
 
-/** The verbs about users, but for changes of credentials. */
+/** The verbs about users and their credentials. */
 export function userVerbs(state: MemoryState) {
+  return { ...profileVerbs(state), ...credentialVerbs(state) } satisfies Partial<Storage>
+}
+
+function profileVerbs(state: MemoryState) {
   const { ids, users, byEmail } = state
   return {
     async insertUser(user, mails) {
@@ -39,7 +48,7 @@ export function userVerbs(state: MemoryState) {
     },
 
     async listUsers({ after, limit }) {
-      if (after !== undefined && !possibleId(ids, after)) return []
+      if (after !== undefined && !isValidId(ids, after)) return []
       const listed = [...users.values()].filter(({ id }) => after === undefined || id > after)
       return listed
         .sort((one, other) => (one.id < other.id ? -1 : 1))
@@ -123,4 +132,55 @@ function update(state: MemoryState, user: StoredUser, change: UserUpdate) {
   const updated = { ...user, username, usernameCanonical, profile }
   keepUser(state, updated)
   return shownUser(updated)
+}
+
+function credentialVerbs(state: MemoryState) {
+  return {
+    async changeCredentials(change) {
+      const user = state.users.get(change.userId)
+      if (!user || user.credentialVersion !== change.fence) return 'stale'
+      if (!user.active && change.set.active === undefined) return 'stale'
+      if (change.seenUsername !== undefined && change.seenUsername !== user.username) return 'stale'
+      if (emailTaken(state, change.set.emailCanonical, user.id)) return 'email_taken'
+      keepUser(state, changed(state, user, change))
+      const ended = moveSessions(state, change)
+      const { userId, credentialVersion, start } = change
+      if (start) keepSession(state, { ...start, userId, credentialVersion })
+      keepMails(state, change.mails)
+      return { ended }
+    },
+
+    // Nothing else refers to a user here, so it is never `in_use`.
+    async deleteUser({ userId, fence, now, mails }) {
+      const user = state.users.get(userId)
+      if (!user || user.credentialVersion !== fence) return 'stale'
+      dropUser(state, userId)
+      keepMails(state, mails)
+      return { ended: endAll(openSessions(state, userId), now) }
+    },
+  } satisfies Partial<Storage>
+}
+
+function changed(state: MemoryState, user: StoredUser, { set, credentialVersion }: CredentialChange): StoredUser {
+  const { username, usernameCanonical, ...rest } = set
+  const name = usernameTaken(state, usernameCanonical, user.id) ? {} : { username, usernameCanonical }
+  const expiry = set.emailVerifiedAt === undefined ? {} : { expiresAt: null }
+  const profile = storedProfile(set.profile ?? user.profile)
+  return { ...user, ...given({ ...rest, ...name }), ...expiry, profile, credentialVersion }
+}
+
+/** The members that are not undefined: those are left out, and stay. */
+function given<T extends object>(members: T) {
+  const entries = Object.entries(members).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> }
+}
+
+function moveSessions(state: MemoryState, { userId, sessions, credentialVersion, now }: CredentialChange): string[] {
+  const open = openSessions(state, userId)
+  const kept = open.filter(({ id }) => sessions === 'keep' || (sessions !== 'end' && sessions.keep === id))
+  for (const session of kept) session.credentialVersion = credentialVersion
+  return endAll(
+    open.filter((session) => !kept.includes(session)),
+    now,
+  )
 }

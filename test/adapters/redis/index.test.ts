@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises'
 import { Cluster, Redis } from 'ioredis'
 import { createRedisMock } from 'js-redis-server'
 import t, { type Test } from 'tap'
-import { connected, withoutArguments } from '../../../lib/adapters/redis/connection.ts'
+import { commandFault, connected, withoutArguments } from '../../../lib/adapters/redis/connection.ts'
 import { openRedis, redisCache } from '../../../lib/adapters/redis/index.ts'
 import type { Cache, CodeRef, NewCode } from '../../../lib/contracts.ts'
 import type { RedisSource } from '../../../lib/options/ports.ts'
@@ -156,12 +156,35 @@ t.test('the first verbs after boot wait for the connection', async (t) => {
   t.equal(results.filter((result) => result === 'dead').length, 50)
 })
 
+/** What an outage is for who calls a verb. */
+const unavailable = { code: 'ACCOUNTS_UNAVAILABLE' }
+
+t.test('a server that cannot serve is an outage, a command that it refuses as wrong is a bug', async (t) => {
+  const replies = [
+    'LOADING Redis is loading the dataset in memory',
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    'ERR Error running script (call to f_1): @user_script:3: -READONLY You cannot write against a read only replica.',
+    'CLUSTERDOWN The cluster is down',
+    'NOREPLICAS Not enough good replicas to write.',
+    'ERR max number of clients reached',
+  ]
+  const reply = (message: string) => Object.assign(new Error(message), { name: 'ReplyError' })
+  for (const message of replies) t.match(commandFault(reply(message)), unavailable, message)
+  for (const message of ['Command timed out', 'Connection is closed.', "Stream isn't writeable"]) {
+    t.match(commandFault(new Error(message)), unavailable, message)
+  }
+  for (const message of ['WRONGTYPE Operation against a key', "ERR unknown command 'HSETX'", 'CROSSSLOT Keys']) {
+    t.notMatch(commandFault(reply(message)), unavailable, message)
+  }
+  t.notMatch(commandFault(new TypeError('not a function')), unavailable)
+})
+
 t.test('with Redis refused every verb rejects within a second', async (t) => {
   const cache = open(t, `redis://127.0.0.1:${await freePort()}`)
 
   for (const verb of everyVerb(cache)) {
     const started = performance.now()
-    await t.rejects(verb())
+    await t.rejects(verb(), unavailable)
     t.ok(performance.now() - started < 1000)
   }
 })
@@ -208,7 +231,7 @@ t.test('a frozen Redis is given up after half a second, and works again once tha
   server.freeze()
   for (const verb of everyVerb(cache)) {
     const started = performance.now()
-    await t.rejects(verb())
+    await t.rejects(verb(), unavailable)
     const took = performance.now() - started
     t.ok(took < 900, `${took} ms`)
   }
@@ -371,8 +394,8 @@ t.test('[R-LOG-1] no error holds the password or what was sent', { skip: noRedis
   }
   errors.push(withoutArguments(new Error('ERR unknown command `HELLO`, with args beginning with: `3`, `canary`')))
 
-  t.match(errors, [/WRONGPASS/, Error, /WRONGTYPE/, ...addresses.map(() => TypeError), /unknown command/])
-  for (const error of errors as Error[]) {
+  t.match(errors, [/WRONGPASS/, unavailable, /WRONGTYPE/, ...addresses.map(() => TypeError), /unknown command/])
+  for (const error of [...errors, (errors[1] as Error).cause] as Error[]) {
     t.notMatch(JSON.stringify(error, Object.getOwnPropertyNames(error)), /canary/)
     t.notMatch(Object.keys(error), ['command'])
   }
@@ -417,7 +440,7 @@ t.test('an answer of the wrong type is an outage', async (t) => {
   const cache = open(t, `redis://127.0.0.1:${port}`)
 
   await cache.publish('text')
-  for (const verb of everyVerb(cache).slice(1)) await t.rejects(verb(), /no command of ours/)
+  for (const verb of everyVerb(cache).slice(1)) await t.rejects(verb(), { ...unavailable, cause: /no command of ours/ })
 })
 
 t.test('[R-SES-1] a text is heard by the other instances of its realm and database alone', async (t) => {
@@ -552,7 +575,7 @@ t.test('a channel that Redis does not allow is told once, and heard when it is a
     () => {},
     () => link.began++,
   )
-  await t.rejects(cache.publish('text'), /NOPERM/)
+  await t.rejects(cache.publish('text'), { ...unavailable, cause: /NOPERM/ })
   await until(() => errors.length > 0)
 
   await setTimeout(1200)
