@@ -422,7 +422,7 @@ t.test('no database connection is held while hashing', { skip: noPostgres }, asy
 })
 
 t.test('a storm of log-ins keeps the other routes answering', async (t) => {
-  const { app, post, get } = await memoryApp(t)
+  const { app, post, get } = await memoryApp(t, { passwords: {} })
   await post('/api/register/', ada)
   const { access } = await newMember(accountsOf({ app }))
   const storm = Promise.all(Array.from({ length: 60 }, () => post('/api/login/', ada)))
