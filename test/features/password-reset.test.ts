@@ -404,18 +404,10 @@ t.test('[R-OTP-6] a used grant is dead though Redis is restored', { skip: noPost
 
 t.test('[R-OTP-1] the digits of codes are uniform and tokens are 32 random bytes', async (t) => {
   const forgetful = { ...memoryCache(), put: async () => 0 }
-  const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful })
-  const request = {
-    purpose: 'reset',
-    address: 'ada@example.com',
-    user: null,
-    link: true,
-    digits: 8,
-    ttl: 600,
-    tries: 5,
-  } as const
+  const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful, passwordReset: { url } })
+  const subject = { address: 'ada@example.com', credentialVersion: null }
 
-  const issued = Array.from({ length: 20_000 }, () => newCode(realmOf(accounts), request))
+  const issued = Array.from({ length: 20_000 }, () => newCode(realmOf(accounts), 'reset', subject))
 
   for (let position = 0; position < 8; position++) {
     const counts = Array<number>(10).fill(0)
