@@ -549,13 +549,13 @@ t.test(
     t.teardown(() => mailer.close())
     const first = child(t, { name, smtp: smtp.url, timing })
     await mailer.send(sampleMessage({ id: 'killed', code: '55556666' }))
-    await until(() => wire.open === 1, 20_000)
+    await until(() => wire.open === 1)
 
     first.kill('SIGKILL')
     await once(first, 'exit')
     held[0]!.resolve()
     child(t, { name, smtp: smtp.url, timing })
-    await until(() => smtp.caught.length === 2, 20_000)
+    await until(() => smtp.caught.length === 2)
 
     t.strictSame(
       smtp.caught.map((caught) => [caught.mail.messageId, codeIn(caught)]),
@@ -581,7 +581,7 @@ t.test('SIGTERM while a mail is on the wire delivers it once', async (t) => {
   t.teardown(() => mailer.close())
   const worker = child(t, { name, smtp: smtp.url })
   await mailer.send(sampleMessage())
-  await until(() => wire.open === 1, 20_000)
+  await until(() => wire.open === 1)
 
   worker.kill('SIGTERM')
   await sleep(200)

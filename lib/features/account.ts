@@ -119,7 +119,6 @@ function readRoute(realm: Realm): Route {
     method: 'GET',
     summary: 'Read your own account',
     response: [200, accountBody(realm)],
-    refusals: [],
     run: async ({ account }) => shown(realm, await readAccount(realm, account.id)),
   })
 }

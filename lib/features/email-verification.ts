@@ -130,7 +130,6 @@ export function emailVerificationRoutes(realm: Realm): Route[] {
       summary: 'Ask for a new verification code by e-mail',
       body: ResendBody,
       response: [200, MessageAndToken],
-      refusals: [],
       async run({ body, client }) {
         const { token } = await resendVerification(realm, body, client)
         return { message: 'Verification code sent to email.', token }

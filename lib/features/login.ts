@@ -8,7 +8,7 @@ import type { EventDetails } from '../core/hooks.ts'
 import { withoutPassword } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
-import { AccountsError, loggable } from '../errors.ts'
+import { AccountsError, type AccountsErrorCode, loggable } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
 import { conceals, mustVerify } from '../options/options.ts'
@@ -97,6 +97,6 @@ export function loginRoutes(realm: Realm): Route[] {
   ]
 }
 
-function unverifiedRefusal({ options }: Realm): Route['refusals'] {
+function unverifiedRefusal({ options }: Realm): AccountsErrorCode[] {
   return mustVerify(options) && !conceals(options) ? ['ACCOUNTS_EMAIL_UNVERIFIED'] : []
 }

@@ -80,7 +80,6 @@ function emailRequestRoute(realm: Realm): Route {
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
     response: [200, MessageAndToken],
-    refusals: [],
     async run({ body, client }) {
       const { token } = await requestPasswordReset(realm, body, client)
       return { message: 'Password reset link sent to email.', token }

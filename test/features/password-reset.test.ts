@@ -11,6 +11,7 @@ import { hashQueue } from '../../lib/core/hash-queue.ts'
 import { resetPassword } from '../../lib/features/password-reset.ts'
 import type { AccountsOptions } from '../../lib/index.ts'
 import { type Answer, openDatabase, secret, settableClock } from '../helpers/app.ts'
+import { fillHashQueue } from '../helpers/hash-queue.ts'
 import { noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from '../helpers/helper.ts'
 import { instance, newPassword, password, wrong } from '../helpers/reset-flow.ts'
 
@@ -183,7 +184,7 @@ for (const [backend, options, parts] of backends) {
     await t.test('[R-OTP-9] a full hash queue gives the grant back', async (t) => {
       const { email } = await enrol()
       const { token } = await grant(email)
-      const leave = fillHashQueue(1000)
+      const leave = fillHashQueue()
 
       const full = resetPassword(realmOf(accounts), { token, new_password: newPassword }, noClient)
       await t.rejects(full, { code: 'ACCOUNTS_OVERLOADED' })
@@ -469,14 +470,3 @@ async function repeat(times: number, act: () => Promise<unknown>): Promise<void>
 }
 
 /** Occupies the hash queue of this process until the answered function is called. */
-function fillHashQueue(tasks: number): () => Promise<unknown> {
-  let leave = () => {}
-  const left = new Promise<void>((resolve) => {
-    leave = resolve
-  })
-  const running = Array.from({ length: tasks }, () => hashQueue.run(() => left).catch(() => {}))
-  return () => {
-    leave()
-    return Promise.all(running)
-  }
-}
