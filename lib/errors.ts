@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto'
+import type { FastifyBaseLogger } from 'fastify'
 
 const table = {
   VALIDATION: [400, 'The request is not valid.'],
@@ -38,7 +39,7 @@ export interface FieldError {
 }
 
 export interface AccountsErrorDetails {
-  /** What really happened; for the log, never for the client. */
+  /** The original fault; for the log, never for the client. */
   cause?: unknown
   errors?: FieldError[]
   reasons?: PasswordReason[]
@@ -74,24 +75,51 @@ export const errorTable = Object.entries(table).map(([name, [statusCode, message
   message,
 }))
 
-/** An error of the host's own that refuses a request, such as a hook throws: it reaches the host as it is. */
+/** An error of the host's own that refuses a request, as a hook throws it: its error handler gets it as it is. */
 export interface HostRefusal extends Error {
   statusCode: number
+  headers?: Record<string, string>
 }
 
-const hostRefusals = new WeakSet<object>()
+const refusals = new WeakSet<Error>()
 
-/** Marks what a hook of the host threw: with a status of its own it is a refusal, without one it is a fault. */
-export function hostRefusal(error: unknown): unknown {
-  const { statusCode } = Object(error) as { statusCode?: unknown }
-  const refuses = Number.isInteger(statusCode) && (statusCode as number) >= 400 && (statusCode as number) < 600
-  if (error instanceof Error && refuses) hostRefusals.add(error)
+/**
+ * What a function of the host threw: an object with a `statusCode` from 400 to 599 is a refusal, and becomes an Error
+ * if it is none. Anything else is a fault and stays what it is.
+ */
+export function hostRefusal(thrown: unknown): unknown {
+  const { statusCode, message, code, headers } = Object(thrown) as Partial<HostRefusal> & { code?: unknown }
+  if (!Number.isInteger(statusCode) || statusCode! < 400 || statusCode! > 599) return thrown
+  const members = { statusCode, ...(code !== undefined && { code }), ...(headers && { headers }) }
+  const error = thrown instanceof Error ? thrown : Object.assign(new Error(String(message ?? 'Refused.')), members)
+  refusals.add(error)
   return error
 }
 
-/** Whether an error is an answer to the client: ours, or one that a hook of the host threw. */
+/** Calls a function of the host, which may be async; what it throws with a `statusCode` refuses the request. */
+export function callHost<T>(call: () => T): T {
+  const refuse = (thrown: unknown): never => {
+    throw hostRefusal(thrown)
+  }
+  try {
+    const result = call()
+    return result instanceof Promise ? (result.catch(refuse) as T) : result
+  } catch (thrown) {
+    return refuse(thrown)
+  }
+}
+
+/** Whether an error is meant for the client: ours, one that the host refuses with, or one of `errorForClient`. */
 export function isRefusal(error: unknown): error is AccountsError | HostRefusal {
-  return error instanceof AccountsError || (error instanceof Error && hostRefusals.has(error))
+  return error instanceof AccountsError || (error instanceof Error && refusals.has(error))
+}
+
+/** A refusal as it is. Anything else is logged, and becomes a 500 without its text, which may be that of a driver. */
+export function errorForClient(error: unknown, log: FastifyBaseLogger | undefined, what: string): Error {
+  if (isRefusal(error)) return error
+  const cause = loggable(error)
+  log?.error({ err: cause }, `fastify-accounts: ${what} failed`)
+  return hostRefusal(Object.assign(new Error('Internal Server Error', { cause }), { statusCode: 500 })) as Error
 }
 
 // What sockets and name look-ups of Node fail with, what TLS fails with, and what `fetch` has for a cause.
@@ -110,9 +138,9 @@ export function isOutage(fault: unknown): boolean {
   return outageCodes.test(text) || outageFamilies.test(text) || isOutage(cause)
 }
 
-/** A fault as it may be logged: drivers put whole rows and commands into further members of their errors. */
+/** A copy of a fault that may be logged: drivers put whole rows and commands into further members of their errors. */
 export function loggable(fault: unknown): Error {
-  if (!(fault instanceof Error)) return new Error('A value was thrown that is no error.')
+  if (!(fault instanceof Error)) return new Error('Something that is not an Error was thrown.')
   const { name, message, stack, cause, code } = fault as Error & { code?: unknown }
   const copy = new Error(message, cause === undefined ? undefined : { cause: loggable(cause) })
   return Object.assign(copy, { name, stack }, code === undefined ? {} : { code })
@@ -120,7 +148,7 @@ export function loggable(fault: unknown): Error {
 
 function headersOf(statusCode: number): Record<string, string> {
   if (statusCode === 401) return { 'www-authenticate': 'Bearer' }
-  // Jittered, so that refused clients do not come back all at once.
+  // Random, so that refused clients do not all come back at once.
   if (statusCode === 503) return { 'retry-after': String(randomInt(1, 4)) }
   return {}
 }

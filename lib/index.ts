@@ -7,6 +7,7 @@ export type {
   Brand,
   Cache,
   Claims,
+  EventId,
   Mailer,
   Message,
   Profile,

@@ -1,9 +1,9 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import { type Accounts, createAccountsOf } from './accounts.ts'
+import { createAccountsOf } from './accounts.ts'
 import { cores, poolSize } from './core/hash-queue.ts'
 import { startHousekeeping } from './core/housekeeping.ts'
-import { createRealm, type Realm } from './core/realm.ts'
+import { createRealm } from './core/realm.ts'
 import { createRing } from './core/secrets.ts'
 import { accountRoutes } from './features/account.ts'
 import { changeEmailRoutes } from './features/change-email.ts'
@@ -48,10 +48,11 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
         await stop()
         await ports.close()
       })
-      isolate(scope, options)
+      isolate(scope)
       const realm = await createRealm(scope, options, ring, ports)
       const accounts = createAccountsOf(realm)
-      mountRoutes(scope, realm, accounts)
+      const routes = features.flatMap((routesOf) => routesOf(realm))
+      mount(scope, realm, accounts, routes)
       app.decorate(options.name, accounts)
       const stopHousekeeping = startHousekeeping(realm)
       stop = async () => {
@@ -60,22 +61,6 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
     },
     { prefix: options.prefix },
   )
-}
-
-function mountRoutes(scope: FastifyInstance, realm: Realm, accounts: Accounts): void {
-  for (const route of features.flatMap((routes) => routes(realm))) {
-    try {
-      mount(scope, realm, accounts, route)
-    } catch (cause) {
-      const { code, message } = cause as NodeJS.ErrnoException
-      if (code !== 'FST_ERR_DUPLICATED_ROUTE') throw cause
-      throw new TypeError(
-        `fastify-accounts: ${message}; ` +
-          `if it is the app's own, move ours with the option "prefix" or "routes.${route.name}"`,
-        { cause },
-      )
-    }
-  }
 }
 
 /** Registers the account routes and decorates `app.accounts` and `request.account`. */
@@ -102,7 +87,7 @@ function usersOf({ storage, db }: ResolvedOptions): unknown {
 
 function decorateRequests(app: FastifyInstance): void {
   if (app.hasRequestDecorator(entranceKey)) return
-  app.decorateRequest(entranceKey, undefined)
+  app.decorateRequest(entranceKey, null)
   app.decorateRequest('account', { getter: requestAccount })
   app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
 }

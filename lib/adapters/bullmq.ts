@@ -5,7 +5,7 @@ import { AccountsError } from '../errors.ts'
 import { jobId, type MailSecret, queueName, queuePrefix, ringOf, sealJob } from '../mail/jobs.ts'
 import type { RedisSource } from '../options/ports.ts'
 import { realmName } from '../options/rules.ts'
-import { connected, openRedis, withoutArguments } from './redis/connection.ts'
+import { commandFault, connected, openRedis } from './redis/connection.ts'
 
 /** Options of `queueMailer`. */
 export interface QueueMailerOptions {
@@ -15,21 +15,21 @@ export interface QueueMailerOptions {
   secret: MailSecret
   /** The realm; the worker needs the same. @default 'accounts' */
   name?: string
-  /** Hears of connection faults, for the log. */
+  /** Called with the faults of connections, for the log. */
   onError?: (error: Error) => void
   /** The time in milliseconds. @default Date.now */
   clock?: () => number
 }
 
-/** More waiting jobs than this and `send` refuses. */
+/** With more waiting jobs than this `send` rejects. */
 export const mostWaiting = 10_000
 
 /**
  * Makes a mailer that queues messages in Redis for the mail worker, which runs in a process of its own.
  *
- * `send` seals the message and adds exactly one job; adding a message twice adds it once. It rejects within about a
- * second when Redis is down or frozen, and while more than 10,000 jobs wait. It works again by itself afterwards. What
- * became of a message is known for an hour after it was sent, and for a day after it was given up.
+ * `send` seals the message and adds exactly one job, also when it is called again before the end of the message. It
+ * rejects within about a second when Redis is down or frozen, and while more than 10,000 jobs wait, and recovers by
+ * itself. `progress` knows a message for an hour after it was sent, and for a day after it was given up.
  */
 export function queueMailer(options: QueueMailerOptions): Mailer {
   const { redis, onError, clock = Date.now } = options
@@ -38,30 +38,28 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
   const connection = openRedis(redis, {}, onError)
   const queue = openQueue(connection, name, onError)
   const waiting = waitingJobs(queue, clock)
+  async function command<T>(run: () => Promise<T>): Promise<T> {
+    await connected(connection)
+    return run().catch((error) => {
+      throw commandFault(error)
+    })
+  }
 
   return {
     async send(message: Message) {
       if (waiting() > mostWaiting)
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
-      try {
-        await connected(connection)
-        await queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message.id) })
-      } catch (cause) {
-        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
-      }
+      const id = jobId(message.id)
+      // The job is forgotten an hour after it was sent; its id must not be taken again before the message's end.
+      const deduplication = { id, ttl: Math.max(1, message.expiresAt - clock()) }
+      await command(() => queue.add('mail', sealJob(ring, message), { jobId: id, deduplication }))
     },
     async progress(ids: string[]) {
-      try {
-        await connected(connection)
-        const states = await Promise.all(ids.map((id) => queue.getJobState(jobId(id))))
-        return states.map(progressOf)
-      } catch (cause) {
-        throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: withoutArguments(cause) })
-      }
+      const states = await command(() => Promise.all(ids.map((id) => queue.getJobState(jobId(id)))))
+      return states.map(progressOf)
     },
     async ping() {
-      await connected(connection)
-      await connection.ping()
+      await command(() => connection.ping())
     },
     async close() {
       await queue.close()
@@ -75,7 +73,7 @@ function openQueue(connection: Redis | Cluster, name: string, onError?: (error: 
   const queue = new Queue(queueName, {
     connection,
     prefix: queuePrefix(name),
-    // Without these a queue that starts while Redis is down waits for ever, or refuses for ever.
+    // Without these a queue that starts while Redis is down waits or fails for ever.
     skipWaitingForReady: true,
     skipVersionCheck: true,
     skipMetasUpdate: true,
@@ -107,7 +105,7 @@ function waitingJobs(queue: Queue, clock: () => number): () => number {
     try {
       last.count = await queue.getJobCountByTypes('wait', 'delayed', 'prioritized')
     } catch {
-      // Redis is away, which `send` tells better than an old count does.
+      // Redis is away, and `send` reports that itself.
       last.count = 0
     }
   }

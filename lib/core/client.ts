@@ -1,4 +1,5 @@
 import type { FastifyRequest } from 'fastify'
+import { callHost } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 
 /** Where a call comes from, as sessions, mails and events show it. */
@@ -18,7 +19,7 @@ export function clientOf({ options }: { options: ResolvedOptions }, request: Fas
     // Behind a trusted proxy it is whatever text the proxy passes on.
     ip: request.ip.replace(/^::ffff:(?=\d+\.)/i, '').slice(0, 64),
     userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
-    network: String(options.network(request)).slice(0, 64),
+    network: String(callHost(() => options.network(request))).slice(0, 64),
     requestId: String(request.id),
     request,
   }

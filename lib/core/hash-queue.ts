@@ -1,29 +1,32 @@
 import { availableParallelism } from 'node:os'
 import { AccountsError } from '../errors.ts'
 
-/** A request on its way to the queue. */
-export interface Place {
-  /** Aborted when the client hung up. */
+/** Counts a request that will soon ask for a hash. */
+export interface Reservation {
+  /** Aborted when the client hangs up. */
   readonly signal: AbortSignal
-  /** Ends the request's share in the count of those still on their way. */
-  reached(): void
+  /** Stops counting the request; a second call does nothing. */
+  release(): void
 }
 
-/** Admission control in front of the password hash: few at a time, the rest in line, and a bound on the line. */
+/** The reservations by request, so that whatever hashes for a request finds its own. */
+export const reservations = new WeakMap<object, Reservation>()
+
+/** Admission control for password hashing: a few at a time, the rest in a line of bounded length. */
 export interface HashQueue {
   /** How many hashes run at once. */
   readonly concurrency: number
-  /** The first door, before a body is parsed: refuses when whoever comes now would wait too long. */
+  /** Refuses a request before its body is parsed, when it would have to wait too long. */
   admit(): void
-  /** Counts a validated request as on its way, so that the first door sees it coming. */
-  approach(signal: AbortSignal): Place
+  /** Counts a validated request before it runs, so that `admit` takes it into account. */
+  reserve(signal: AbortSignal): Reservation
   /**
-   * The second door: runs the task when its turn comes, first in, first out.
+   * Runs the task when its turn comes, first in, first out.
    *
-   * @throws {AccountsError} ACCOUNTS_OVERLOADED when the wait would be too long or the client hung up
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when the wait would be too long or the client has hung up
    */
-  run<T>(task: () => Promise<T>, place?: Place): Promise<T>
-  /** How many wait and run; for tests and health checks. */
+  run<T>(task: () => Promise<T>, reservation?: Reservation): Promise<T>
+  /** How many tasks wait and run; for tests and health checks. */
   size(): { waiting: number; running: number }
 }
 
@@ -40,7 +43,7 @@ export const hashSlots = Math.max(1, Math.min(cores, poolSize - 2))
 /** Makes a queue. The plugin uses one for the whole process, `hashQueue`. */
 export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueue {
   const line = createLine(concurrency)
-  let approaching = 0
+  let reserved = 0
   let averageMs = 30
 
   const refuseWhenLong = (before: number) => {
@@ -49,21 +52,21 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
 
   return {
     concurrency,
-    admit: () => refuseWhenLong(line.size().waiting + approaching),
-    approach(signal) {
-      approaching++
+    admit: () => refuseWhenLong(line.size().waiting + reserved),
+    reserve(signal) {
+      reserved++
       let counted = true
-      const reached = () => {
-        if (counted) approaching--
+      const release = () => {
+        if (counted) reserved--
         counted = false
       }
-      return { signal, reached }
+      return { signal, release }
     },
-    async run(task, place) {
-      place?.reached()
-      if (place?.signal.aborted) throw new AccountsError('ACCOUNTS_OVERLOADED')
+    async run(task, reservation) {
+      reservation?.release()
+      if (reservation?.signal.aborted) throw new AccountsError('ACCOUNTS_OVERLOADED')
       refuseWhenLong(line.size().waiting)
-      await line.turn(place?.signal)
+      await line.turn(reservation?.signal)
       const started = performance.now()
       try {
         return await task()
@@ -76,7 +79,7 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
   }
 }
 
-/** A first-in-first-out line in front of `slots` places. */
+/** A first-in-first-out line for `slots` tasks at a time. */
 function createLine(slots: number) {
   const waiting: { start(): void }[] = []
   let running = 0
@@ -96,12 +99,12 @@ function createLine(slots: number) {
   }
 
   return {
-    /** Resolves when the caller has a slot, and rejects when it hung up before. */
+    /** Resolves when the caller has a slot, and rejects when the client hangs up before that. */
     async turn(signal: AbortSignal | undefined): Promise<void> {
       if (running === slots) return wait(signal)
       running++
     },
-    /** Gives the slot straight to the next in line, so that nobody slips in between. */
+    /** Gives the slot directly to the next in line, so that nobody jumps the queue. */
     passOn(): void {
       if (waiting[0]) waiting[0].start()
       else running--
@@ -110,5 +113,5 @@ function createLine(slots: number) {
   }
 }
 
-/** The queue of this process; every realm and every app shares it, since they share the cores. */
+/** The queue of this process. All realms and apps share it, since they share the cores. */
 export const hashQueue = createHashQueue(hashSlots)

@@ -26,6 +26,6 @@ export function storableUser(user: NewUser): boolean {
 const uuid = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/
 
 /** Whether the store can have given this id out. */
-export function possibleId(ids: 'integer' | 'uuid', id: UserId): boolean {
+export function isValidId(ids: 'integer' | 'uuid', id: UserId): boolean {
   return ids === 'uuid' ? typeof id === 'string' && uuid.test(id) : Number.isSafeInteger(id)
 }

@@ -1,59 +1,48 @@
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
-import { hashQueue, type Place } from '../core/hash-queue.ts'
+import { hashQueue, reservations } from '../core/hash-queue.ts'
 
-/** A request that may have a place in front of the hash queue. */
-export type QueuedRequest = FastifyRequest & { [placeKey]?: QueuedPlace }
+/** How to stop watching the socket of a request. */
+const watches = new WeakMap<FastifyRequest, () => void>()
 
-const placeKey = Symbol('fastify-accounts.place')
-
-interface QueuedPlace extends Place {
-  /** Stops listening to the client. */
-  forget(): void
-}
-
-/** The queue's first door, an `onRequest` hook: refuses before the body is parsed. */
+/** An `onRequest` hook: refuses while the hash queue is too long, before the body is parsed. */
 export async function admit(): Promise<void> {
   hashQueue.admit()
 }
 
-/** A `preHandler` hook: counts a validated request as on its way to the queue, until it hangs up or is answered. */
-export async function approach(request: QueuedRequest): Promise<void> {
+/** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
+export async function reserve(request: FastifyRequest): Promise<void> {
   const { socket } = request.raw
   const hungUp = new AbortController()
-  const place = hashQueue.approach(hungUp.signal)
+  const reservation = hashQueue.reserve(hungUp.signal)
   function hangUp(): void {
-    place.reached()
+    reservation.release()
     hungUp.abort()
   }
-  request[placeKey] = { ...place, forget: onEnd(socket, hangUp) }
-  // The end is not told again for a client that went while a host's hook took its time.
+  reservations.set(request, reservation)
+  watches.set(request, onClose(socket, hangUp))
+  // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
   if (socket.destroyed) hangUp()
 }
 
-/** The request's place in front of the hash queue; undefined on routes that do not hash. */
-export function placeOf(request: QueuedRequest): Place | undefined {
-  return request[placeKey]
+/** Ends the reservation of a request when its handler is done, whether it hashed or not. */
+export function release(request: FastifyRequest): void {
+  reservations.get(request)?.release()
+  watches.get(request)?.()
 }
 
-/** Ends a request's place; called when its handler is done, whether it came to hash or not. */
-export function depart(request: QueuedRequest): void {
-  request[placeKey]?.reached()
-  request[placeKey]?.forget()
-}
+const listeners = new WeakMap<Socket, Set<() => void>>()
 
-const enders = new WeakMap<Socket, Set<() => void>>()
-
-// Of a connection that dies only the answer whose turn it is hears; the others of its pipeline have no socket yet. The
-// socket tells for all of them, with one listener. With HTTP/2 it stands for the one stream.
-function onEnd(socket: Socket, end: () => void): () => void {
-  const ends = enders.get(socket) ?? new Set()
-  if (!enders.has(socket)) {
-    enders.set(socket, ends)
+// When a connection dies, only the response whose turn it is gets a 'close'; those behind it in the pipeline have no
+// socket yet. So the socket itself is watched, with one listener for all. With HTTP/2 it stands for the one stream.
+function onClose(socket: Socket, listener: () => void): () => void {
+  const ofSocket = listeners.get(socket) ?? new Set()
+  if (!listeners.has(socket)) {
+    listeners.set(socket, ofSocket)
     socket.once('close', () => {
-      for (const each of ends) each()
+      for (const each of ofSocket) each()
     })
   }
-  ends.add(end)
-  return () => ends.delete(end)
+  ofSocket.add(listener)
+  return () => ofSocket.delete(listener)
 }

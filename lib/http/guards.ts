@@ -2,11 +2,11 @@ import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import type { Storage, User } from '../contracts.ts'
 import type { Revocation } from '../core/revocation.ts'
 import type { AccessToken, Account, Tokens } from '../core/tokens.ts'
-import { AccountsError } from '../errors.ts'
-import { wrongOption } from '../options/checks.ts'
+import { AccountsError, callHost, errorForClient } from '../errors.ts'
+import { shown, wrongOption } from '../options/checks.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 
-/** What a guard reads of a request; so it fits every kind of Fastify server, HTTP/2 too. */
+/** What a guard reads of a request; any kind of Fastify server has it, HTTP/2 too. */
 export interface GuardedRequest {
   readonly headers: { readonly authorization?: string | undefined }
 }
@@ -29,14 +29,12 @@ export interface Requirements {
   verified?: true
   /** The user proved a credential within so many seconds; `true` for five minutes. */
   recent?: true | number
-  /**
-   * The thing asked for is the user's own: answers the id of its owner. What is foreign is answered like what is not.
-   */
+  /** Returns the id of the owner, who must be the user. Someone else's resource is a 404, as if it were missing. */
   // biome-ignore lint/suspicious/noExplicitAny: every route has parameters of its own
   owner?: (request: FastifyRequest & { params: any }) => unknown
 }
 
-/** Hooks for protected routes; as `onRequest`, `preHandler` or in `app.auth([…])`. */
+/** Hooks for protected routes: `onRequest`, `preHandler` or in `app.auth([…])`. */
 export interface Guards {
   /**
    * Lets a request with a good access token pass.
@@ -45,15 +43,15 @@ export interface Guards {
    */
   readonly authenticate: Authenticate
   /**
-   * Makes a guard that authenticates and asks for more. What it needs to know of the user it reads from the database,
-   * once per request; `recent` and `owner` need no query.
+   * Makes a guard that authenticates and checks requirements. It reads the user from the database at most once per
+   * request; `recent` and `owner` need no query.
    *
    * @throws {AccountsError} ACCOUNTS_FORBIDDEN, ACCOUNTS_EMAIL_UNVERIFIED, ACCOUNTS_REAUTH_REQUIRED, ACCOUNTS_NOT_FOUND
    */
   require(requirements: Requirements): Guard
   /**
-   * Makes sure that no route of a scope is left open by mistake: one without a guard among its own hooks fails at boot.
-   * `config: { accounts: false }` says that a route is meant to be open. Call it before the routes are added.
+   * Leaves no route of a scope open by mistake: one without a guard among its own hooks fails at boot. Mark a route
+   * that is meant to be open with `config: { accounts: false }`. Call it before the routes are added.
    */
   protect(scope: FastifyInstance): void
 }
@@ -70,33 +68,36 @@ export interface GuardParts {
 /** Builds the guards of a realm. */
 export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
   const guards = new WeakSet<object>()
-  function known<G extends Guard>(guard: G): G {
+  function known(run: (request: GuardedRequest) => Promise<void>): Guard {
+    const guard: Guard = (request) =>
+      run(request).catch((error) => {
+        const { log } = request as FastifyRequest
+        throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
+      })
     guards.add(guard)
     return guard
   }
 
-  async function guard(request: GuardedRequest, optional: boolean): Promise<void> {
+  async function authenticateRequest(request: GuardedRequest, optional: boolean): Promise<void> {
     const { authorization } = request.headers
-    const guarded = request as Guarded
-    guarded[entranceKey] ??= null
-    if (optional && authorization === undefined) guarded[entranceKey] = null
-    else guarded[entranceKey] = await enter(parts, bearerToken(authorization))
+    const visitor = optional && authorization === undefined
+    ;(request as Guarded)[entranceKey] = visitor ? null : await enter(parts, bearerToken(authorization))
   }
 
   function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
-    // Told by the request: one who leaves `reply` out means to be refused all the same.
-    if (reply !== undefined || 'headers' in Object(first)) return guard(first as GuardedRequest, false)
+    // The request alone is enough: a caller who leaves `reply` out still means to authenticate.
+    if (reply !== undefined || 'headers' in Object(first)) return plain(first as GuardedRequest, reply)
     const { optional } = Object(first) as { optional?: boolean }
     if (typeof optional !== 'boolean') throw new TypeError('fastify-accounts: authenticate() takes { optional: true }')
-    return known((request) => guard(request, optional))
+    return known((request) => authenticateRequest(request, optional))
   }
+  const plain = known((request) => authenticateRequest(request, false))
 
   function require(given: Requirements): Guard {
     const checks = checksOf(parts, Object(given))
     return known(async (request) => {
       const guarded = request as Guarded
-      guarded[entranceKey] ??= null
-      const before = guarded[entranceKey]
+      const before = guarded[entranceKey] ?? null
       const fresh = await enter(parts, bearerToken(request.headers.authorization))
       // Guards of one request share what they read of the user.
       const entrance = before?.text === fresh.text && before.parts === parts ? before : fresh
@@ -104,15 +105,16 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
       try {
         for (const check of checks) await check(entrance, request)
       } catch (error) {
-        // In `app.auth([…])` another guard may let the request in: not as this account.
+        // In `app.auth([…])` another guard may let the request in, but not as this account.
         guarded[entranceKey] = before
         throw error
       }
     })
   }
+  guards.add(authenticate)
   const verifyToken = async (token: string) => (await enter(parts, token)).account
   return {
-    authenticate: known(authenticate as Authenticate),
+    authenticate: authenticate as Authenticate,
     require,
     protect: (scope) => protect(scope, guards),
     verifyToken,
@@ -121,7 +123,7 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
 
 /** A request that was let in. */
 interface Entrance {
-  /** Of the realm that let it in. */
+  /** The realm that let it in. */
   parts: GuardParts
   /** The token as it was sent. */
   text: string
@@ -134,13 +136,13 @@ interface Entrance {
 async function enter(parts: GuardParts, text: string): Promise<Entrance> {
   const { tokens, revocation, storage } = parts
   const token = tokens.verifyAccess(text)
-  const alive = revocation.alive(token.sessionId, token.userId)
+  const alive = revocation.alive(token.sessionId, token.userId, token.uncommitted)
   if (!(typeof alive === 'boolean' ? alive : await alive)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const { userId, sessionId, claims } = token
-  const read: { user?: Promise<User> } = {}
+  let read: Promise<User> | undefined
   const user = () => {
-    read.user ??= findUser(storage, token)
-    return read.user
+    read ??= findUser(storage, token)
+    return read
   }
   return { parts, text, account: Object.freeze({ id: userId, sessionId, claims }), token, user }
 }
@@ -167,13 +169,16 @@ type RequirementCheck = (entrance: Entrance, request: GuardedRequest) => Promise
 const recentSeconds = 300
 const requirementNames = ['role', 'permission', 'verified', 'recent', 'owner']
 
-// Cheap ones first, and what hides a thing before what tells of it.
+// Cheap ones first, and `owner` before those whose refusals show that the resource exists.
 function checksOf(parts: GuardParts, requirements: Requirements): RequirementCheck[] {
   const given = Object.entries(requirements)
-  // A requirement that is undefined by mistake must not be one requirement less.
+  // A requirement that is undefined by mistake must not be dropped.
   const wrong = given.some(([name, value]) => !requirementNames.includes(name) || value === undefined)
   if (wrong || given.length === 0) {
-    throw new TypeError(`fastify-accounts: require() takes one or more of ${requirementNames.join(', ')}`)
+    const names = requirementNames.join(', ')
+    throw new TypeError(
+      `fastify-accounts: require() takes one or more of ${names}; it was given ${shown(requirements)}`,
+    )
   }
   const { role, permission, verified, recent, owner } = requirements
   return [
@@ -186,25 +191,26 @@ function checksOf(parts: GuardParts, requirements: Requirements): RequirementChe
 }
 
 function ownerCheck(owner: NonNullable<Requirements['owner']>): RequirementCheck {
-  if (typeof owner !== 'function') throw wrongRequirement('owner', 'a function (request) => id')
+  if (typeof owner !== 'function') throw wrongRequirement('owner', 'a function (request) => id', owner)
   return async ({ account }, request) => {
-    const id = await owner(request as FastifyRequest)
+    const id = await callHost(() => owner(request as FastifyRequest))
     const own = ['string', 'number', 'bigint'].includes(typeof id) && String(id) === String(account.id)
     if (!own) throw new AccountsError('ACCOUNTS_NOT_FOUND')
   }
 }
 
-// `auth_time` comes from the session's row: a refreshed token is as old as the log-in behind it.
+// `auth_time` comes from the session's row: a refreshed token is as old as the login behind it.
 function recentCheck({ clock }: GuardParts, recent: true | number): RequirementCheck {
   const seconds = recent === true ? recentSeconds : recent
-  if (!Number.isSafeInteger(seconds) || seconds < 1) throw wrongRequirement('recent', 'true or a number of seconds')
+  const valid = Number.isSafeInteger(seconds) && seconds >= 1
+  if (!valid) throw wrongRequirement('recent', 'true or a whole number of seconds', recent)
   return ({ token }) => {
     if (token.authTime + seconds <= Math.floor(clock() / 1000)) throw new AccountsError('ACCOUNTS_REAUTH_REQUIRED')
   }
 }
 
 function verifiedCheck(verified: true): RequirementCheck {
-  if (verified !== true) throw wrongRequirement('verified', 'true')
+  if (verified !== true) throw wrongRequirement('verified', 'true', verified)
   return async ({ user }) => {
     if ((await user()).emailVerifiedAt === null) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
   }
@@ -212,9 +218,9 @@ function verifiedCheck(verified: true): RequirementCheck {
 
 function roleCheck({ options }: GuardParts, wanted: readonly string[]): RequirementCheck {
   const valid = wanted.length > 0 && wanted.every((role) => typeof role === 'string' && role !== '')
-  if (!valid) throw wrongRequirement('role', 'a role or a list of roles')
+  if (!valid) throw wrongRequirement('role', 'a role or a list of roles', wanted)
   const unknown = options.roles && wanted.find((role) => !options.roles?.has(role))
-  if (unknown) throw wrongRequirement('role', `one of the option "roles" (${[...options.roles!.keys()].join(', ')})`)
+  if (unknown) throw wrongRequirement('role', `one of the option "roles" (${listed(options.roles!.keys())})`, unknown)
   return async ({ user }) => {
     const { role } = await user()
     if (role === null || !wanted.includes(role)) throw new AccountsError('ACCOUNTS_FORBIDDEN')
@@ -222,10 +228,13 @@ function roleCheck({ options }: GuardParts, wanted: readonly string[]): Requirem
 }
 
 function permissionCheck({ options: { roles } }: GuardParts, wanted: string): RequirementCheck {
-  if (typeof wanted !== 'string' || wanted === '') throw wrongRequirement('permission', 'a text such as "orders:read"')
+  const valid = typeof wanted === 'string' && wanted !== ''
+  if (!valid) throw wrongRequirement('permission', 'a text such as "orders:read"', wanted)
   if (!roles) throw wrongOption('roles', 'is missing: require({ permission }) reads what each role may do from it')
   const grants = [...roles.values()].flat()
-  if (!grants.some((granted) => covers(granted, wanted))) throw wrongRequirement('permission', 'one that a role has')
+  if (!grants.some((granted) => covers(granted, wanted))) {
+    throw wrongRequirement('permission', `one that the option "roles" grants (${listed(grants)})`, wanted)
+  }
   return async ({ user }) => {
     const { role } = await user()
     const granted = (role !== null && roles.get(role)) || []
@@ -237,13 +246,17 @@ function covers(granted: string, wanted: string): boolean {
   return granted.endsWith('*') ? wanted.startsWith(granted.slice(0, -1)) : granted === wanted
 }
 
-function wrongRequirement(name: string, shape: string): TypeError {
-  return new TypeError(`fastify-accounts: "${name}" of require() must be ${shape}`)
+function listed(names: Iterable<string>): string {
+  return [...new Set(names)].join(', ')
+}
+
+function wrongRequirement(name: string, shape: string, given: unknown): TypeError {
+  return new TypeError(`fastify-accounts: "${name}" of require() must be ${shape}, not ${shown(given)}`)
 }
 
 function protect(scope: FastifyInstance, guards: WeakSet<object>): void {
   if (typeof scope?.addHook !== 'function') {
-    throw new TypeError('fastify-accounts: protect() takes the scope whose routes it looks after')
+    throw new TypeError('fastify-accounts: protect() takes the scope whose routes need a guard')
   }
   scope.addHook('onRoute', (route) => {
     if ((route.config as { accounts?: unknown } | undefined)?.accounts === false || guarded(route, guards)) return
@@ -259,7 +272,7 @@ function guarded({ onRequest, preParsing, preValidation, preHandler }: RouteOpti
   return [onRequest, preParsing, preValidation, preHandler].flat().some((hook) => hook && guards.has(hook))
 }
 
-/** Where a guard leaves whom it let in: null when it let nobody in, undefined while no guard ran. */
+/** Where a guard keeps whom it let in; null while nobody is. */
 export const entranceKey = Symbol('fastify-accounts.entrance')
 
 interface Guarded {
@@ -268,20 +281,19 @@ interface Guarded {
 
 /** The getter behind `request.account`. */
 export function requestAccount(this: FastifyRequest): Account {
-  return accountOf(this, 'account') as Account
-}
-
-function accountOf(request: FastifyRequest, property: 'account' | 'accountOrNull'): Account | null {
-  const entrance = (request as Guarded)[entranceKey]
+  const entrance = (this as Guarded)[entranceKey]
   if (entrance) return entrance.account
-  if (entrance === null && property === 'accountOrNull') return null
-  const route = `${request.method} ${request.routeOptions.url ?? request.url}`
-  const fix =
-    entrance === null ? 'its guard let nobody in: read request.accountOrNull' : 'it has no guard that ran before'
-  throw new Error(`fastify-accounts: request.${property} was read on ${route}, but ${fix}`)
+  throw new Error(
+    `fastify-accounts: request.account was read on ${routeOf(this)}, but no guard let anybody in; ` +
+      'give the route { onRequest: app.accounts.authenticate }, or read request.accountOrNull',
+  )
 }
 
 /** The getter behind `request.accountOrNull`. */
 export function requestAccountOrNull(this: FastifyRequest): Account | null {
-  return accountOf(this, 'accountOrNull')
+  return (this as Guarded)[entranceKey]?.account ?? null
+}
+
+function routeOf({ method, routeOptions, url }: FastifyRequest): string {
+  return `${method} ${routeOptions?.url ?? url}`
 }

@@ -1,15 +1,20 @@
-import type { FastifyInstance, FastifyReply, FastifyRequest, FastifySchema } from 'fastify'
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  FastifySchema,
+  RouteOptions,
+} from 'fastify'
 import type { Static, TSchema, TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
-import type { Place } from '../core/hash-queue.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
-import { AccountsError, type AccountsErrorCode, isRefusal, loggable } from '../errors.ts'
-import type { ResolvedOptions, RouteName } from '../options/options.ts'
-import { admit, approach, depart, placeOf } from './admission.ts'
-import { fitDocument } from './documents.ts'
+import { AccountsError, type AccountsErrorCode, errorForClient, isRefusal } from '../errors.ts'
+import type { RouteName } from '../options/options.ts'
+import { admit, release, reserve } from './admission.ts'
 import type { Guards } from './guards.ts'
-import { errorAnswers, errorBody } from './schemas.ts'
+import { errorBody, errorResponses } from './schemas.ts'
 import { validatorCompiler } from './validation.ts'
 
 /** One route of a feature. */
@@ -22,13 +27,13 @@ export interface Route {
   tail?: string
   summary: string
   body?: TSchema
-  /** True for a route whose body may be left out. */
+  /** True when the body may be left out. */
   bodyOptional?: boolean
   /** Status and schema of the response; a 204 has no body. */
   response: [status: number, schema: TSchema]
-  /** The refusals that a client may branch on, beside those of every route. */
-  refusals: AccountsErrorCode[]
-  /** True for a route that hashes a password: it passes the queue's first door. */
+  /** The errors that a client may branch on, besides those of every route. */
+  refusals?: AccountsErrorCode[]
+  /** True for a route that hashes a password: the hash queue may refuse it before its body is parsed. */
   hashes?: boolean
   /** True for a route behind `authenticate`. */
   guarded?: boolean
@@ -44,7 +49,6 @@ export interface RouteCall<Body = never, OwnAccount = never> {
   /** Null on a route that is not guarded. */
   account: OwnAccount
   client: Client
-  place: Place | undefined
   params: Record<string, string>
   request: FastifyRequest
 }
@@ -65,13 +69,12 @@ export function route<Body extends TSchema = TUnknown, const Guarded extends boo
 const bodyLimit = 16_384
 
 /**
- * Makes a Fastify scope our own: validator, serializer, parsers and error translation. A host's zod compiler, raw-body
+ * Gives a Fastify scope its own validator, serializer, parsers and error translation. A host's zod compiler, raw-body
  * parser or `*` parser does not reach it, and nothing in it reaches the host.
  */
-export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): void {
-  fitDocument(scope, openapi.securityScheme)
-  // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
-  shadow(scope, 'jwt', Object.create(null))
+export function isolate(scope: FastifyInstance): void {
+  // @fastify/jwt writes to `app.jwt`. Scopes inherit from the app: an own property keeps our keys off the host's.
+  Object.defineProperty(scope, 'jwt', { value: Object.create(null), configurable: true, writable: true })
   scope.setValidatorCompiler(validatorCompiler)
   scope.setSerializerCompiler(() => serialize)
   scope.setReplySerializer(serialize)
@@ -84,62 +87,88 @@ export function isolate(scope: FastifyInstance, { openapi }: ResolvedOptions): v
   scope.setErrorHandler((error, _request, reply) => {
     const refusal = translate(error)
     // A host's error handler need not know `error.headers`, and without `reply.code` it must not turn this into a 200.
-    if (isRefusal(refusal)) reply.code(refusal.statusCode)
-    if (refusal instanceof AccountsError) reply.headers(refusal.headers)
+    if (isRefusal(refusal)) reply.code(refusal.statusCode).headers(refusal.headers ?? {})
     throw refusal
   })
-  // Whoever answered: a hook of the host's may do so after a place was taken.
-  scope.addHook('onResponse', async (request) => depart(request))
+  // A hook of the host may have replied instead of the handler.
+  scope.addHook('onResponse', async (request) => release(request))
   scope.addHook('onSend', async (_request, reply) => {
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
   })
 }
 
-/** Mounts a route at its path with and without the trailing slash, or as the option `routes` says. */
-export function mount(
-  scope: FastifyInstance,
-  realm: Realm,
-  accounts: Pick<Guards, 'authenticate'>,
-  route: Route,
-): void {
-  const decoration = realm.options.routes[route.name]
-  if (decoration === false) return
-  const { config, logLevel, onRequest = [] } = decoration
-  const url = (decoration.url ?? route.path).replace(/\/?$/, route.tail ? `/${route.tail}` : '$&')
-  const definition = {
-    method: route.method,
-    bodyLimit,
-    // A transform of the host's for all routes (zod's) need not know TypeBox.
-    config: { swaggerTransform: false as const, ...config },
-    logLevel,
-    onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
-    preValidation: route.bodyOptional ? fillBody : [],
-    preHandler: route.hashes ? approach : [],
-    handler: answering(route, realm),
+/** Mounts routes at their paths with and without the trailing slash, or as the option `routes` says. */
+export function mount(scope: FastifyInstance, realm: Realm, accounts: Pick<Guards, 'authenticate'>, all: Route[]) {
+  const swaggerTransform = securityTransform(scope.log, realm.options.openapi.securityScheme)
+  for (const route of all) {
+    const decoration = realm.options.routes[route.name]
+    if (decoration === false) continue
+    const { config, logLevel, onRequest = [] } = decoration
+    const url = (decoration.url ?? route.path).replace(/\/?$/, route.tail ? `/${route.tail}` : '$&')
+    const definition = {
+      method: route.method,
+      bodyLimit,
+      config: { swaggerTransform, ...config },
+      logLevel,
+      onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
+      preValidation: route.bodyOptional ? fillBody : [],
+      preHandler: route.hashes ? reserve : [],
+      handler: handlerOf(route, realm),
+    }
+    const schema: FastifySchema = schemaOf(route, realm)
+    addRoute(scope, route, { ...definition, url, schema })
+    const twin = url.endsWith('/') ? url.slice(0, -1) : `${url}/`
+    // `hide` is @fastify/swagger's.
+    const hidden = Object.assign({ hide: true }, schema)
+    if (twin && !ignoresTrailingSlash(scope)) addRoute(scope, route, { ...definition, url: twin, schema: hidden })
   }
-  const schema: FastifySchema = schemaOf(route, realm)
-  scope.route({ ...definition, url, schema })
-  const twin = url.endsWith('/') ? url.slice(0, -1) : `${url}/`
-  if (twin && !ignoresTrailingSlash(scope)) scope.route({ ...definition, url: twin, schema: hidden(schema) })
+}
+
+function addRoute(scope: FastifyInstance, { name }: Route, options: RouteOptions): void {
+  try {
+    scope.route(options)
+  } catch (cause) {
+    const { code, message } = cause as NodeJS.ErrnoException
+    if (code !== 'FST_ERR_DUPLICATED_ROUTE') throw cause
+    const fix = `if it is the app's own, move ours with the option "prefix" or "routes.${name}"`
+    throw new TypeError(`fastify-accounts: ${message}; ${fix}`, { cause })
+  }
+}
+
+interface Rendering {
+  schema: FastifySchema & { security?: unknown }
+  url: string
+  openapiObject?: { components?: { securitySchemes?: object } }
+}
+
+// For @fastify/swagger, which throws for a security scheme that the host's document does not declare. It also replaces
+// a transform of the host for all routes (zod's), which need not know TypeBox.
+function securityTransform(log: FastifyBaseLogger, scheme: string) {
+  let warned = false
+  return ({ schema, url, openapiObject }: Rendering) => {
+    if (Object.hasOwn(openapiObject?.components?.securitySchemes ?? {}, scheme)) return { schema, url }
+    const fix = 'declare it in components.securitySchemes, or name yours in the option openapi.securityScheme'
+    if (!warned) log.warn(`fastify-accounts: @fastify/swagger has no security scheme "${scheme}": ${fix}`)
+    warned = true
+    const { security, ...open } = schema
+    return { schema: open, url }
+  }
 }
 
 async function fillBody(request: FastifyRequest): Promise<void> {
   request.body ??= {}
 }
 
-function answering(route: Route, realm: Realm) {
+function handlerOf(route: Route, realm: Realm) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     reply.code(route.response[0])
     try {
-      const answer = await route.run(callOf(route, realm, request))
-      return answer === undefined ? reply.send() : answer
-    } catch (cause) {
-      if (isRefusal(cause)) throw cause
-      // What is not a refusal is a fault: the client learns nothing of it, the log learns all.
-      request.log.error({ err: loggable(cause) }, `fastify-accounts: "${route.name}" failed`)
-      throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+      const body = await route.run(callOf(route, realm, request))
+      return body === undefined ? reply.send() : body
+    } catch (error) {
+      throw errorForClient(error, request.log, `"${route.name}"`)
     } finally {
-      depart(request)
+      release(request)
     }
   }
 }
@@ -147,7 +176,7 @@ function answering(route: Route, realm: Realm) {
 function callOf({ guarded }: Route, realm: Realm, request: FastifyRequest): RouteCall {
   const { body, params } = request
   const account = guarded ? request.account : null
-  return { body, account, client: clientOf(realm, request), place: placeOf(request), params, request } as RouteCall
+  return { body, account, client: clientOf(realm, request), params, request } as RouteCall
 }
 
 function schemaOf(route: Route, { options }: Realm) {
@@ -155,7 +184,7 @@ function schemaOf(route: Route, { options }: Realm) {
   if (route.body) common.push('ACCOUNTS_VALIDATION', 'ACCOUNTS_BODY_TOO_LARGE', 'ACCOUNTS_MEDIA_TYPE_UNSUPPORTED')
   if (route.hashes) common.push('ACCOUNTS_OVERLOADED')
   if (route.guarded) common.push('ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED')
-  const [status, answer] = route.response
+  const [status, body] = route.response
   const scheme = { [options.openapi.securityScheme]: [] }
   return {
     tags: [options.name],
@@ -163,47 +192,53 @@ function schemaOf(route: Route, { options }: Realm) {
     // OpenAPI 3.1, Operation Object: the empty requirement makes security optional.
     security: route.readsToken ? [scheme, {}] : route.guarded ? [scheme] : [],
     ...(route.body && { body: route.body }),
-    response: { [status]: answer, ...errorAnswers([...common, ...route.refusals]) },
+    response: { [status]: body, ...errorResponses([...common, ...(route.refusals ?? [])]) },
   }
-}
-
-// `hide` is @fastify/swagger's.
-function hidden(schema: FastifySchema): FastifySchema {
-  return Object.assign({ hide: true }, schema)
 }
 
 function ignoresTrailingSlash({ initialConfig }: FastifyInstance): boolean {
-  const { ignoreTrailingSlash, routerOptions } = initialConfig as {
-    ignoreTrailingSlash?: boolean
-    routerOptions?: { ignoreTrailingSlash?: boolean }
-  }
+  type Config = { ignoreTrailingSlash?: boolean; routerOptions?: { ignoreTrailingSlash?: boolean } }
+  const { ignoreTrailingSlash, routerOptions } = initialConfig as Config
   return Boolean(ignoreTrailingSlash || routerOptions?.ignoreTrailingSlash)
 }
 
-// Answers leave as they are: a serializer made from schemas fills in defaults and fails on what older schemas let in.
+// A serializer made from schemas would fill in defaults, and fail on rows that an older schema let in.
 function serialize(payload: unknown): string {
   return JSON.stringify(payload instanceof Error ? errorBody(payload) : payload)
 }
 
 type ParserDone = (error: Error | null, body?: unknown) => void
 
-// Read leniently, every byte that is no UTF-8 becomes one and the same character, and so one and the same password.
+const notJson = 'must be JSON in UTF-8'
+
 function strictJson(defaultParser: unknown) {
   const parse = defaultParser as (request: FastifyRequest, body: string, done: ParserDone) => void
+  // Decoded leniently, all bytes that are no UTF-8 would become the same character, and so the same password.
   const utf8 = new TextDecoder('utf-8', { fatal: true })
   return (request: FastifyRequest, body: Buffer, done: ParserDone) => {
-    // Some clients send the header always; a route that needs a body says so by its schema.
+    // Some clients always send the header; the schema of a route says whether it needs a body.
     if (body.length === 0) return done(null)
     try {
-      parse(request, utf8.decode(body), done)
+      const text = utf8.decode(body)
+      parse(request, text, (error, value) => done(error && invalidBody(error, jsonProblem(text)), value))
     } catch (cause) {
-      done(notJson(cause))
+      done(invalidBody(cause, notJson))
     }
   }
 }
 
-function notJson(cause: unknown): AccountsError {
-  return new AccountsError('ACCOUNTS_VALIDATION', { cause, errors: [{ field: '', message: 'must be JSON in UTF-8' }] })
+// Fastify's parser fails alike on what is no JSON and on keys that could reach a prototype.
+function jsonProblem(text: string): string {
+  try {
+    JSON.parse(text)
+    return 'must not have the key "__proto__" or "constructor.prototype"'
+  } catch {
+    return notJson
+  }
+}
+
+function invalidBody(cause: unknown, message: string): AccountsError {
+  return new AccountsError('ACCOUNTS_VALIDATION', { cause, errors: [{ field: '', message }] })
 }
 
 function translate(error: unknown): unknown {
@@ -211,10 +246,5 @@ function translate(error: unknown): unknown {
   if (error instanceof AccountsError || !code?.startsWith('FST_ERR_CTP_')) return error
   if (statusCode === 413) return new AccountsError('ACCOUNTS_BODY_TOO_LARGE', { cause: error })
   if (statusCode === 415) return new AccountsError('ACCOUNTS_MEDIA_TYPE_UNSUPPORTED', { cause: error })
-  return notJson(error)
-}
-
-// Fastify inherits decorators through the prototype: an own property hides the parent's in this scope alone.
-function shadow(scope: FastifyInstance, name: string, value: unknown): void {
-  Object.defineProperty(scope, name, { value, configurable: true, writable: true })
+  return invalidBody(error, notJson)
 }

@@ -88,7 +88,7 @@ export function shownUser({ options: { registration } }: Realm, { id, username, 
  * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and others are let through, so
  * that a host's own error shape passes whole.
  */
-export function errorAnswers(codes: AccountsErrorCode[]): Record<number, TSchema> {
+export function errorResponses(codes: AccountsErrorCode[]): Record<number, TSchema> {
   const rows = errorTable.filter(({ code }) => codes.includes(code))
   const described = (status: number) => rows.filter((row) => row.statusCode === status).map(({ code }) => code)
   return Object.fromEntries(

@@ -44,7 +44,7 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'a change behind another, and one of a disabled user, changes nothing',
+    name: 'a change after another, and one of a disabled user, changes nothing',
     async run(subject) {
       for (const active of [true, false]) {
         const user = await storedUser(subject)
@@ -90,7 +90,7 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'what a change gives away is free, and what it takes is taken',
+    name: 'the old address and name of a changed user are free, and the new ones are taken',
     async run(subject) {
       const user = await storedUser(subject)
       const name = uniqueName()
@@ -158,20 +158,21 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'a session that starts with a change is there afterwards, alone or beside those that are kept',
+    name: 'a session that starts with a change is the user’s and of the new version, whatever the caller set',
     async run(subject) {
       for (const sessions of ['end', 'keep'] as const) {
         const user = await storedUser(subject)
         const old = await storedSession(subject, {}, user)
         const change = passwordChange(user, { sessions })
-        const begun = sampleSession(user, { credentialVersion: change.credentialVersion })
+        const begun = sampleSession(await storedUser(subject), { credentialVersion: 7 })
 
         const { length } = endedBy(await subject.changeCredentials({ ...change, start: begun }))
 
         assert.equal(length, sessions === 'end' ? 1 : 0)
         assert.equal(await subject.sessionActive(old.id, user.id, start), sessions === 'keep')
         const outcome = await subject.refreshSession(begun.id, 0, rule, start)
-        assert.deepEqual('session' in outcome && outcome.session, begun)
+        const { credentialVersion } = change
+        assert.deepEqual('session' in outcome && outcome.session, { ...begun, userId: user.id, credentialVersion })
       }
     },
   },

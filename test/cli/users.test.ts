@@ -7,7 +7,16 @@ import { redisCache } from '../../lib/adapters/redis/index.ts'
 import { sampleSession, sampleUser } from '../../lib/testing/samples.ts'
 import { startMailWorker } from '../../lib/worker.ts'
 import { openDatabase, realApp, secret, startServer, type Teardown } from '../helpers/app.ts'
-import { freePort, freshDatabase, noPostgres, redisUrl, uniqueName, until } from '../helpers/helper.ts'
+import {
+  freePort,
+  freshDatabase,
+  longRun,
+  noPostgres,
+  redisUrl,
+  sampled,
+  uniqueName,
+  until,
+} from '../helpers/helper.ts'
 import { done } from '../helpers/program.ts'
 
 /** The lines of JSON that a run printed. */
@@ -46,7 +55,7 @@ t.test('user does to accounts what an administrator does', { skip: noPostgres },
   const { access } = (await login('correct horse battery')).body
   t.match(await get('/auth/user/', access), { status: 200 })
   t.match(await user(['set-password', '1', '--password-stdin'], 'another good password'), { code: 0 })
-  await until(async () => (await get('/auth/user/', access)).status === 401, 2000)
+  await until(async () => (await get('/auth/user/', access)).status === 401, 5000)
   t.match(await login('correct horse battery'), { status: 401 })
   t.match(await login('another good password'), { status: 200 })
 
@@ -71,7 +80,7 @@ t.test('user does to accounts what an administrator does', { skip: noPostgres },
   t.match(mails.sort(), [/account was deleted/, /password was changed/])
 })
 
-t.test('user works on ids that are UUIDs', { skip: noPostgres }, async (t) => {
+longRun('user works on ids that are UUIDs', { skip: noPostgres }, async (t) => {
   const { url } = await openDatabase(t, { ids: 'uuid' })
   const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
   const user = (...args: string[]) => done(t, ['user', ...args, '--ids', 'uuid'], env)
@@ -104,7 +113,7 @@ t.test(
       [['delete', 'nobody@example.com'], '', /^ACCOUNTS_NOT_FOUND: [^()]+$/],
     ]
 
-    for (const [args, input, line] of refused) {
+    for (const [args, input, line] of sampled(refused, 3)) {
       const { code, out, err } = await user(args, input)
       t.equal(code, 1, args.join(' '))
       t.equal(out, '')
@@ -211,7 +220,7 @@ t.test(
     const ended = await done(t, ['end-sessions', '--all'], env)
 
     t.match(ended, { code: 0, out: '1 session was ended.\n' })
-    await until(() => heard.includes(session.id), 1000)
+    await until(() => heard.includes(session.id))
   },
 )
 
@@ -265,10 +274,10 @@ t.test(
 
     const endedAt = performance.now()
     t.strictSame(ended, { code: 0, out: '1101 sessions were ended.\n', err: '' })
-    await until(async () => (await server.get('/auth/user/', access)).status === 401, 1000)
+    await until(async () => (await server.get('/auth/user/', access)).status === 401, 5000)
     t.comment(`refused ${Math.round(performance.now() - endedAt)} ms after the program ended`)
     t.match(await server.post('/auth/refresh/', { refresh }), { status: 401 })
-    await until(() => heard.length >= 1101, 1000)
+    await until(() => heard.length >= 1101)
     t.equal(new Set(heard).size, 1101)
     for (const { id } of more) t.ok(heard.includes(id))
     t.strictSame(await done(t, ['end-sessions', '--all'], env), { code: 0, out: '0 sessions were ended.\n', err: '' })

@@ -360,7 +360,7 @@ for (const [store, open] of Object.entries(stores)) {
     await t.test('[R-HASH-4] a log-in replaces a stored hash of another cost, once, and ends no session', async (t) => {
       const storage = await open(t)
       await addUser(storage, 'ada', await rules({ cost: older }).hash(ada.password))
-      const { post, get } = await memoryApp(t, { storage })
+      const { post, get } = await memoryApp(t, { storage, passwords: {} })
       const stored = async () => (await storage.findUserByEmail(ada.email))?.passwordHash as string
 
       t.match(await post('/api/login/', { ...ada, password: 'wrong horse' }), refusedLogin)
@@ -394,7 +394,7 @@ for (const [store, open] of Object.entries(stores)) {
           return done
         },
       }
-      const { post, get } = await memoryApp(t, { storage: raced, revocation: 'storage' })
+      const { post, get } = await memoryApp(t, { storage: raced, revocation: 'storage', passwords: {} })
 
       const late = await post('/api/login/', ada)
 
@@ -411,7 +411,7 @@ for (const [store, open] of Object.entries(stores)) {
       for (let round = 0; round < 5; round++) {
         const email = `ada${round}@example.org`
         await addUser(storage, `ada${round}`, await rules({ cost: older }).hash(ada.password))
-        const { post } = await memoryApp(t, { storage })
+        const { post } = await memoryApp(t, { storage, passwords: {} })
         const user = (await storage.findUserByEmail(email)) as UserWithPassword
         const fresh = await rules().hash('another horse battery')
         const { id: userId, credentialVersion: fence } = user
@@ -441,7 +441,7 @@ t.test('a better hash that cannot be stored does not spoil the log-in', async (t
       throw new Error('read-only')
     },
   }
-  const { post, get } = await memoryApp(t, { storage: broken })
+  const { post, get } = await memoryApp(t, { storage: broken, passwords: {} })
 
   const { status, body } = await post('/api/login/', ada)
 

@@ -2,9 +2,9 @@ import t, { type Test } from 'tap'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
-import { type Answer, memoryApp, openDatabase, realApp, settableClock } from '../helpers/app.ts'
+import { type Answer, accountsOf, memoryApp, openDatabase, realApp, settableClock } from '../helpers/app.ts'
 import { noPostgres } from '../helpers/helper.ts'
-import { accountsOf, claimsOf, newMember } from '../helpers/members.ts'
+import { claimsOf, newMember } from '../helpers/members.ts'
 
 const ada = { username: 'ada', email: 'ada@example.org', password: 'correct horse battery' }
 
@@ -12,7 +12,7 @@ t.test('round trips', { skip: noPostgres }, async (t) => {
   const clock = settableClock()
   // What the feed costs is counted in revocation.test.ts.
   const { app, name, get, post, statements } = await realApp(t, { clock, revocation: 'storage' })
-  const accounts = accountsOf(app, name)
+  const accounts = accountsOf({ app, name })
   app.get('/me', { onRequest: accounts.authenticate }, async () => ({}))
   /** The statements, among them those of transactions, that a request sent to the pool. */
   async function during(request: () => Promise<Answer>, status: number): Promise<string[]> {
@@ -82,7 +82,7 @@ t.test(
   { skip: noPostgres },
   async (t) => {
     const { app, name, db } = await realApp(t)
-    const accounts = accountsOf(app, name)
+    const accounts = accountsOf({ app, name })
     const answerTo = async (token: string) => {
       const { statusCode, headers, body } = await app.inject({
         url: '/auth/user/',

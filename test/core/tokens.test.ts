@@ -10,8 +10,8 @@ import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/mem
 import { changeCredentials } from '../../lib/core/credentials.ts'
 import { createRing } from '../../lib/core/secrets.ts'
 import accountsPlugin, { type AccountsOptions } from '../../lib/index.ts'
-import { type Answer, clientOf, memoryApp, secret, settableClock, type Teardown } from '../helpers/app.ts'
-import { accountsOf, claimsOf, newMember, sessionFor } from '../helpers/members.ts'
+import { type Answer, accountsOf, clientOf, memoryApp, secret, settableClock, type Teardown } from '../helpers/app.ts'
+import { claimsOf, newMember, sessionFor } from '../helpers/members.ts'
 
 const start = 1_800_000_000_000
 const now = start / 1000
@@ -58,7 +58,7 @@ type Client = ReturnType<typeof clientOf>
 async function realm(t: Teardown, options: Partial<AccountsOptions> = {}) {
   const clock = settableClock(start)
   const opened = await memoryApp(t, { clock, ...options })
-  const accounts = accountsOf(opened.app)
+  const accounts = accountsOf({ app: opened.app })
   opened.app.get('/me', { onRequest: accounts.authenticate }, async (request) => request.account)
   const member = await newMember(accounts)
   const goodClaims = (kind: Kind): Record<string, unknown> =>
@@ -479,7 +479,7 @@ t.test('[R-TOK-8] sessions go on while the secret is replaced, and end with the 
   const clock = settableClock(start)
   const deploy = (value: AccountsOptions['secret']) => memoryApp(t, { secret: value, storage, clock })
   const before = await deploy(secret)
-  const member = await newMember(accountsOf(before.app))
+  const member = await newMember(accountsOf({ app: before.app }))
 
   let { refresh, access } = member as { refresh: string; access: string }
   for (const ring of [
@@ -652,8 +652,8 @@ t.test('[R-TOK-4] realms of one secret and one storage open nothing of each othe
     await app.register(accountsPlugin, { name, secret, prefix: `/${name}`, clock: () => start, ...parts })
   }
   const client = clientOf(app)
-  const customer = await newMember(accountsOf(app))
-  const staff = await sessionFor(accountsOf(app, 'staff'), customer.user)
+  const customer = await newMember(accountsOf({ app }))
+  const staff = await sessionFor(accountsOf({ app, name: 'staff' }), customer.user)
 
   t.equal((await client.get('/accounts/auth/user/', customer.access)).status, 200)
   t.equal((await client.get('/staff/auth/user/', staff.access)).status, 200)

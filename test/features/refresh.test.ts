@@ -5,9 +5,9 @@ import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
 import type { AccountsOptions } from '../../lib/index.ts'
-import { type Answer, memoryApp, openDatabase, settableClock, startServer } from '../helpers/app.ts'
+import { type Answer, accountsOf, memoryApp, openDatabase, settableClock, startServer } from '../helpers/app.ts'
 import { noPostgres, redisUrl, rounds, uniqueName } from '../helpers/helper.ts'
-import { accountsOf, claimsOf, newMember } from '../helpers/members.ts'
+import { claimsOf, newMember } from '../helpers/members.ts'
 
 const second = 1000
 const minute = 60 * second
@@ -20,7 +20,7 @@ const late = 30 * second + 1
 async function realm(t: Test, storage: Storage, options: Partial<AccountsOptions> = {}) {
   const clock = settableClock()
   const { app, get, post } = await memoryApp(t, { storage, clock, ...options })
-  const accounts = accountsOf(app)
+  const accounts = accountsOf({ app })
   const member = await newMember(accounts)
   const refresh = (token: string) => post('/auth/refresh/', { refresh: token })
   /** Refreshes `times` times, one after the other, and answers the tokens: the first one is number 0. */

@@ -9,9 +9,9 @@ import { sweepOutbox } from '../../lib/core/outbox.ts'
 import plugin, { type AccountsOptions, createAccounts } from '../../lib/index.ts'
 import { testOptions } from '../../lib/testing/index.ts'
 import { passwordChange } from '../../lib/testing/samples.ts'
-import { type Answer, memoryApp, openDatabase, realApp, secret, settableClock } from '../helpers/app.ts'
+import { type Answer, accountsOf, memoryApp, openDatabase, realApp, secret, settableClock } from '../helpers/app.ts'
 import { noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
-import { accountsOf, sessionFor } from '../helpers/members.ts'
+import { sessionFor } from '../helpers/members.ts'
 
 const ada = { username: 'ada', email: 'Ada@Example.org', password: 'correct horse battery' }
 
@@ -21,7 +21,7 @@ function told({ status, body }: Answer) {
 
 async function open(t: Test, options: Partial<AccountsOptions> = {}) {
   const host = await memoryApp(t, options)
-  const accounts = accountsOf(host.app)
+  const accounts = accountsOf({ app: host.app })
   const login = (password = ada.password, email = ada.email) => host.post('/api/login/', { email, password })
   return { ...host, accounts, users: accounts.users, login }
 }
@@ -298,7 +298,7 @@ t.test('what does not boot leaves nothing open', async (t) => {
 
 t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { skip: noPostgres }, async (t) => {
   const host = await realApp(t)
-  const accounts = accountsOf(host.app, host.name)
+  const accounts = accountsOf({ app: host.app, name: host.name })
   const user = await accounts.users.create({ email: 'raced@example.org' })
   for (let round = 0; round < 30; round++) {
     const before = await sessionFor(accounts, (await accounts.users.find({ id: user.id })) as User)
@@ -322,7 +322,7 @@ t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { 
 t.test('ten thousand users are imported well within the minute', { skip: noPostgres }, async (t) => {
   // docs: "Ten thousand users take well under a minute"
   const { app, name } = await realApp(t)
-  const accounts = accountsOf(app, name)
+  const accounts = accountsOf({ app, name })
   const { users } = accounts
   const { passwords } = realmOf(accounts)
   const passwordHash = await passwords.hash(ada.password)
@@ -347,7 +347,7 @@ t.test('within a transaction of the host everything comes and goes with it', { s
   t.teardown(() => app.close())
   const { storage, ...parts } = options
   await app.register(plugin, { ...parts, db })
-  const accounts = accountsOf(app)
+  const accounts = accountsOf({ app })
   const { id } = await accounts.users.create({ ...ada })
   const { access } = await accounts.startSession(id)
   const act = (fails: boolean) =>
@@ -387,7 +387,7 @@ async function openJoinable(t: Test) {
   const app = Fastify({ logger: { level: 'error', stream: { write: (line: string) => void lines.push(line) } } })
   t.teardown(() => app.close())
   await app.register(plugin, { ...parts, db })
-  const accounts = accountsOf(app)
+  const accounts = accountsOf({ app })
   const { id } = await accounts.users.create(ada)
   const sessions = () => db.selectFrom('accounts_sessions').select('ended_at as endedAt').where('user_id', '=', id)
   return { db, accounts, id, lines, sessions: () => sessions().execute() }

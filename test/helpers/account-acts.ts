@@ -5,13 +5,22 @@ import { realmOf } from '../../lib/accounts.ts'
 import type { MemoryMailer } from '../../lib/adapters/memory/index.ts'
 import type { User, UserId } from '../../lib/contracts.ts'
 import type { AnyKysely } from '../../lib/options/ports.ts'
-import { type Answer, accountsOf, memoryApp, passwords, realApp } from './app.ts'
+import {
+  type Answer,
+  accountsOf,
+  bearer,
+  memoryApp,
+  newPassword,
+  password,
+  passwords,
+  realApp,
+  requestsBy,
+} from './app.ts'
 import { noPostgres, uniqueName } from './helper.ts'
 import { sessionFor } from './members.ts'
+import { resetActs } from './reset-flow.ts'
 
-export { passwords }
-export const password = 'the old password'
-export const newPassword = 'the new password'
+export { newPassword, password, passwords }
 
 /** Where the account routes are tried. */
 export const backends = [
@@ -38,6 +47,7 @@ const passwordHash = hash(password, passwords.argon2)
 /** The acts of logged-in users on their accounts, by `inject`. */
 export function accountActs(host: Host) {
   const accounts = accountsOf(host)
+  const { post, login, refresh, ask, check, reset } = resetActs(requestsBy(host.send), host.mailer.sent)
 
   /** A user with `password` and a verified address, without a hash of its own. */
   async function newUser(given: { email?: string; username?: string; profile?: Record<string, unknown> } = {}) {
@@ -66,19 +76,14 @@ export function accountActs(host: Host) {
     },
     /** All that is stored of a user itself, null when there is no row. */
     rowOf: (id: UserId): Promise<Record<string, unknown> | null> => (host.db ? rowIn(host.db, id) : memoryRow(id)),
-    login: (email: string, typed = password) => postTo(host, '/api/login/', { email, password: typed }),
-    refresh: (refresh: string) => postTo(host, '/auth/refresh/', { refresh }),
-    post: (url: string, body: unknown) => postTo(host, url, body),
-    /** Asks for a reset code and answers it with its token. */
-    async askReset(email: string) {
-      const { body } = await postTo(host, '/auth/email_request/', { email })
-      return { token: body.token as string, code: lastCode(host, email) }
-    },
-    check: (token: string, otp: string) => postTo(host, '/auth/check_otp/', { token, otp }),
-    reset: (token: string, new_password = newPassword) =>
-      postTo(host, '/auth/reset_password/', { token, new_password }),
+    login,
+    refresh,
+    post,
+    check,
+    reset,
+    askReset: ask,
     /** Kinds of the mails that went to an address. */
-    mailsTo: (email: string) => host.mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string),
+    mailsTo: (email: string) => kindsTo(host, email),
   }
 
   async function memoryRow(id: UserId) {
@@ -94,7 +99,7 @@ async function rowIn(db: AnyKysely, id: UserId) {
 
 /** What one session can do. */
 function actsOf(host: Host, { access, refresh, sessionId }: Tokens & { sessionId: string }) {
-  const headers = { authorization: `Bearer ${access}` }
+  const headers = bearer(access)
   const asked = (method: 'GET' | 'POST' | 'PATCH' | 'PUT' | 'DELETE', url: string, payload?: unknown) =>
     host.send({ method, url, headers, payload: payload as object })
   return {
@@ -117,13 +122,14 @@ function actsOf(host: Host, { access, refresh, sessionId }: Tokens & { sessionId
   }
 }
 
-function postTo(host: Host, url: string, payload: unknown): Promise<Answer> {
-  return host.send({ method: 'POST', url, payload: payload as object })
-}
-
 /** The code in the last mail to an address; no code of eight digits when there is none. */
 function lastCode({ mailer }: Host, email: string): string {
   return mailer.sent.findLast(({ to, code }) => to === email && code !== null)?.code ?? '00000000'
+}
+
+/** The kinds of the mails that went to an address. */
+export function kindsTo({ mailer }: Pick<Host, 'mailer'>, email: string): string[] {
+  return mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind)
 }
 
 /** The status and the code of an answer. */
@@ -143,8 +149,8 @@ export function counted(answers: Answer[]): Record<string, number> {
  * the guard alone decides.
  */
 export async function fateOf(host: Host, { access, refresh }: Tokens): Promise<[string, string]> {
-  const guarded = await host.send({ url: '/auth/sessions/', headers: { authorization: `Bearer ${access}` } })
-  return [told(guarded), told(await postTo(host, '/auth/refresh/', { refresh }))]
+  const { get, post } = requestsBy(host.send)
+  return [told(await get('/auth/sessions/', access)), told(await post('/auth/refresh/', { refresh }))]
 }
 
 export const dead = ['401 TOKEN_INVALID', '401 TOKEN_INVALID']

@@ -3,19 +3,14 @@ import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import Fastify, { type FastifyInstance, type FastifyServerOptions, type InjectOptions } from 'fastify'
-import { Kysely, PostgresDialect } from 'kysely'
-import pg from 'pg'
-import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
-import accounts, { type Accounts, type AccountsOptions } from '../../lib/index.ts'
+import plugin, { type Accounts, type AccountsOptions } from '../../lib/index.ts'
 import { cheapHashes } from '../../lib/options/rules.ts'
-import { freshDatabase, redisUrl, uniqueName } from './helper.ts'
+import { openDatabase, type Teardown } from './databases.ts'
+import { redisUrl, uniqueName } from './helper.ts'
 import { spawnNode } from './program.ts'
 
-/** What tests need of tap's `t`. */
-export interface Teardown {
-  teardown(fn: () => unknown): void
-}
+export { openDatabase, type Teardown } from './databases.ts'
 
 /** A clock that tests set. */
 export function settableClock(start = Date.now()) {
@@ -38,13 +33,20 @@ export function clientOf(app: FastifyInstance) {
     const { statusCode: status, headers, body } = await app.inject(request)
     return { status, headers, body: body === '' ? undefined : JSON.parse(body) }
   }
+  return { send, ...requestsBy(send) }
+}
+
+/** The two common requests, each with an access token or without. */
+export function requestsBy(send: (request: InjectOptions) => Promise<Answer>) {
   return {
-    send,
     post: (url: string, payload: unknown, headers: Record<string, string> = {}) =>
       send({ method: 'POST', url, payload: payload as object, headers }),
-    get: (url: string, access?: string) =>
-      send({ method: 'GET', url, headers: access ? { authorization: `Bearer ${access}` } : {} }),
+    get: (url: string, access?: string) => send({ method: 'GET', url, headers: access ? bearer(access) : {} }),
   }
+}
+
+export function bearer(access: string): { authorization: string } {
+  return { authorization: `Bearer ${access}` }
 }
 
 /** Hashes that cost next to nothing, for every test whose subject is not hashing. */
@@ -52,18 +54,22 @@ export const passwords = { argon2: cheapHashes }
 
 export const secret = randomBytes(32).toString('base64url')
 
-/** An app on the memory parts. */
-export async function memoryApp(
-  t: Teardown,
-  options: Partial<AccountsOptions> = {},
-  server: FastifyServerOptions = {},
-) {
+/** A user's password in these tests, and the one that takes its place. */
+export const password = 'the old password'
+export const newPassword = 'the new password'
+
+/** An app with the parts that are given; mails are kept in memory unless a mailer is given. */
+export async function openApp(t: Teardown, options: Partial<AccountsOptions>, server: FastifyServerOptions = {}) {
   const mailer = memoryMailer()
   const app = Fastify(server)
-  const parts = { storage: memoryStorage(), cache: memoryCache(), mailer }
-  await app.register(accounts, { secret, passwords, ...parts, ...options } as AccountsOptions)
+  await app.register(plugin, { secret, passwords, mailer, ...options } as AccountsOptions)
   t.teardown(() => app.close())
-  return { app, mailer, ...clientOf(app) }
+  return { app, mailer, accounts: accountsOf({ app, name: options.name }), ...clientOf(app) }
+}
+
+/** An app on the memory parts. */
+export function memoryApp(t: Teardown, options: Partial<AccountsOptions> = {}, server: FastifyServerOptions = {}) {
+  return openApp(t, { storage: memoryStorage(), cache: memoryCache(), ...options }, server)
 }
 
 /** What the plugin decorated an app of these helpers with, whatever its realm. */
@@ -71,40 +77,12 @@ export function accountsOf({ app, name = 'accounts' }: { app: FastifyInstance; n
   return (app as unknown as Record<string, Accounts>)[name]!
 }
 
-/** Whether a statement is of an instance's housekeeping or of its revocation feed, which no request waits for. */
-function inBackground(statement: string): boolean {
-  return /skip locked|"ended_at" >=/.test(statement)
-}
-
-/** A database of its own, migrated, with a pool of 10 and the statements that ran. */
-export async function openDatabase(t: Teardown, { ids = 'integer' as 'integer' | 'uuid' } = {}) {
-  const { url, drop } = await freshDatabase()
-  const statements: string[] = []
-  const pool = new pg.Pool({ connectionString: url, max: 10 })
-  // A pool settles its end before its connections are closed, and dropping the database breaks them.
-  pool.on('error', () => {})
-  const db = new Kysely<any>({
-    dialect: new PostgresDialect({ pool }),
-    log: ({ query }) => void (inBackground(query.sql) || statements.push(query.sql)),
-  })
-  await migrateToLatest(db, { ids })
-  statements.length = 0
-  t.teardown(async () => {
-    await db.destroy()
-    await drop()
-  })
-  return { url, db, statements }
-}
-
 /** An app on PostgreSQL and Redis; mails are kept in memory unless a mailer is given. */
 export async function realApp(t: Teardown, options: Partial<AccountsOptions> = {}, server: FastifyServerOptions = {}) {
   const name = uniqueName()
   const database = await openDatabase(t)
-  const mailer = memoryMailer()
-  const app = Fastify(server)
-  await app.register(accounts, { name, secret, passwords, db: database.db, redis: redisUrl(), mailer, ...options })
-  t.teardown(() => app.close())
-  return { app, name, mailer, ...database, ...clientOf(app) }
+  const opened = await openApp(t, { name, db: database.db, redis: redisUrl(), ...options }, server)
+  return { ...opened, ...database, name }
 }
 
 /** What a server in a process of its own is told; see server-process.js. */

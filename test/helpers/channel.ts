@@ -1,9 +1,8 @@
-import Fastify from 'fastify'
-import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
+import { memoryCache, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Cache, Storage } from '../../lib/contracts.ts'
-import plugin, { type AccountsOptions } from '../../lib/index.ts'
-import { clientOf, passwords, secret, type Teardown } from './app.ts'
-import { accountsOf, newMember } from './members.ts'
+import type { AccountsOptions } from '../../lib/index.ts'
+import { openApp, type Teardown } from './app.ts'
+import { newMember } from './members.ts'
 
 /** One instance's way to a channel, with faults that are set. */
 export interface Link extends Pick<Cache, 'publish' | 'subscribe'> {
@@ -80,19 +79,10 @@ export function watchedStorage(storage: Storage) {
 type Instance = Awaited<ReturnType<typeof watchedInstance>>
 
 /** An instance of a host with a guarded route at `/me`, whose reads of sessions are counted. */
-export async function watchedInstance(
-  t: Teardown,
-  storage: Storage,
-  { name, ...options }: Partial<AccountsOptions> = {},
-) {
+export async function watchedInstance(t: Teardown, storage: Storage, options: Partial<AccountsOptions> = {}) {
   const watch = watchedStorage(storage)
-  const app = Fastify()
-  const parts = { secret, passwords, storage: watch.storage, mailer: memoryMailer(), ...options }
-  await app.register(plugin, { ...parts, ...(name && { name }) } as AccountsOptions)
-  const accounts = accountsOf(app, name)
+  const { app, accounts, ...client } = await openApp(t, { storage: watch.storage, ...options })
   app.get('/me', { onRequest: accounts.authenticate }, async () => ({}))
-  t.teardown(() => app.close())
-  const client = clientOf(app)
   const me = async (access: string) => (await client.get('/me', access)).status
   return { app, accounts, watch, me, ...client }
 }

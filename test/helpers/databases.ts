@@ -1,7 +1,7 @@
 import { PGlite } from '@electric-sql/pglite'
 import { Kysely, type KyselyPlugin, PostgresDialect, type PostgresPool, sql } from 'kysely'
 import pg from 'pg'
-
+import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import type { AnyKysely } from '../../lib/options/ports.ts'
 import { freshDatabase, until } from './helper.ts'
 
@@ -36,8 +36,9 @@ export function openPostgres(connectionString: string, { plugins = [], options =
   return { db, statements, close: () => db.destroy() }
 }
 
-interface Teardown {
-  teardown(end: () => Promise<void>): void
+/** What tests need of tap's `t`. */
+export interface Teardown {
+  teardown(fn: () => unknown): void
 }
 
 /** Opens a new database, which is dropped with the test. */
@@ -49,6 +50,14 @@ export async function openFresh(t: Teardown): Promise<Opened & { url: string }> 
     await drop()
   })
   return { ...opened, url }
+}
+
+/** Opens a new database with the current tables, which is dropped with the test. */
+export async function openDatabase(t: Teardown, { ids = 'integer' as 'integer' | 'uuid' } = {}) {
+  const { url, db, statements } = await openFresh(t)
+  await migrateToLatest(db, { ids })
+  statements.length = 0
+  return { url, db, statements }
 }
 
 /** Waits until a statement in the database, or so many, wait for a lock. */

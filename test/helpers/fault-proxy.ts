@@ -1,5 +1,84 @@
 import { once } from 'node:events'
-import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
+import { type AddressInfo, connect, createServer, type Server, type Socket } from 'node:net'
+
+export interface FaultProxy {
+  readonly port: number
+  /**
+   * `pass` forwards, `refuse` refuses new connections and destroys open ones, `freeze` keeps connections open, also new
+   * ones, and forwards nothing.
+   */
+  mode: 'pass' | 'refuse' | 'freeze'
+  /** Destroys the current connections. */
+  cut(): void
+  close(): Promise<void>
+}
+
+/** Puts a TCP proxy with switchable faults in front of a port of this machine. */
+export async function faultProxy(target: number): Promise<FaultProxy> {
+  const pairs = new Set<[Socket, Socket]>()
+  const server = createServer((client) => accept(client))
+  let mode: FaultProxy['mode'] = 'pass'
+  const port = await listen(server, 0)
+
+  function accept(client: Socket): void {
+    if (mode === 'refuse') return void client.destroy()
+    const pair: [Socket, Socket] = [client, connect(target, '127.0.0.1')]
+    pairs.add(pair)
+    for (const socket of pair) {
+      socket.on('error', () => {})
+      socket.once('close', () => drop(pair))
+    }
+    if (mode === 'pass') join(pair)
+  }
+  function drop(pair: [Socket, Socket]): void {
+    pairs.delete(pair)
+    for (const socket of pair) socket.destroy()
+  }
+  function cut(): void {
+    for (const pair of pairs) drop(pair)
+  }
+  function change(next: FaultProxy['mode']): void {
+    mode = next
+    if (next === 'refuse') {
+      server.close()
+      cut()
+      return
+    }
+    for (const pair of pairs) next === 'pass' ? join(pair) : part(pair)
+    if (!server.listening) server.listen(port, '127.0.0.1')
+  }
+  return {
+    port,
+    get mode() {
+      return mode
+    },
+    set mode(next) {
+      if (next !== mode) change(next)
+    },
+    cut,
+    async close() {
+      const closed = server.listening ? once(server, 'close') : undefined
+      server.close()
+      cut()
+      await closed
+    },
+  }
+}
+
+async function listen(server: Server, port: number): Promise<number> {
+  server.listen(port, '127.0.0.1')
+  await once(server, 'listening')
+  return (server.address() as AddressInfo).port
+}
+
+function join([one, other]: [Socket, Socket]): void {
+  one.pipe(other)
+  other.pipe(one)
+}
+
+function part([one, other]: [Socket, Socket]): void {
+  for (const socket of [one, other]) socket.unpipe().pause()
+}
 
 export interface Tripwire {
   readonly port: number
@@ -37,10 +116,9 @@ export async function tripwire(target: number): Promise<Tripwire> {
     })
     upstream.on('data', (chunk) => (lost ? end() : client.write(chunk)))
   })
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
+  const port = await listen(server, 0)
   return {
-    port: (server.address() as AddressInfo).port,
+    port,
     arm(pattern, when) {
       armed = { pattern, when }
     },

@@ -1,4 +1,3 @@
-import type { FastifyInstance } from 'fastify'
 import { realmOf } from '../../lib/accounts.ts'
 import type { User } from '../../lib/contracts.ts'
 import { noClient } from '../../lib/core/client.ts'
@@ -6,11 +5,6 @@ import type { Realm } from '../../lib/core/realm.ts'
 import { startSession } from '../../lib/core/sessions.ts'
 import type { Accounts } from '../../lib/index.ts'
 import { sampleUser } from '../../lib/testing/samples.ts'
-
-/** The accounts of a realm that an app has registered. */
-export function accountsOf(app: FastifyInstance, name = 'accounts'): Accounts {
-  return (app as unknown as Record<string, Accounts>)[name] as Accounts
-}
 
 /** A token pair of a fresh session, without a log-in and its hash. */
 export async function sessionFor(accounts: Accounts | Realm, user: User) {

@@ -1,11 +1,8 @@
-import Fastify from 'fastify'
-import { memoryMailer } from '../../lib/adapters/memory/index.ts'
-import plugin, { type Accounts, type AccountsOptions } from '../../lib/index.ts'
-import { type Answer, clientOf, passwords, secret, type Teardown } from './app.ts'
+import type { AccountsOptions } from '../../lib/index.ts'
+import { type Answer, newPassword, openApp, password, type Teardown } from './app.ts'
 import { uniqueName } from './helper.ts'
 
-export const password = 'the old password'
-export const newPassword = 'the new password'
+export { newPassword, password }
 
 interface Requests {
   post(url: string, body: unknown, headers?: Record<string, string>): Promise<Answer>
@@ -21,11 +18,12 @@ interface Sent {
 /** The acts of a user on the way to a new password, over any client; codes are read from `sent`. */
 export function resetActs({ post, get }: Requests, sent: readonly Sent[]) {
   const check = (token: unknown, otp: unknown) => post('/auth/check_otp/', { token, otp })
+  /** Asks for a code and returns it with its token; a code of zeros when there is no mail. */
   async function ask(email: string) {
     const { status, body } = await post('/auth/email_request/', { email })
     if (status !== 200) throw new Error(`email_request answered ${status}`)
     const mail = sent.findLast(({ to, code }) => code !== null && to.toLowerCase() === email.toLowerCase())
-    return { token: body.token as string, code: mail?.code ?? '', linkToken: mail?.token ?? null }
+    return { token: body.token as string, code: mail?.code ?? '00000000', linkToken: mail?.token ?? null }
   }
   return {
     post,
@@ -52,14 +50,10 @@ export function resetActs({ post, get }: Requests, sent: readonly Sent[]) {
   }
 }
 
-/** An instance of a host with the parts that are given; mails are kept unless a mailer is given. */
+/** An app with the parts that are given, and the acts of its users. */
 export async function instance(t: Teardown, options: Partial<AccountsOptions>) {
-  const mailer = memoryMailer()
-  const app = Fastify()
-  await app.register(plugin, { secret, passwords, mailer, ...options } as AccountsOptions)
-  t.teardown(() => app.close())
-  const accounts = (app as unknown as Record<string, Accounts>)[options.name ?? 'accounts']!
-  return { app, accounts, mailer, ...resetActs(clientOf(app), mailer.sent) }
+  const opened = await openApp(t, options)
+  return { ...opened, ...resetActs(opened, opened.mailer.sent) }
 }
 
 /** A code that differs from the given one in its last digit. */

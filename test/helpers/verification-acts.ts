@@ -1,7 +1,9 @@
 import type { Test } from 'tap'
-import { type Host, passwords, type Tokens, told } from './account-acts.ts'
-import { type Answer, accountsOf } from './app.ts'
+import { createUser } from '../../lib/testing/index.ts'
+import { type Host, kindsTo, passwords, type Tokens, told } from './account-acts.ts'
+import { type Answer, accountsOf, bearer, requestsBy } from './app.ts'
 import { uniqueName } from './helper.ts'
+import { sessionFor } from './members.ts'
 
 export { passwords }
 
@@ -25,8 +27,9 @@ export const newAddress = () => `${uniqueName()}@example.org`
 /** The acts of those who register and prove addresses, by `inject`. */
 export function verificationActs(host: Host) {
   const accounts = accountsOf(host)
+  const requests = requestsBy(host.send)
   const post = (url: string, payload: object, access?: string) =>
-    host.send({ method: 'POST', url, payload, headers: access ? { authorization: `Bearer ${access}` } : {} })
+    requests.post(url, payload, access ? bearer(access) : {})
 
   /** The answer of an act, with the code that it mailed to an address; one of zeros when there is none. */
   async function mailed(to: string, act: Promise<Answer>): Promise<Mailed> {
@@ -52,19 +55,22 @@ export function verificationActs(host: Host) {
     verify: ({ token, code }: Pick<Mailed, 'token' | 'code'>) => post('/auth/verify_email/', { token, otp: code }),
     login: async (email: string, password: string) => told(await post('/api/login/', { email, password })),
     find: (email: string) => accounts.users.find({ email }),
-    /** Tokens without a log-in, as a host may give them to whoever has just registered. */
+    /** Tokens without a login; of a user who is not proved, as they are left of the days before `verifyEmail`. */
     async session(email: string): Promise<Tokens> {
       const user = await accounts.users.find({ email })
       if (!user) throw new Error('There is no such user.')
-      const { access, refresh } = await accounts.startSession(user.id)
-      return { access, refresh: refresh as string }
+      const { access, refresh } = await sessionFor(accounts, user)
+      return { access, refresh }
     },
+    /** An account that nobody has proved, as it is left of the days before `concealExisting`. */
+    unproved: ({ email, password, username = uniqueName() }: Omit<Person, 'company'>) =>
+      createUser(host.app, { name: host.name ?? 'accounts', email, password, username }),
     /** Asks for another address of a logged-in user, whose mail goes to `to`. */
     askEmail: (to: string, access: string, password: string) =>
       mailed(to, post('/auth/change_email/', { email: to, password }, access)),
     confirmEmail: ({ token, code }: Mailed, access: string) =>
       post('/auth/confirm_email/', { token, otp: code }, access),
-    mailsTo: (email: string) => host.mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string),
+    mailsTo: (email: string) => kindsTo(host, email),
   }
 }
 
@@ -77,11 +83,15 @@ export async function exhaust(
   for (let guess = 0; guess < 6; guess++) await verify({ token, code: wrong })
 }
 
-/** An address that an attacker registers before its owner does, with everything that he can get hold of. */
-export async function hijack(host: Host) {
-  const { register, resend, session, askEmail } = verificationActs(host)
+/**
+ * An address that an attacker registers before its owner does, with everything that he can get hold of: `unproved`
+ * where nothing is stored before the proof, and the account is an older one.
+ */
+export async function hijack(host: Host, how: 'registered' | 'unproved' = 'registered') {
+  const { register, resend, session, askEmail, unproved } = verificationActs(host)
   const [email, own] = [newAddress(), `${uniqueName()}@evil.example`]
   const attacker = { email, password: 'what the attacker knows', username: uniqueName() }
+  if (how === 'unproved') await unproved(attacker)
   const first = await register(attacker)
   const tokens = await session(email)
   const codes = [first, await resend(email, first.token), await resend(email)]
@@ -94,7 +104,7 @@ export async function lostAll(t: Test, host: Host, loot: Awaited<ReturnType<type
   const { login, post, verify, confirmEmail, resend, find } = verificationActs(host)
   const { email, password, tokens, pending, codes } = loot
   t.equal(await login(email, password), '401 CREDENTIALS_INVALID', 'the password')
-  t.equal((await host.send({ url: '/auth/user/', headers: bearer(tokens) })).status, 401, 'the access token')
+  t.equal((await host.send({ url: '/auth/user/', headers: bearer(tokens.access) })).status, 401, 'the access token')
   t.equal((await post('/auth/refresh/', { refresh: tokens.refresh })).status, 401, 'the refresh token')
   for (const { access } of [tokens, owner]) {
     t.not((await confirmEmail(pending, access)).status, 200, 'the pending e-mail change')
@@ -105,9 +115,5 @@ export async function lostAll(t: Test, host: Host, loot: Awaited<ReturnType<type
     t.equal(digits, '00000000', 'no token brings another code')
   }
   t.equal((await find(email))?.email, email)
-  t.equal((await host.send({ url: '/auth/user/', headers: bearer(owner) })).status, 200, 'and the owner is in')
-}
-
-function bearer({ access }: Tokens): { authorization: string } {
-  return { authorization: `Bearer ${access}` }
+  t.equal((await host.send({ url: '/auth/user/', headers: bearer(owner.access) })).status, 200, 'and the owner is in')
 }

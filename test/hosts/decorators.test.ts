@@ -50,12 +50,15 @@ t.test('request.account read on a route without a guard throws and names the rou
     after(app) {
       app.setErrorHandler((error, _request, reply) => reply.code(500).send({ text: (error as Error).message }))
       app.get('/orders/:id', async (request) => request.account)
-      app.get('/lists/:id', async (request) => request.accountOrNull)
+      app.get('/lists/:id', async (request) => ({ account: request.accountOrNull }))
     },
   })
 
-  t.match((await get('/orders/1')).body.text, 'request.account was read on GET /orders/:id, but it has no guard')
-  t.match((await get('/lists/1')).body.text, 'request.accountOrNull was read on GET /lists/:id, but it has no guard')
+  t.match(
+    (await get('/orders/1')).body.text,
+    /request\.account was read on GET \/orders\/:id, but no guard let anybody in; give the route/,
+  )
+  t.match(await get('/lists/1'), { status: 200, body: { account: null } })
 })
 
 t.test('an optional guard lets a request without a token pass, and refuses a wrong token', async (t) => {
@@ -78,7 +81,10 @@ t.test('an optional guard lets a request without a token pass, and refuses a wro
   t.match(await host.get('/news', access), { status: 200, body: { account: { id: 1 } } })
   t.match(await host.get('/news', `${access}x`), { status: 401, body: { code: 'ACCOUNTS_TOKEN_INVALID' } })
   t.match(await host.send({ url: '/news', headers: { authorization: '' } }), { status: 401 })
-  t.match((await host.get('/mine')).body.text, 'GET /mine, but its guard let nobody in: read request.accountOrNull')
+  t.match(
+    (await host.get('/mine')).body.text,
+    /GET \/mine, but no guard let anybody in; .* read request\.accountOrNull/,
+  )
 })
 
 t.test('two realms live in one app, and the tokens and codes of one open nothing of the other', async (t) => {

@@ -1,5 +1,5 @@
 import fastifyAuth from '@fastify/auth'
-import type { FastifyInstance } from 'fastify'
+import type { FastifyInstance, FastifyServerOptions } from 'fastify'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { realmOf } from '../../lib/accounts.ts'
@@ -7,20 +7,19 @@ import { memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage } from '../../lib/contracts.ts'
 import plugin, { type Accounts, type AccountsOptions, type Requirements } from '../../lib/index.ts'
 import { createUser, loginAs, testOptions } from '../../lib/testing/index.ts'
-import { type Answer, clientOf, settableClock } from '../helpers/app.ts'
-import { accountsOf } from '../helpers/members.ts'
+import { type Answer, accountsOf, clientOf, settableClock } from '../helpers/app.ts'
 
 const roles = { admin: ['*'], manager: ['orders:*'], support: ['orders:read'] }
 
 /** A host whose routes are added before it is ready. */
-async function host(t: Test, options: Partial<AccountsOptions> = {}) {
-  const app = Fastify()
+async function host(t: Test, options: Partial<AccountsOptions> = {}, server: FastifyServerOptions = {}) {
+  const app: FastifyInstance = Fastify(server)
   t.teardown(() => app.close())
   await app.register(fastifyAuth)
   await app.register(plugin, { ...testOptions(), roles, ...options } as AccountsOptions)
   const { send } = clientOf(app)
   const visit = (url: string, headers: Record<string, string> = {}) => send({ url, headers })
-  return { app, accounts: accountsOf(app), send, visit }
+  return { app, accounts: accountsOf({ app }), send, visit }
 }
 
 function guard(app: FastifyInstance, url: string, requirements: Requirements): void {
@@ -34,6 +33,7 @@ function told({ status, body }: Answer) {
 const invalid = [401, 'ACCOUNTS_TOKEN_INVALID']
 const forbidden = [403, 'ACCOUNTS_FORBIDDEN']
 const missing = [404, 'ACCOUNTS_NOT_FOUND']
+const internal = { statusCode: 500, error: 'Internal Server Error', message: 'Internal Server Error' }
 
 t.test('a required guard authenticates', async (t) => {
   const { app, visit } = await host(t)
@@ -169,7 +169,10 @@ t.test('what is foreign is answered as if it did not exist', async (t) => {
 
 t.test('[R-LOG-5] a fault while a guard asks is a refusal, never a pass', async (t) => {
   const storage = memoryStorage()
-  const broken: Storage = { ...storage, findUserById: () => Promise.reject(new Error('connection lost')) }
+  const broken: Storage = {
+    ...storage,
+    findUserById: () => Promise.reject(Object.assign(new Error('connection lost'), { code: 'ECONNRESET' })),
+  }
   const { app, visit } = await host(t, { storage: broken })
   guard(app, '/admin', { role: 'admin' })
   guard(app, '/verified', { verified: true })
@@ -193,7 +196,47 @@ t.test('[R-LOG-5] a fault while a guard asks is a refusal, never a pass', async 
 
   t.same(told(await visit('/admin', headers)), [503, 'ACCOUNTS_UNAVAILABLE'])
   t.same(told(await visit('/verified', headers)), [503, 'ACCOUNTS_UNAVAILABLE'])
-  t.equal((await visit('/orders', headers)).status, 500, 'the host’s own fault is the host’s to format')
+  t.equal((await visit('/orders', headers)).status, 500)
+})
+
+t.test('a function of a guard that throws is 500 without its text, or refuses with its own status', async (t) => {
+  const lines: string[] = []
+  const logger = { level: 'error', stream: { write: (line: string) => void lines.push(line) } }
+  const { app, visit } = await host(t, {}, { logger })
+  const driver = Object.assign(new Error('invalid input syntax for type integer: "abc"'), {
+    ...{ code: '22P02', detail: 'a row of the database' },
+  })
+  const thrown: Record<string, unknown> = {
+    '/driver': driver,
+    '/text': 'invalid input syntax',
+    '/nothing': undefined,
+    '/range': Object.assign(new Error('invalid input syntax'), { statusCode: 200 }),
+    '/own': Object.assign(new Error('Order 7 is archived.'), { statusCode: 410, code: 'ORDER_ARCHIVED' }),
+    '/plain': { statusCode: 410, message: 'Order 7 is archived.', code: 'ORDER_ARCHIVED', headers: { 'x-order': '7' } },
+  }
+  for (const [url, error] of Object.entries(thrown)) {
+    guard(app, url, {
+      owner() {
+        throw error
+      },
+    })
+  }
+  guard(app, '/async/:id', { owner: () => Promise.reject(driver) })
+  const headers = await loginAs(app, await createUser(app))
+
+  for (const url of ['/driver', '/text', '/nothing', '/range', '/async/abc']) {
+    const { status, body } = await visit(url, headers)
+    t.strictSame([status, body], [500, internal], url)
+  }
+  for (const url of ['/own', '/plain']) {
+    const { status, body } = await visit(url, headers)
+    t.match([status, body], [410, { code: 'ORDER_ARCHIVED', message: 'Order 7 is archived.' }], url)
+  }
+  t.equal((await visit('/plain', headers)).headers['x-order'], '7')
+  const [first] = lines.filter((line) => line.includes('a guard of GET /driver failed'))
+  t.match(JSON.parse(first as string), { err: { stack: /invalid input syntax.*\n\s+at / } })
+  t.ok(lines.some((line) => line.includes('a guard of GET /async/:id failed')))
+  t.notOk(lines.join('').includes('a row of the database'))
 })
 
 t.test('a deleted or disabled user is refused by what reads the user', async (t) => {
@@ -213,24 +256,29 @@ t.test('a requirement that is wrong is told where the route is built', async (t)
   const { app } = await host(t)
   const wrong: [unknown, RegExp][] = [
     [{}, /one or more of role, permission, verified, recent, owner/],
-    [{ roles: 'admin' }, /one or more of role/],
+    [{ roles: 'admin' }, /one or more of role.*it was given \{ roles: 'admin' \}/],
     [{ role: undefined }, /one or more of role/],
     [{ role: '' }, /"role"/],
     [{ role: [] }, /"role"/],
     [{ role: 'superuser' }, /"role".*admin, manager, support/],
-    [{ role: ['admin', 'superuser'] }, /"role"/],
+    [{ role: ['admin', 'superuser'] }, /"role".*not 'superuser'/],
     [{ permission: '' }, /"permission"/],
     [{ permission: ['orders:read'] }, /"permission"/],
     [{ verified: false }, /"verified"/],
     [{ recent: 0 }, /"recent"/],
     [{ recent: false }, /"recent"/],
-    [{ recent: 1.5 }, /"recent"/],
+    [{ recent: 1.5 }, /"recent".*not 1\.5/],
     [{ owner: 7 }, /"owner"/],
   ]
 
   for (const [requirements, message] of wrong) {
     t.throws(() => app.accounts.require(requirements as Requirements), { name: 'TypeError', message })
   }
+  const small = await host(t, { roles: { manager: ['orders:*'], support: ['orders:*', 'users:read'] } })
+  t.throws(() => small.app.accounts.require({ permission: 'order:read' }), {
+    name: 'TypeError',
+    message: /"permission" .* grants \(orders:\*, users:read\), not 'order:read'/,
+  })
   const plain = await host(t, { roles: undefined })
   t.throws(() => plain.app.accounts.require({ permission: 'orders:read' }), { name: 'TypeError', message: /"roles"/ })
   t.ok(plain.app.accounts.require({ role: 'anything' }), 'without the option any role may be asked for')
@@ -247,6 +295,7 @@ t.test('a refusal leaves no header on the answer of another guard that lets the 
   app.get('/or', { preHandler: app.auth([authenticate, key as never]) }, seen as never)
   app.get('/either', { preHandler: app.auth([admin, key as never]) }, seen as never)
   app.get('/both', { preHandler: app.auth([admin, key as never], { relation: 'and' }) }, seen as never)
+  app.get('/key-first', { preHandler: app.auth([key as never, authenticate]) }, seen as never)
   app.get('/all', { preHandler: app.auth([admin, key as never], { run: 'all' }) }, seen as never)
   const support = await loginAs(app, await createUser(app, { role: 'support' }))
   const chief = await createUser(app, { role: 'admin' })
@@ -257,6 +306,8 @@ t.test('a refusal leaves no header on the answer of another guard that lets the 
   t.same(byKey.body, { id: null })
   t.equal(byKey.headers['www-authenticate'], undefined)
   t.equal(byKey.headers['retry-after'], undefined)
+  t.match(await visit('/key-first', { key: 'right' }), { status: 200, body: { id: null } }, 'in either order')
+  t.match(await visit('/key-first', asChief), { status: 200, body: { id: chief.id } })
   const refused = await visit('/either', { ...support, key: 'wrong' })
   t.ok(refused.status >= 400)
 

@@ -1,11 +1,12 @@
 import type { FastifyInstance } from 'fastify'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { realmOf } from '../../lib/accounts.ts'
-import { AccountsError } from '../../lib/index.ts'
+import { AccountsError, type AccountsOptions } from '../../lib/index.ts'
 import { settableClock } from '../helpers/app.ts'
 import { hostApp, liveThrough, memoryParts } from '../helpers/host-app.ts'
 
-const down = () => Promise.reject(new Error('connect ECONNREFUSED 10.0.0.1:5432 canary'))
+const refusedConnection = { code: 'ECONNREFUSED', syscall: 'connect' }
+const down = () => Promise.reject(Object.assign(new Error('connect 10.0.0.1:5432 canary'), refusedConnection))
 
 t.test('an error handler of the host, set before us, gets every refusal and its own shape passes whole', async (t) => {
   const seen: AccountsError[] = []
@@ -130,15 +131,80 @@ t.test('hooks of the host that throw or wrap answers work on our routes too', as
   t.match(registered, { status: 201, body: { wrapped: { id: 1, username: 'a', email: 'a@b.co' } } })
 })
 
+const driverError = () =>
+  Object.assign(new TypeError('canary: column "x" does not exist'), { detail: 'Key (email)=(row canary)' })
+
+/** A host whose function `claims` throws at each login, and the lines of its log. */
+async function faultyHost(t: Test, thrown: () => unknown, before?: (app: FastifyInstance) => unknown) {
+  const lines: string[] = []
+  const logger = { level: 'error', stream: { write: (line: string) => void lines.push(line) } }
+  const claims = () => {
+    throw thrown()
+  }
+  const host = await hostApp(t, { server: { logger }, options: { tokens: { claims } }, before })
+  const ada = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
+  t.equal((await host.post('/api/register/', ada)).status, 201)
+  return { lines, answer: await host.post('/api/login/', ada) }
+}
+
+t.test('a bug is 500 without its text, and its stack is logged once', async (t) => {
+  const { lines, answer } = await faultyHost(t, driverError)
+
+  t.equal(answer.status, 500)
+  t.strictSame(answer.body, {
+    statusCode: 500,
+    error: 'Internal Server Error',
+    message: 'Internal Server Error',
+  })
+  t.match(answer.headers, { 'cache-control': 'no-store', 'retry-after': undefined })
+  const logged = lines.map((line) => JSON.parse(line)).filter(({ msg }) => msg === 'fastify-accounts: "login" failed')
+  t.match(logged, [{ err: { type: 'Error', stack: /TypeError: canary: column.*\n\s+at driverError/ } }])
+  t.equal(logged.length, 1)
+  t.notOk(lines.join('').includes('row canary'), 'drivers put rows into other members of their errors')
+})
+
+t.test('an error handler of the host that names no status answers a bug with 500', async (t) => {
+  const before = (app: FastifyInstance) =>
+    app.setErrorHandler((error, _request, reply) => reply.send({ text: (error as Error).message }))
+  const network = () => {
+    throw driverError()
+  }
+  const { answer } = await faultyHost(t, driverError, before)
+  const { post } = await hostApp(t, { options: { network }, before })
+
+  t.match(answer, { status: 500, body: { text: 'Internal Server Error' } })
+  const user = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
+  t.match(await post('/api/register/', user), { status: 500, body: { text: 'Internal Server Error' } })
+})
+
+t.test('a function of the host refuses with a status of its own, as an Error or as an object', async (t) => {
+  const refusal = { statusCode: 402, message: 'Pay first.', code: 'UNPAID', headers: { 'x-price': '5' } }
+  for (const thrown of [() => refusal, () => Object.assign(new Error(), refusal)]) {
+    const { answer } = await faultyHost(t, thrown)
+
+    t.strictSame(answer.body, { statusCode: 402, code: 'UNPAID', error: 'Payment Required', message: 'Pay first.' })
+    t.equal(answer.headers['x-price'], '5')
+  }
+  const refuse = () => {
+    throw refusal
+  }
+  for (const options of [{ network: refuse }, { session: refuse }]) {
+    const host = await hostApp(t, { options: options as Partial<AccountsOptions> })
+    const ada = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
+    await host.post('/api/register/', ada)
+    t.match(await host.post('/api/login/', ada), { status: 402, body: { code: 'UNPAID' } })
+  }
+  const hooked = await hostApp(t, { after: (app) => app.accounts.addHook('beforeRegister', refuse) })
+  const user = { username: 'ada', email: 'ada@example.org', password: 'correct horse' }
+  t.match(await hooked.post('/api/register/', user), { status: 402, body: { code: 'UNPAID', message: 'Pay first.' } })
+})
+
 t.test('a fault of a part is 503 with Retry-After, and no answer carries its text', async (t) => {
   const { storage, cache, mailer } = memoryParts()
   const causes: unknown[] = []
   const broken = { ...storage, findUserByEmail: down, findUserById: down, insertUser: down, refreshSession: down }
-  const claims = () => {
-    throw new Error('canary')
-  }
   const host = await hostApp(t, {
-    options: { storage: broken, cache: { ...cache, guess: down, lease: down }, mailer, tokens: { claims } },
+    options: { storage: broken, cache: { ...cache, guess: down, lease: down }, mailer },
     before: (app) => app.addHook('onError', async (_request, _reply, error) => void causes.push(error.cause)),
   })
   const token = `${'a'.repeat(22)}.${'b'.repeat(43)}`

@@ -92,7 +92,8 @@ t.test('[R-WEB-4] keys that reach into prototypes are 400 and pollute nothing', 
       '{"constructor":{"prototype":{"polluted":1}}}',
     ]) {
       const answer = await sendText(route, payload)
-      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION' } }, `${route.path} ${payload}`)
+      const errors = [{ field: '', message: 'must not have the key "__proto__" or "constructor.prototype"' }]
+      t.match(answer, { status: 400, body: { code: 'ACCOUNTS_VALIDATION', errors } }, `${route.path} ${payload}`)
     }
   }
   t.equal(({} as { polluted?: number }).polluted, undefined)

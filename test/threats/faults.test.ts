@@ -10,8 +10,8 @@ import { migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { User } from '../../lib/contracts.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
-import { accountActs, counted, password, passwords, told } from '../helpers/account-acts.ts'
-import { type Answer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
+import { accountActs, counted, kindsTo, password, passwords, told } from '../helpers/account-acts.ts'
+import { type Answer, bearer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
 import { tripwire } from '../helpers/fault-proxy.ts'
 import {
   databaseUrl,
@@ -60,7 +60,7 @@ for (const mode of ['refuse', 'freeze'] as const) {
 
     await t.test('[R-OTP-9] it recovers by itself, and the grant of before works', async (t) => {
       redis.mode = 'pass'
-      await until(async () => (await steps.email_request()).status === 200, 5000)
+      await until(async () => (await steps.email_request()).status === 200)
       t.equal((await acts.reset(before.token)).status, 200)
       t.equal((await acts.login(user.email, newPassword)).status, 200)
       for (const name of ['verify_email', 'confirm_email'] as const) t.equal((await steps[name]()).status, 200, name)
@@ -83,8 +83,8 @@ for (const mode of ['refuse', 'freeze'] as const) {
     await t.test('[R-OTP-9] it recovers by itself, and the grant that met the fault works', async (t) => {
       await unavailable(t, () => acts.reset(before.token))
       postgres.mode = 'pass'
-      await until(async () => (await steps.user()).status === 200, 5000)
-      await until(async () => (await acts.reset(before.token)).status === 200, 5000)
+      await until(async () => (await steps.user()).status === 200)
+      await until(async () => (await acts.reset(before.token)).status === 200)
       t.equal((await acts.login(user.email, newPassword)).status, 200)
       for (const name of ['verify_email', 'confirm_email'] as const) t.equal((await steps[name]()).status, 200, name)
     })
@@ -107,13 +107,13 @@ t.test(
     await unavailable(t, () => acts.reset(token))
     t.equal((await acts.login(email)).status, 200)
     redis.thaw()
-    await until(async () => (await acts.post('/auth/email_request/', { email })).status === 200, 5000)
+    await until(async () => (await acts.post('/auth/email_request/', { email })).status === 200)
 
     postgres.freeze()
     await unavailable(t, () => acts.reset(token))
     await unavailable(t, () => acts.login(email))
     postgres.thaw()
-    await until(async () => (await acts.login(email)).status === 200, 5000)
+    await until(async () => (await acts.login(email)).status === 200)
     t.equal((await acts.reset(token)).status, 200)
   },
 )
@@ -133,7 +133,7 @@ t.test(
     await unavailable(t, () => acts.login('ada@example.com'))
     redis.mode = 'pass'
     postgres.mode = 'pass'
-    await until(async () => (await acts.post('/auth/email_request/', { email: 'a@b.example' })).status === 200, 5000)
+    await until(async () => (await acts.post('/auth/email_request/', { email: 'a@b.example' })).status === 200)
     const { email } = await acts.enrol()
     t.equal((await acts.reset((await acts.grant(email)).token)).status, 200)
   },
@@ -149,7 +149,6 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
   const { accounts, enrol, grant, reset, login, refresh, get } = acts
   const rounds = 5
 
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const change = (access: string) =>
     acts.post('/auth/change_password/', { current_password: password, new_password: newPassword }, bearer(access))
   const remove = (access: string, typed: string) =>
@@ -209,7 +208,7 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
         t.equal((await login(email)).status, 401)
       }
       // Nobody here knows that the sessions have ended before the next poll, which comes within 10 s.
-      for (const access of tokens) await until(async () => (await get('/auth/user/', access)).status === 401, 20_000)
+      for (const access of tokens) await until(async () => (await get('/auth/user/', access)).status === 401)
     },
   )
 
@@ -335,7 +334,7 @@ t.test(
     }
     const live = async (id: User['id']) => (await realmOf(accounts).storage.listSessions(id, Date.now())).length
     const versionOf = async (id: User['id']) => Number((await rowOf(id))?.credential_version)
-    const mailsTo = (email: string) => mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind as string)
+    const mailsTo = (email: string) => kindsTo({ mailer }, email)
     const waiting = async () => (await db.selectFrom('accounts_outbox').select('id').execute()).length
 
     await t.test('register: one user, one mail', async (t) => {
@@ -507,7 +506,6 @@ async function behindProxies(t: Test) {
   const other = await member()
   const grant = await acts.grant(other.email)
   const { access, refresh } = (await acts.login(other.email)).body
-  const bearer = (access: string) => ({ authorization: `Bearer ${access}` })
   const [changing, moving] = [{ headers: bearer((await member()).access) }, bearer((await member()).access)]
   const unproved = registration()
   const verification = await acts.post('/api/register/', unproved)

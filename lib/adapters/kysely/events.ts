@@ -1,31 +1,31 @@
 import { type Kysely, sql } from 'kysely'
 import type { AccountEvent, Storage } from '../../contracts.ts'
-import { possibleId } from '../../core/storable.ts'
+import { isValidId } from '../../core/storable.ts'
 import { bound, boundAll, idOf, parsed } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
-import { survivably } from './transactions.ts'
+import { withSavepoint } from './transactions.ts'
 
 /** The verbs about security events; each is one statement. */
 export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pick<Storage, 'addEvent' | 'listEvents'> {
   return {
     async addEvent(event) {
       const row = rowOf(event, ids)
-      await survivably(db, (joined) => joined.insertInto('accounts_events').values(row).execute())
+      await withSavepoint(db, (joined) => joined.insertInto('accounts_events').values(row).execute())
     },
 
     async listEvents(userId, { before, limit }) {
-      if (!possibleId(ids, userId)) return []
+      if (!isValidId(ids, userId)) return []
+      if (before !== undefined && !isValidId('integer', before)) return []
       const page = db
         .selectFrom('accounts_events')
         .select(eventColumns)
         .where('user_id', '=', userId)
-        .orderBy('at', 'desc')
-        .fetch(bound(limit), 'with ties')
-      const rows = await (before === undefined ? page : page.where('at', '<', bound(before))).execute()
-      // Not in the statement, where ties would be those of the id too.
-      rows.sort((one, other) => Number(other.at) - Number(one.at) || Number(other.id) - Number(one.id))
-      return rows.map(({ id: _, at, userId, details, ...row }) => ({
+        .orderBy('id', 'desc')
+        .limit(bound(limit))
+      const rows = await (before === undefined ? page : page.where('id', '<', before)).execute()
+      return rows.map(({ id, at, userId, details, ...row }) => ({
         ...row,
+        id: Number(id),
         at: Number(at),
         userId: userId === null ? null : idOf(userId, ids),
         details: parsed(details),
@@ -34,12 +34,12 @@ export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pic
   }
 }
 
-// Whatever a client sent must not lose the event.
+// No value that a client sent may prevent the event from being stored.
 function rowOf(event: AccountEvent, ids: Storage['ids']) {
   return boundAll({
     name: event.name,
     at: event.at,
-    user_id: event.userId !== null && possibleId(ids, event.userId) ? event.userId : null,
+    user_id: event.userId !== null && isValidId(ids, event.userId) ? event.userId : null,
     identifier: written(event.identifier),
     session_id: written(event.sessionId),
     request_id: written(event.requestId),

@@ -9,7 +9,7 @@ import { purgeVerb } from './purge.ts'
 import { databaseTime } from './rows.ts'
 import { sessionVerbs } from './sessions.ts'
 import type { AccountsTables, IdOptions } from './tables.ts'
-import { inTurns, repeating } from './transactions.ts'
+import { serialized, withOutages, withRetries } from './transactions.ts'
 import { userVerbs } from './users.ts'
 
 export type { AnyKysely } from '../../options/ports.ts'
@@ -20,9 +20,9 @@ export type { AccountsTables, IdOptions } from './tables.ts'
 /**
  * Stores accounts in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.
  *
- * A transaction as `db` joins it: everything rolls back with the host, and what a verb refuses aborts nothing. There
- * the isolation must be READ COMMITTED, the default of PostgreSQL: the verbs that end all sessions of a user refuse a
- * stricter one, in which a racing session would outlive a password change.
+ * With a transaction as `db` the verbs join it: everything rolls back with the host, and a verb that refuses something
+ * aborts nothing. Its isolation must be READ COMMITTED, the default of PostgreSQL: the verbs that end all sessions of a
+ * user refuse a stricter one, in which a racing session would outlive a password change.
  */
 export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Storage {
   if (ids !== 'integer' && ids !== 'uuid') throw new TypeError(`"ids" is ${ids}: pass 'integer' or 'uuid'.`)
@@ -41,7 +41,7 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
       return Number(now)
     },
   }
-  if (db.isTransaction) return inTurns(db, storage)
-  // An import is many steps: repeated, it would find its own users taken.
-  return { ...repeating(storage), importUsers: storage.importUsers }
+  if (db.isTransaction) return withOutages(serialized(db, storage))
+  // An import is many steps: retried, it would find its own users taken.
+  return withOutages({ ...withRetries(storage), importUsers: storage.importUsers })
 }

@@ -31,7 +31,7 @@ export function migrationsFor({ ids = 'integer' }: IdOptions = {}): Record<strin
           .on('accounts_sessions')
           .column('expires_at')
           .execute()
-        // For whoever ends all of them, batch by batch.
+        // For `endAnySessions`, which ends them batch by batch.
         await db.schema
           .createIndex('accounts_sessions_open')
           .on('accounts_sessions')
@@ -136,7 +136,7 @@ async function createOutbox(db: AnyKysely) {
 }
 
 async function createEvents(db: AnyKysely, ids: 'integer' | 'uuid') {
-  // No foreign key: what happened stays when the user is deleted.
+  // No foreign key: the events stay when the user is deleted.
   await db.schema
     .createTable('accounts_events')
     .addColumn('id', 'bigint', (column) => column.primaryKey().generatedByDefaultAsIdentity())
@@ -151,7 +151,7 @@ async function createEvents(db: AnyKysely, ids: 'integer' | 'uuid') {
     .addColumn('user_agent', 'text', (column) => column.notNull())
     .addColumn('details', 'jsonb', (column) => column.notNull())
     .execute()
-  await db.schema.createIndex('accounts_events_user_id').on('accounts_events').columns(['user_id', 'at']).execute()
+  await db.schema.createIndex('accounts_events_user_id').on('accounts_events').columns(['user_id', 'id']).execute()
   await db.schema.createIndex('accounts_events_at').on('accounts_events').column('at').execute()
 }
 

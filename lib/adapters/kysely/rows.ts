@@ -1,6 +1,6 @@
 import { type Expression, type RawBuilder, sql } from 'kysely'
 import type { Storage, User, UserId } from '../../contracts.ts'
-import { possibleId } from '../../core/storable.ts'
+import { isValidId } from '../../core/storable.ts'
 
 /** A user's columns, without the password hash; aliased so that a host's CamelCasePlugin changes nothing. */
 export const userColumns = [
@@ -13,7 +13,7 @@ export const userColumns = [
   'role',
   'accounts_users.created_at as userCreatedAt',
   'accounts_users.expires_at as userExpiresAt',
-  // As text: type parsers and plugins of the host must not reach into the profile.
+  // As text, so that no type parser or plugin of the host changes the profile.
   sql<string>`profile::text`.as('profile'),
 ] as const
 
@@ -62,13 +62,13 @@ export const databaseTime = sql<string | number>`(extract(epoch from clock_times
  */
 export function idOf(id: string | number, ids: Storage['ids']): UserId {
   const given = (ids === 'integer' ? Number(id) : String(id)) as UserId
-  if (possibleId(ids, given)) return given
+  if (isValidId(ids, given)) return given
   const existing = ids === 'integer' ? 'uuid' : 'integer'
   throw new Error(`The tables have ${existing} ids: use kyselyStorage(db, { ids: '${existing}' }).`)
 }
 
 /**
- * Passes a value that may be bound to a statement; objects and arrays some drivers expand into SQL.
+ * Returns a value that may be bound to a statement; some drivers expand objects and arrays into SQL.
  *
  * @throws {TypeError} for anything but a string, number, boolean or null
  */
@@ -84,8 +84,8 @@ export function boundAll<T extends object>(row: T): T {
 }
 
 /**
- * Whether a row's `id` is among those that a query selects. The query runs once, before: as a plain `in` PostgreSQL may
- * run it again and again, and lock more rows than its limit.
+ * Whether a row's `id` is among those that a query selects. The query runs once, beforehand: PostgreSQL may run that
+ * of a plain `in` again and again, and lock more rows than its limit.
  */
 export function isOneOf(query: Expression<unknown>): RawBuilder<boolean> {
   return sql<boolean>`id = any(array(${query}))`

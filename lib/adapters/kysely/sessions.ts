@@ -1,6 +1,6 @@
 import { type Expression, type Kysely, sql } from 'kysely'
 import type { RefreshOutcome, RefreshRule, Session, Storage, UserId } from '../../contracts.ts'
-import { possibleId, storable } from '../../core/storable.ts'
+import { isValidId, storable } from '../../core/storable.ts'
 import { bound, boundAll, idOf, isOneOf, type UserRow, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
 import { requireReadCommitted } from './transactions.ts'
@@ -18,7 +18,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     async insertSession(session) {
-      if (!possibleId(ids, session.userId)) return false
+      if (!isValidId(ids, session.userId)) return false
       const row = sessionRow(session)
       const inserted = await db
         .insertInto('accounts_sessions')
@@ -30,8 +30,8 @@ function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
             .where('id', '=', row.user_id)
             .where('credential_version', '=', row.credential_version)
             .where('active', '=', true)
-            // Waits for a credential change under way and judges the row it leaves; without it 117 of 300 raced
-            // sessions outlived a password change.
+            // Waits for a change of credentials in progress and reads the row that it leaves; without it 117 of 300
+            // racing sessions outlived a password change.
             .forShare(),
         )
         .returning('id')
@@ -40,7 +40,7 @@ function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async sessionActive(id, userId, now) {
-      if (!storable(id) || !possibleId(ids, userId)) return false
+      if (!storable(id) || !isValidId(ids, userId)) return false
       const row = await db
         .selectFrom('accounts_sessions')
         .select('id')
@@ -53,7 +53,7 @@ function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async listSessions(userId, now) {
-      if (!possibleId(ids, userId)) return []
+      if (!isValidId(ids, userId)) return []
       const rows = await db
         .selectFrom('accounts_sessions')
         .select(sessionColumns)
@@ -98,7 +98,7 @@ export const sessionColumns = [
   'user_agent as userAgent',
 ] as const
 
-/** A row of `sessionColumns`, and of what tells its user. */
+/** A row of `sessionColumns`, with its user and credential version. */
 export interface SessionRow {
   userId: string | number
   credentialVersion: string | number
@@ -189,7 +189,7 @@ interface RefreshRow extends UserRow, SessionRow {
   endedAt: string | number | null
 }
 
-// Reads the row after the step: whoever finds it ended has ended it.
+// Reads the row after the step: the call that sees it ended is the one that ended it.
 function outcomeOf(
   row: RefreshRow,
   ids: Storage['ids'],
@@ -212,7 +212,7 @@ function outcomeOf(
 function endVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     async endSession(id, userId, now) {
-      if (!storable(id) || (userId !== null && !possibleId(ids, userId))) return null
+      if (!storable(id) || (userId !== null && !isValidId(ids, userId))) return null
       const own = userId === null ? sql<boolean>`true` : sql<boolean>`user_id = ${userId}`
       const ended = await db
         .updateTable('accounts_sessions')
@@ -233,7 +233,7 @@ function endVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async endSessions(userId, now) {
-      if (!possibleId(ids, userId)) return []
+      if (!isValidId(ids, userId)) return []
       await requireReadCommitted(db)
       return endSessionsOf(db, userId, now)
     },

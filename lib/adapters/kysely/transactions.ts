@@ -1,7 +1,7 @@
 import { randomBytes, randomInt } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { type Kysely, sql } from 'kysely'
-import { deadlineMs } from '../../core/deadline.ts'
+import { AccountsError, isOutage } from '../../errors.ts'
 import type { AccountsTables } from './tables.ts'
 
 type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
@@ -12,12 +12,12 @@ type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
  */
 export async function inTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   if (db.isTransaction) return saved(db, step)
-  // Anything stricter would hide a session that was stored while a statement waited for the user's row.
+  // A stricter one would hide a session that was stored while a statement waited for the user's row.
   return db.transaction().setIsolationLevel('read committed').execute(step)
 }
 
-/** Runs a statement that may fail; within a host's transaction behind a savepoint, so that it survives. */
-export async function survivably<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+/** Runs a statement that may fail; within a host's transaction behind a savepoint, so that the transaction survives. */
+export async function withSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   return db.isTransaction ? saved(db, step) : step(db)
 }
 
@@ -31,7 +31,7 @@ export async function requireReadCommitted(db: Kysely<AccountsTables>): Promise<
   if (!db.isTransaction) return
   const level = sql<string>`current_setting('transaction_isolation')`
   const { isolation } = await db.selectNoFrom(level.as('isolation')).executeTakeFirstOrThrow()
-  // PostgreSQL takes READ UNCOMMITTED for the same.
+  // PostgreSQL treats READ UNCOMMITTED the same.
   if (isolation.startsWith('read ')) return
   throw new TypeError('fastify-accounts: using() needs a transaction of isolation level "read committed"')
 }
@@ -49,32 +49,45 @@ async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   }
 }
 
-const turns = new WeakMap<object, Promise<unknown>>()
+const lastCalls = new WeakMap<object, Promise<unknown>>()
 
 /**
- * The verbs, one after the other within a host's transaction: savepoints nest, and what one caller rolls back or
+ * The verbs, called one after the other within a host's transaction: savepoints nest, and what one caller rolls back or
  * releases takes along what another did meanwhile.
  */
-export function inTurns<Verbs extends object>(db: object, verbs: Verbs): Verbs {
+export function serialized<Verbs extends object>(db: object, verbs: Verbs): Verbs {
   return around(verbs, (call) => {
-    const turn = (turns.get(db) ?? Promise.resolve()).then(call)
-    turns.set(
+    const done = (lastCalls.get(db) ?? Promise.resolve()).then(call)
+    lastCalls.set(
       db,
-      turn.catch(() => {}),
+      done.catch(() => {}),
     )
-    return turn
+    return done
   })
 }
 
-const repeats = 3
+const retries = 3
 const pauseMs = 10
+/** The core waits no longer than this for a call. */
+const patienceMs = 1000
 
 /**
- * The verbs, each repeated at most three times when the database has undone it for the sake of another caller. Only for
- * verbs of which nothing is left then, and never within a host's transaction, which the database undoes as a whole.
+ * The verbs, each retried at most three times when the database has rolled it back in favour of another caller. Only
+ * for verbs that leave nothing behind then, and never within a host's transaction, which is rolled back as a whole.
  */
-export function repeating<Verbs extends object>(verbs: Verbs): Verbs {
-  return around(verbs, repeated)
+export function withRetries<Verbs extends object>(verbs: Verbs): Verbs {
+  return around(verbs, retried)
+}
+
+/** The verbs, throwing `ACCOUNTS_UNAVAILABLE` for faults of the database and of the connection to it. */
+export function withOutages<Verbs extends object>(verbs: Verbs): Verbs {
+  return around(verbs, async (call) => {
+    try {
+      return await call()
+    } catch (cause) {
+      throw isOutage(cause) || isDatabaseOutage(cause) ? new AccountsError('ACCOUNTS_UNAVAILABLE', { cause }) : cause
+    }
+  })
 }
 
 type Wrap = <T>(call: () => Promise<T>) => Promise<T>
@@ -87,14 +100,13 @@ function around<Verbs extends object>(verbs: Verbs, wrap: Wrap): Verbs {
   return Object.fromEntries(members)
 }
 
-async function repeated<T>(call: () => Promise<T>): Promise<T> {
+async function retried<T>(call: () => Promise<T>): Promise<T> {
   const started = performance.now()
   for (let tries = 1; ; tries++) {
     try {
       return await call()
     } catch (error) {
-      // Past the deadline the caller has been told that it failed.
-      if (!undone(error) || tries > repeats || performance.now() - started > deadlineMs) throw error
+      if (!isRetryable(error) || tries > retries || performance.now() - started > patienceMs) throw error
     }
     // Jittered, so that those who met do not meet again.
     await pause(randomInt(1, pauseMs * tries))
@@ -122,8 +134,22 @@ export function deadlocked(error: unknown): boolean {
 }
 
 // 40001 where the isolation is stricter than READ COMMITTED, 40P01 for a deadlock.
-function undone(error: unknown): boolean {
+function isRetryable(error: unknown): boolean {
   return hasState(error, /^(?:40001|40P01)/)
+}
+
+// SQLSTATE classes 08 connection, 28 login, 3D database, 40 rolled back, 53 resources, 57 operator, 58 system, XX
+// internal; 25006 a standby, 25P03 and 55P03 timeouts; 42501, 42P01 and 42703 rights, table and column that are missing
+// until the operator grants or migrates. CONNECT… are codes of postgres.js.
+const outageStates = /^(?:08|28|3D|40|53|57|58|XX|25006|25P03|55P03|42501|42P01|42703|CONNECT(?:ION)?_)/
+
+// What pg, its pool, Kysely and PGlite say without a code.
+const outageMessages =
+  /^Connection terminated|time(?:d )?out|not queryable|not support SSL|calling end|been destroyed|PGlite is clos/
+
+function isDatabaseOutage(error: unknown): boolean {
+  if (!(error instanceof Error)) return false
+  return hasState(error, outageStates) || (!('code' in error) && outageMessages.test(error.message))
 }
 
 function hasState(error: unknown, states: RegExp): boolean {

@@ -1,13 +1,13 @@
 import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
 import type { Storage, UserId } from '../../contracts.ts'
-import { possibleId, storable } from '../../core/storable.ts'
+import { isValidId, storable } from '../../core/storable.ts'
 import { bound, boundAll, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
-import { refusesValue, survivably, violatesUnique } from './transactions.ts'
+import { refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
 
 type UserUpdate = Parameters<Storage['updateUser']>[0]
 
-/** The verbs about users, but for changes of credentials. */
+/** The verbs about users, except changes of credentials. */
 export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return { ...findVerbs(db, ids), ...changeVerbs(db, ids) } satisfies Partial<Storage>
 }
@@ -18,7 +18,7 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   const usersWithPassword = users.select('password_hash as passwordHash')
   return {
     async findUserById(id) {
-      if (!possibleId(ids, id)) return null
+      if (!isValidId(ids, id)) return null
       const row = await users.where('id', '=', id).executeTakeFirst()
       return row ? userOf(row, ids) : null
     },
@@ -29,14 +29,28 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
+    async findHolders(emailCanonical, usernameCanonical) {
+      if (!storable([emailCanonical, usernameCanonical])) return []
+      // Null equals nothing, so an absent username finds nobody, by the same statement.
+      const rows = await users
+        .where(({ eb, or }) =>
+          or([
+            eb('email_canonical', '=', bound(emailCanonical)),
+            eb('username_canonical', '=', bound(usernameCanonical)),
+          ]),
+        )
+        .execute()
+      return rows.map((row) => userOf(row, ids))
+    },
+
     async findUserWithPassword(id) {
-      if (!possibleId(ids, id)) return null
+      if (!isValidId(ids, id)) return null
       const row = await usersWithPassword.where('id', '=', id).executeTakeFirst()
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
     async listUsers({ after, limit }) {
-      if (after !== undefined && !possibleId(ids, after)) return []
+      if (after !== undefined && !isValidId(ids, after)) return []
       const page = users.orderBy('id').limit(bound(limit))
       const rows = await (after === undefined ? page : page.where('id', '>', after)).execute()
       return rows.map((row) => userOf(row, ids))
@@ -48,10 +62,10 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     async updateUser(change) {
-      if (!possibleId(ids, change.id)) return null
+      if (!isValidId(ids, change.id)) return null
       if (!storable(change)) return 'invalid'
       try {
-        const row = await survivably(db, (joined) => update(joined, change))
+        const row = await withSavepoint(db, (joined) => update(joined, change))
         return row ? userOf(row, ids) : null
       } catch (error) {
         if (refusesValue(error)) return 'invalid'
@@ -61,7 +75,7 @@ function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async setRole(id, role) {
-      if (!possibleId(ids, id) || !storable(role)) return false
+      if (!isValidId(ids, id) || !storable(role)) return false
       const row = await db
         .updateTable('accounts_users')
         .set({ role: bound(role) })
@@ -72,7 +86,7 @@ function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     },
 
     async replacePasswordHash(id, oldHash, newHash) {
-      if (!possibleId(ids, id)) return false
+      if (!isValidId(ids, id)) return false
       const row = await db
         .updateTable('accounts_users')
         .set({ password_hash: bound(newHash) })
@@ -100,8 +114,8 @@ function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, p
     .executeTakeFirst()
 }
 
-// Behind the lock of the user's row its version is the newest, and the session's that of when the statement began: one
-// that a change of credentials ended or kept meanwhile does not fit.
+// Once the user's row is locked its version is the newest, while that of the session is from the statement's start:
+// they differ when a change of credentials ended or kept the session meanwhile.
 function askingSession(eb: ExpressionBuilder<AccountsTables, 'accounts_users'>, userId: UserId, sessionId: string) {
   return eb
     .selectFrom('accounts_sessions')

@@ -1,6 +1,5 @@
 import type { Cache, CodeMac, CodeRef, NewCode } from '../../contracts.ts'
-import { createListeners } from '../listeners.ts'
-import { refuseProduction } from './single-process.ts'
+import { refuseProduction } from './state.ts'
 
 interface CodeRecord {
   state: 'issued' | 'verified' | 'exhausted' | 'burnt'
@@ -12,9 +11,9 @@ interface CodeRecord {
   /** The end of the code, then of the grant. */
   endsAt: number
   grantMs: number
-  /** Gone from a burnt record. */
+  /** Null in a burnt record. */
   subject: string | null
-  /** Gone from a tombstone. */
+  /** Null in an exhausted or burnt record. */
   live: { mac: CodeMac; lease?: { id: string; until: number } } | null
 }
 
@@ -24,8 +23,8 @@ export interface MemoryCacheOptions {
 }
 
 /**
- * Keeps one-time codes in this process, for tests and trials. Every verb is done within one tick; what is published is
- * heard in a later one, by listeners of this cache alone.
+ * Keeps one-time codes in this process, for tests and trials. Every verb completes within one tick; published texts
+ * reach the listeners of this cache alone, in a later tick.
  *
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
@@ -82,19 +81,34 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
 }
 
 function memoryChannel(): Pick<Cache, 'publish' | 'subscribe' | 'close'> {
-  const listeners = createListeners((error) => process.emitWarning(`A listener of memoryCache threw: ${error}`))
+  const listeners = new Set<{ listener(text: string): void }>()
+  let closed = false
   return {
     async publish(text) {
-      queueMicrotask(() => listeners.hear(text))
+      // Listeners that are added later do not get this text.
+      for (const entry of listeners) defer(() => listeners.has(entry) && entry.listener(text))
     },
     async subscribe(listener, restarted) {
-      // Later too: what was published before is not for this listener.
-      queueMicrotask(() => listeners.add(listener, restarted)?.begin())
+      if (closed) return
+      listeners.add({ listener })
+      defer(() => !closed && restarted?.())
     },
     async close() {
-      listeners.close()
+      closed = true
+      listeners.clear()
     },
   }
+}
+
+// Each call by itself: a listener that throws affects neither the others nor the publisher.
+function defer(call: () => void): void {
+  queueMicrotask(() => {
+    try {
+      call()
+    } catch (error) {
+      process.emitWarning(`A listener of memoryCache threw: ${error}`)
+    }
+  })
 }
 
 function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number]): CodeRecord {
@@ -104,7 +118,7 @@ function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number]):
 }
 
 function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'exhausted' {
-  // Counted before the comparison counts: a guess past the last try is never told whether it was right.
+  // Counted before it is compared: a guess past the last try never learns whether it was right.
   if (++record.used > record.tries) {
     record.state = 'exhausted'
     record.live = null

@@ -1,9 +1,7 @@
 import type { Storage } from '../../contracts.ts'
-import { credentialVerbs } from './credentials.ts'
 import { eventVerbs, outboxVerbs, purgeVerbs } from './outbox.ts'
 import { sessionVerbs } from './sessions.ts'
-import { refuseProduction } from './single-process.ts'
-import { emptyState } from './state.ts'
+import { emptyState, refuseProduction } from './state.ts'
 import { userVerbs } from './users.ts'
 
 export { memoryCache } from './cache.ts'
@@ -17,8 +15,8 @@ export interface MemoryStorageOptions {
 }
 
 /**
- * Keeps users, sessions, waiting mails and events in this process, for tests and trials. Every verb is done within one
- * tick, and what is stored is a copy: callers cannot reach it.
+ * Keeps users, sessions, waiting mails and events in this process, for tests and trials. Every verb completes within
+ * one tick, and stores copies that callers cannot reach.
  *
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
@@ -31,7 +29,6 @@ export function memoryStorage({ ids = 'integer', singleProcess = false }: Memory
   return {
     ids,
     ...userVerbs(state),
-    ...credentialVerbs(state),
     ...sessionVerbs(state),
     ...outboxVerbs(state),
     ...eventVerbs(state),

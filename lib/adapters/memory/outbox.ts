@@ -1,5 +1,5 @@
-import type { AccountEvent, Session, Storage } from '../../contracts.ts'
-import { possibleId } from '../../core/storable.ts'
+import type { Session, Storage } from '../../contracts.ts'
+import { isValidId } from '../../core/storable.ts'
 import { dropUser, keepMails, keepUser, type MemoryState } from './state.ts'
 
 /** The verbs about mails that wait. */
@@ -29,19 +29,22 @@ export function outboxVerbs(state: MemoryState) {
 }
 
 /** The verbs about security events. */
-export function eventVerbs({ ids, events }: MemoryState) {
+export function eventVerbs(state: MemoryState) {
+  const { ids, events } = state
   return {
     async addEvent(event) {
-      events.add(structuredClone(event))
+      const id = ++state.newestEvent
+      events.set(id, { ...structuredClone(event), id })
     },
 
     async listEvents(userId, { before = Number.POSITIVE_INFINITY, limit }) {
       // Null is nobody, not the user of events without one.
-      if (!possibleId(ids, userId)) return []
-      const listed = [...events].filter((event) => event.userId === userId && event.at < before).reverse()
-      listed.sort((one, other) => other.at - one.at)
-      const { at: end = Number.NEGATIVE_INFINITY } = listed[limit - 1] ?? {}
-      return listed.filter(({ at }) => at >= end).map((event) => structuredClone(event))
+      if (!isValidId(ids, userId)) return []
+      return [...events.values()]
+        .filter((event) => event.userId === userId && event.id < before)
+        .slice(-limit)
+        .reverse()
+        .map((event) => structuredClone(event))
     },
   } satisfies Partial<Storage>
 }
@@ -53,12 +56,12 @@ export function purgeVerbs(state: MemoryState) {
   const { sessions, mails, events } = state
   return {
     async purge({ now, eventsBefore, limit }) {
-      // Users first: a session that goes now still speaks for its account.
+      // Users first: a session that is removed now still shows that its account was used.
       return (
         expireUsers(state, now, limit) +
-        removeFrom(sessions, ([, session]) => session.expiresAt < now - dayMs && !speaks(state, session), limit) +
+        removeFrom(sessions, ([, session]) => session.expiresAt < now - dayMs && !showsUse(state, session), limit) +
         removeFrom(mails, ([, { expiresAt }]) => expiresAt <= now, limit) +
-        forgetEvents(events, eventsBefore, limit)
+        removeFrom(events, ([, { at }]) => at < eventsBefore, limit)
       )
     },
   } satisfies Partial<Storage>
@@ -76,8 +79,8 @@ function expireUsers(state: MemoryState, now: number, limit: number): number {
   return expired.length
 }
 
-// While an account may still expire, its sessions speak for it.
-function speaks({ users }: MemoryState, { userId }: Session): boolean {
+// The sessions of an account show whether it was ever used: they are kept until it can no longer expire.
+function showsUse({ users }: MemoryState, { userId }: Session): boolean {
   const user = users.get(userId)
   return user !== undefined && user.expiresAt !== null && user.emailVerifiedAt === null
 }
@@ -85,11 +88,5 @@ function speaks({ users }: MemoryState, { userId }: Session): boolean {
 function removeFrom<K, V>(rows: Map<K, V>, unneeded: (row: [K, V]) => boolean, limit: number): number {
   const gone = [...rows].filter(unneeded).slice(0, limit)
   for (const [id] of gone) rows.delete(id)
-  return gone.length
-}
-
-function forgetEvents(events: Set<AccountEvent>, before: number, limit: number): number {
-  const gone = [...events].filter(({ at }) => at < before).slice(0, limit)
-  for (const event of gone) events.delete(event)
   return gone.length
 }

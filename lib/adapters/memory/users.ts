@@ -1,10 +1,15 @@
 import { randomBytes } from 'node:crypto'
-import type { Insertion, NewUser, Storage, UserId, UserWithPassword } from '../../contracts.ts'
-import { possibleId, storable, storableUser } from '../../core/storable.ts'
+import type { CredentialChange, NewUser, OutboxMail, Storage, UserId, UserWithPassword } from '../../contracts.ts'
+import { isValidId, storable, storableUser } from '../../core/storable.ts'
 import {
+  dropUser,
+  emailTaken,
+  endAll,
   keepMails,
+  keepSession,
   keepUser,
   type MemoryState,
+  openSessions,
   type StoredUser,
   shownUser,
   storedProfile,
@@ -13,9 +18,13 @@ import {
 
 type UserUpdate = Parameters<Storage['updateUser']>[0]
 
-/** The verbs about users, but for changes of credentials. */
+/** The verbs about users and their credentials. */
 export function userVerbs(state: MemoryState) {
-  const { ids, users, byEmail } = state
+  return { ...profileVerbs(state), ...credentialVerbs(state) } satisfies Partial<Storage>
+}
+
+function profileVerbs(state: MemoryState) {
+  const { ids, users, byEmail, byUsername } = state
   return {
     async insertUser(user, mails) {
       return insert(state, user, mails)
@@ -34,12 +43,17 @@ export function userVerbs(state: MemoryState) {
       return withPassword(users.get(byEmail.get(emailCanonical) as UserId))
     },
 
+    async findHolders(emailCanonical, usernameCanonical) {
+      const found = new Set([byEmail.get(emailCanonical), byUsername.get(usernameCanonical as string)])
+      return [...found].flatMap((id) => users.get(id as UserId) ?? []).map(shownUser)
+    },
+
     async findUserWithPassword(id) {
       return withPassword(users.get(id))
     },
 
     async listUsers({ after, limit }) {
-      if (after !== undefined && !possibleId(ids, after)) return []
+      if (after !== undefined && !isValidId(ids, after)) return []
       const listed = [...users.values()].filter(({ id }) => after === undefined || id > after)
       return listed
         .sort((one, other) => (one.id < other.id ? -1 : 1))
@@ -68,15 +82,13 @@ export function userVerbs(state: MemoryState) {
   } satisfies Partial<Storage>
 }
 
-function insert(state: MemoryState, ...[registrant, mails]: Parameters<Storage['insertUser']>) {
-  const { wantedUsername, ...user } = registrant
-  if (!storableUser(registrant)) return 'invalid'
+function insert(state: MemoryState, user: NewUser, mails: OutboxMail[] = []) {
+  if (!storableUser(user)) return 'invalid'
+  if (emailTaken(state, user.emailCanonical)) return 'email_taken'
+  if (usernameTaken(state, user.usernameCanonical)) return 'username_taken'
   const id = (state.ids === 'uuid' ? newUuid() : state.newestId + 1) as UserId
-  const insertion = judge(state, registrant, id)
-  // Before anything is stored: when the mails cannot be written, nothing is.
-  keepMails(state, mails?.(insertion) ?? [])
-  if (insertion.result !== 'stored') return insertion.result
-  keepUser(state, storedUser(user, id))
+  keepUser(state, { ...user, id, active: true, profile: storedProfile(user.profile) })
+  keepMails(state, mails)
   return { id }
 }
 
@@ -84,19 +96,6 @@ function newUuid(): string {
   return randomBytes(16)
     .toString('hex')
     .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
-}
-
-function judge(state: MemoryState, user: Parameters<Storage['insertUser']>[0], id: UserId): Insertion {
-  const { emailCanonical, usernameCanonical, wantedUsername } = user
-  const owner = state.users.get(state.byEmail.get(emailCanonical) as UserId)
-  if (owner) return { result: 'email_taken', user: shownUser(owner) }
-  const taken = [usernameCanonical, wantedUsername].some((name) => usernameTaken(state, name))
-  if (taken) return { result: 'username_taken' }
-  return { result: 'stored', id }
-}
-
-function storedUser(user: NewUser, id: UserId): StoredUser {
-  return { ...user, id, active: true, profile: storedProfile(user.profile) }
 }
 
 function withPassword(user: StoredUser | undefined): UserWithPassword | null {
@@ -123,4 +122,55 @@ function update(state: MemoryState, user: StoredUser, change: UserUpdate) {
   const updated = { ...user, username, usernameCanonical, profile }
   keepUser(state, updated)
   return shownUser(updated)
+}
+
+function credentialVerbs(state: MemoryState) {
+  return {
+    async changeCredentials(change) {
+      const user = state.users.get(change.userId)
+      if (!user || user.credentialVersion !== change.fence) return 'stale'
+      if (!user.active && change.set.active === undefined) return 'stale'
+      if (change.seenUsername !== undefined && change.seenUsername !== user.username) return 'stale'
+      if (emailTaken(state, change.set.emailCanonical, user.id)) return 'email_taken'
+      keepUser(state, changed(state, user, change))
+      const ended = moveSessions(state, change)
+      const { userId, credentialVersion, start } = change
+      if (start) keepSession(state, { ...start, userId, credentialVersion })
+      keepMails(state, change.mails)
+      return { ended }
+    },
+
+    // Nothing else refers to a user here, so it is never `in_use`.
+    async deleteUser({ userId, fence, now, mails }) {
+      const user = state.users.get(userId)
+      if (!user || user.credentialVersion !== fence) return 'stale'
+      dropUser(state, userId)
+      keepMails(state, mails)
+      return { ended: endAll(openSessions(state, userId), now) }
+    },
+  } satisfies Partial<Storage>
+}
+
+function changed(state: MemoryState, user: StoredUser, { set, credentialVersion }: CredentialChange): StoredUser {
+  const { username, usernameCanonical, ...rest } = set
+  const name = usernameTaken(state, usernameCanonical, user.id) ? {} : { username, usernameCanonical }
+  const expiry = set.emailVerifiedAt === undefined ? {} : { expiresAt: null }
+  const profile = storedProfile(set.profile ?? user.profile)
+  return { ...user, ...given({ ...rest, ...name }), ...expiry, profile, credentialVersion }
+}
+
+/** The members that are not undefined. */
+function given<T extends object>(members: T) {
+  const entries = Object.entries(members).filter(([, value]) => value !== undefined)
+  return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> }
+}
+
+function moveSessions(state: MemoryState, { userId, sessions, credentialVersion, now }: CredentialChange): string[] {
+  const open = openSessions(state, userId)
+  const kept = open.filter(({ id }) => sessions === 'keep' || (sessions !== 'end' && sessions.keep === id))
+  for (const session of kept) session.credentialVersion = credentialVersion
+  return endAll(
+    open.filter((session) => !kept.includes(session)),
+    now,
+  )
 }

@@ -1,14 +1,15 @@
 import { randomInt } from 'node:crypto'
 import { type Cluster, Redis, type RedisOptions } from 'ioredis'
+import { AccountsError } from '../../errors.ts'
 import type { RedisSource } from '../../options/ports.ts'
 
 /**
- * Opens a connection of our own with settings that fail fast: no offline queue, no command sent twice, 500 ms for an
- * answer, primary only, no key prefix. Never throws for a server that is down, and comes back by itself when it does.
+ * Opens a connection of our own with settings that fail fast: no offline queue, no command sent twice, 500 ms for a
+ * reply, primary only, no key prefix. Never throws for a server that is down, and comes back by itself when it does.
  *
  * @param overrides a member that is `undefined` unsets ours; with `maxRetriesPerRequest: null` commands wait for ever
- * and unanswered ones are sent again
- * @param onError told of the first fault of each outage, without the arguments of the command that met it
+ * and those without a reply are sent again
+ * @param onError called with the first fault of each outage, without the arguments of the command that met it
  * @throws {TypeError} for what is neither the address of a Redis nor a client
  */
 export function openRedis(
@@ -70,7 +71,7 @@ function settings(overrides: RedisOptions): RedisOptions {
     connectTimeout: 1000,
     disconnectTimeout: 500,
     maxLoadingRetryTime: 1000,
-    // Zero: what is unanswered when a connection breaks is refused at once.
+    // Zero: a command without a reply when its connection breaks is refused at once.
     maxRetriesPerRequest: 0,
     // A client that never gives up on a command has to repeat it, or its caller waits for ever.
     autoResendUnfulfilledCommands: overrides.maxRetriesPerRequest === null,
@@ -85,7 +86,7 @@ function settings(overrides: RedisOptions): RedisOptions {
     lazyConnect: false,
     ...overrides,
   }
-  // A link that answers nothing for so long is dead, even if nobody closed it (a host that vanished).
+  // A link without a reply for so long is dead, even if nobody closed it (a host that vanished).
   const socketTimeout = merged.commandTimeout && 4 * merged.commandTimeout
   return { socketTimeout, ...merged }
 }
@@ -100,7 +101,7 @@ function duplicate(client: Redis | Cluster, options: RedisOptions): Redis | Clus
     enableAutoPipelining: false,
     scaleReads: 'master',
     clusterRetryStrategy: retryStrategy as (times: number) => number,
-    // The cluster's own way of sending an unanswered command again.
+    // The cluster's own way of sending a command again that got no reply.
     retryDelayOnFailover: options.autoResendUnfulfilledCommands ? 100 : 0,
     slotsRefreshTimeout: 500,
     slotsRefreshInterval: 5000,
@@ -146,3 +147,21 @@ export function withoutArguments(error: unknown): Error {
   const clean = new Error(message.replace(/,? with args beginning with.*/s, ''))
   return Object.assign(clean, { name }, code === undefined ? {} : { code })
 }
+
+/**
+ * The fault of a command: `ACCOUNTS_UNAVAILABLE` unless Redis refused a command or a script of ours as wrong, which is
+ * a bug. Both without the arguments of the command.
+ */
+export function commandFault(error: unknown): Error {
+  const cause = withoutArguments(error)
+  const bug = error instanceof TypeError || (cause.name === 'ReplyError' && !outageReplies.test(cause.message))
+  return bug ? cause : new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+}
+
+// Replies of a server that cannot serve now, or not us; in Redis 6 they stand behind a dash when a script met them.
+const outageReplies = new RegExp(
+  `(?:^|-)(?:${[
+    ...['LOADING', 'BUSY', 'MASTERDOWN', 'READONLY', 'MISCONF', 'OOM', 'NOREPLICAS', 'ERR max number of clients'],
+    ...['CLUSTERDOWN', 'TRYAGAIN', 'MOVED', 'ASK', 'NOAUTH', 'WRONGPASS', 'NOPERM'],
+  ].join('|')})\\b`,
+)

@@ -2,7 +2,7 @@ import type { Cluster, Redis } from 'ioredis'
 import type { Cache, CodeRef } from '../../contracts.ts'
 import type { RedisSource } from '../../options/ports.ts'
 import { redisChannel } from './channel.ts'
-import { connected, openBeside, openRedis, withoutArguments } from './connection.ts'
+import { commandFault, connected, openBeside, openRedis } from './connection.ts'
 import { scripts } from './scripts.ts'
 
 export { openRedis, type RedisSource }
@@ -16,14 +16,14 @@ export interface RedisCacheOptions {
    * @default 'accounts'
    */
   name?: string
-  /** Told of the first fault of each outage; the verbs reject by themselves. */
+  /** Called with the first fault of each outage; the verbs reject by themselves. */
   onError?: (error: Error) => void
 }
 
 /**
  * Keeps one-time codes in Redis (6 or later; single, Sentinel or Cluster). Each verb is one script on one cluster slot.
- * Redis lifetimes only clean up: expiry is judged by the caller's clock. Opens a connection of its own, a second one
- * with the first listener, and closes both.
+ * The lifetimes of keys only clean up; the caller's clock decides what has expired. Opens a connection of its own, a
+ * second one with the first listener, and closes both.
  */
 export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOptions): Cache {
   const client = openRedis(redis, {}, onError)
@@ -32,7 +32,7 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
   // Channels, unlike keys, are common to all databases of a server.
   const database = client.isCluster ? 0 : (client as Redis).options.db
   const channelName = `${keyPart(name)}:revocations:${database}`
-  const channel = redisChannel(channelName, (overrides, tell) => openBeside(client, overrides, tell), onError)
+  const channel = redisChannel(channelName, (overrides, report) => openBeside(client, overrides, report), onError)
 
   return {
     async put({ purpose, tag, account, records, tries, expiresAt, grantMs }, now) {
@@ -58,14 +58,14 @@ export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOpti
     },
     async publish(text) {
       await connected(client)
-      await clean(client.publish(channelName, text))
+      await reply(client.publish(channelName, text))
     },
     async subscribe(listener, restarted) {
       channel.subscribe(listener, restarted)
     },
     async ping() {
       await connected(client)
-      return milliseconds(await clean(client.time()))
+      return milliseconds(await reply(client.time()))
     },
     async close() {
       channel.close()
@@ -80,14 +80,16 @@ function scriptRunner(client: Redis | Cluster) {
   return async (verb: keyof typeof scripts, keys: string[], ...args: (string | number)[]): Promise<unknown> => {
     await connected(client)
     const script = (client as unknown as Record<string, (...args: unknown[]) => Promise<unknown>>)[command(verb)]!
-    return clean(script.call(client, keys.length, ...keys, ...args))
+    return reply(script.call(client, keys.length, ...keys, ...args))
   }
 }
 
-function clean<T>(answer: Promise<T>): Promise<T> {
-  return answer.catch((error) => {
-    throw withoutArguments(error)
-  })
+async function reply<T>(sent: Promise<T>): Promise<T> {
+  try {
+    return await sent
+  } catch (error) {
+    throw commandFault(error)
+  }
 }
 
 function command(verb: string): string {
@@ -102,7 +104,7 @@ function keysOf(name: string) {
   }
 }
 
-// Whatever a client sends as a tag stays inside its own part of the key, and inside the braces that choose the slot.
+// No tag that a client sends can leave its part of the key, nor the braces that choose the slot.
 function keyPart(text: string): string {
   return text.replace(/[^\w-]/g, (unit) => `%${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
@@ -124,7 +126,7 @@ function wholeNumber(reply: unknown): number {
   return value
 }
 
-/** What `TIME` answers: seconds and microseconds. */
+/** The reply to `TIME`: seconds and microseconds. */
 function milliseconds(reply: unknown): number {
   const [seconds, micros] = Array.isArray(reply) ? reply.map(Number) : []
   const time = seconds! * 1000 + Math.floor(micros! / 1000)
@@ -133,5 +135,5 @@ function milliseconds(reply: unknown): number {
 }
 
 function unexpected(): Error {
-  return new Error('Redis answered something that no command of ours answers')
+  return commandFault(new Error('Redis sent an unexpected reply'))
 }

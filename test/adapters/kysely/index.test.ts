@@ -10,7 +10,6 @@ import {
   day,
   passwordChange,
   rule,
-  sampleMail,
   sampleSession,
   sampleUser,
   start,
@@ -116,25 +115,17 @@ t.test('one database', { skip }, async (t) => {
     t.equal(await count(() => storage.changeCredentials(passwordChange(user))), 2 + 2, 'two, and begin and commit')
   })
 
-  t.test('[R-ENUM-3] a new user with mails is the same statements, stored or not', async (t) => {
+  t.test('[R-ENUM-5] who has an address or a name is one statement, the same whoever has them', async (t) => {
     const known = await storedUser(storage)
-    const users = [
-      sampleUser(),
-      sampleUser({ emailCanonical: known.emailCanonical }),
-      sampleUser({ usernameCanonical: known.usernameCanonical }),
-    ]
-    const sent: string[][] = []
-    const outcomes: unknown[] = []
-    for (const user of users) {
-      const before = statements.length
-      outcomes.push(await storage.insertUser(user, () => [sampleMail()]))
-      sent.push(statements.slice(before))
+    const free = sampleUser()
+    const before = statements.length
+
+    for (const email of [known.emailCanonical, free.emailCanonical]) {
+      for (const name of [known.usernameCanonical, free.usernameCanonical, null]) await storage.findHolders(email, name)
     }
 
-    t.match(outcomes, [{ id: Number }, 'email_taken', 'username_taken'])
-    t.equal(sent[0]?.length, 3 + 2, 'three, and begin and commit')
-    t.strictSame(sent[1], sent[0])
-    t.strictSame(sent[2], sent[0])
+    const sent = statements.slice(before)
+    t.strictSame(sent, Array(6).fill(sent[0]))
   })
 
   t.test('an idle sweeper and a poll send nothing that counting tests would see', async (t) => {
@@ -200,10 +191,51 @@ t.test('one database', { skip }, async (t) => {
     t.teardown(gone.close)
     const storage = kyselyStorage(gone.db)
 
-    await t.rejects(storage.ping())
-    await t.rejects(storage.insertUser(sampleUser()))
-    await t.rejects(storage.refreshSession('x', 0, rule, start))
+    const unavailable = { code: 'ACCOUNTS_UNAVAILABLE', cause: { code: 'ECONNREFUSED' } }
+    await t.rejects(storage.ping(), unavailable)
+    await t.rejects(storage.insertUser(sampleUser()), unavailable)
+    await t.rejects(storage.refreshSession('x', 0, rule, start), unavailable)
   })
+})
+
+t.test('what the database or the way to it is to blame for is an outage', { skip }, async (t) => {
+  const { db, url } = await openFresh(t)
+  await migrateToLatest(db)
+  function storageOf(given: string, options?: string) {
+    const opened = openPostgres(given, options === undefined ? {} : { options })
+    t.teardown(opened.close)
+    return kyselyStorage(opened.db)
+  }
+  const nobody = new URL(url)
+  nobody.username = 'nobody'
+  const { id } = await storedUser(kyselyStorage(db))
+  /** Meets a row that another transaction has locked. */
+  async function wait(options: string) {
+    return db.transaction().execute(async (trx) => {
+      await kyselyStorage(trx).setRole(id, 'admin')
+      return storageOf(url, options).setRole(id, 'user')
+    })
+  }
+  const closed = openPostgres(url)
+  await kyselyStorage(closed.db).ping()
+  await closed.close()
+
+  const outages: [string, () => Promise<unknown>][] = [
+    ['3D000', () => storageOf(`${url}_missing`).ping()],
+    ['28000', () => storageOf(String(nobody)).ping()],
+    ['25006', () => storageOf(url, '-c default_transaction_read_only=on').insertUser(sampleUser())],
+    ['42P01', () => storageOf(url, '-c search_path=elsewhere').findUserById(1)],
+    ['55P03', () => wait('-c lock_timeout=50')],
+    ['57014', () => wait('-c statement_timeout=50')],
+  ]
+
+  for (const [state, act] of outages) {
+    await t.rejects(act(), { code: 'ACCOUNTS_UNAVAILABLE', cause: { code: state } }, state)
+  }
+  await t.rejects(kyselyStorage(closed.db).ping(), { code: 'ACCOUNTS_UNAVAILABLE', cause: /destroyed/ })
+  await sql`alter table accounts_sessions drop column ip, add column ip inet not null`.execute(db)
+  const session = sampleSession(await storedUser(kyselyStorage(db)), { ip: 'no address' })
+  await t.rejects(kyselyStorage(db).insertSession(session), { code: '22P02' }, 'a value that does not fit is a bug')
 })
 
 t.test('an account that waits for its purge keeps the session that speaks for it', { skip }, async (t) => {
