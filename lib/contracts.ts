@@ -131,12 +131,6 @@ export interface OutboxMail {
   expiresAt: number
 }
 
-/** What became of a new user, for the mails that are stored with it. */
-export type Insertion =
-  | { result: 'stored'; id: UserId }
-  | { result: 'email_taken'; user: User }
-  | { result: 'username_taken' }
-
 /** A change of what users prove their identity with, or of whether they may log in. */
 export interface CredentialChange {
   userId: UserId
@@ -200,18 +194,13 @@ export interface Storage {
   /** The type of user ids: the core reads `integer` from a token as a number, `uuid` as a string. */
   readonly ids: 'integer' | 'uuid'
   /**
-   * Stores a user and answers its id. The unique indexes decide, so exactly one of N callers with the same e-mail or
-   * username succeeds. `invalid` means that the store cannot hold a value (out of a column's range, a refused check).
-   *
-   * @param user a `wantedUsername`, canonical, must be nobody's, or the outcome is `username_taken` and nothing is
-   * stored; it is not taken either, and others may want it too
-   * @param mails writes the mails that are stored in the same step, whoever has the address or the name; with it the
-   * statements are the same whatever the outcome, so that their number and their time tell nothing. It is not asked for
-   * `invalid`, and may be asked again when the step has to be repeated
+   * Stores a user with its mails, in one step, and returns its id; when the user is refused, the mails are not stored.
+   * The unique indexes decide, so exactly one of N callers with the same e-mail or username succeeds. `invalid` means
+   * that the store cannot hold a value (out of a column's range, a refused check).
    */
   insertUser(
-    user: NewUser & { wantedUsername?: string | null },
-    mails?: (insertion: Insertion) => OutboxMail[],
+    user: NewUser,
+    mails?: OutboxMail[],
   ): Promise<{ id: UserId } | 'email_taken' | 'username_taken' | 'invalid'>
   /**
    * Stores many users, each as `insertUser` would, and returns the outcomes in the same order. Of two with the same
@@ -223,6 +212,11 @@ export interface Storage {
   findUserById(id: UserId): Promise<User | null>
   /** Finds a user by the canonical form of an e-mail address, with the password hash; null when there is none. */
   findUserByEmail(emailCanonical: string): Promise<UserWithPassword | null>
+  /**
+   * Finds who has an address or a username, by their canonical forms: two users at most. Whatever it finds, it must do
+   * the same work.
+   */
+  findHolders(emailCanonical: string, usernameCanonical: string | null): Promise<User[]>
   /** Finds a user by id with the password hash; null when there is none. */
   findUserWithPassword(id: UserId): Promise<UserWithPassword | null>
   /** Lists users by ascending id, those after the id `after` when it is given. */
@@ -483,7 +477,8 @@ export interface Mailer {
   readonly inProcess?: boolean
   /**
    * Accepts a message for delivery. Settles alike, and after the same work, for mails and decoys; that a mail could not
-   * be delivered later is not reported here.
+   * be delivered later is not reported here. Until its `expiresAt` a message is accepted once: one of the same id changes
+   * nothing. A mailer within the process may remember fewer, the last 10,000 at least.
    */
   send(message: Message): Promise<void>
   /**

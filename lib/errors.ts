@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto'
+import type { FastifyBaseLogger } from 'fastify'
 
 const table = {
   VALIDATION: [400, 'The request is not valid.'],
@@ -108,16 +109,17 @@ export function callHost<T>(call: () => T): T {
   }
 }
 
-/** Whether an error is meant for the client: ours, one that the host refuses with, or an `internalError`. */
+/** Whether an error is meant for the client: ours, one that the host refuses with, or one of `errorForClient`. */
 export function isRefusal(error: unknown): error is AccountsError | HostRefusal {
   return error instanceof AccountsError || (error instanceof Error && refusals.has(error))
 }
 
-/** The 500 of an unexpected fault. It carries none of the fault's text, which may be that of a driver. */
-export function internalError(fault: unknown): HostRefusal {
-  const error = Object.assign(new Error('Internal Server Error', { cause: loggable(fault) }), { statusCode: 500 })
-  refusals.add(error)
-  return error
+/** A refusal as it is. Anything else is logged, and becomes a 500 without its text, which may be that of a driver. */
+export function errorForClient(error: unknown, log: FastifyBaseLogger | undefined, what: string): Error {
+  if (isRefusal(error)) return error
+  const cause = loggable(error)
+  log?.error({ err: cause }, `fastify-accounts: ${what} failed`)
+  return hostRefusal(Object.assign(new Error('Internal Server Error', { cause }), { statusCode: 500 })) as Error
 }
 
 // What sockets and name look-ups of Node fail with, what TLS fails with, and what `fetch` has for a cause.

@@ -72,7 +72,7 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
   const ring = ringOf(name, secret)
   const post = openPost(options)
   const connections = openConnections(redis, log)
-  const process = processor({ open: (id, job) => openJob(ring, name, id, job), post, log, clock, timing })
+  const process = processor({ open: (id, job) => openJob(ring, id, job), post, log, clock, timing })
   const active = activeWork()
 
   const worker = new Worker<MailJob>(queueName, (job, lock) => active.track(process(job, lock)), {

@@ -27,9 +27,9 @@ export const mostWaiting = 10_000
 /**
  * Makes a mailer that queues messages in Redis for the mail worker, which runs in a process of its own.
  *
- * `send` seals the message and adds exactly one job, also when it is called again with the same message. It rejects
- * within about a second when Redis is down or frozen, and while more than 10,000 jobs wait, and recovers by itself.
- * `progress` knows a message for an hour after it was sent, and for a day after it was given up.
+ * `send` seals the message and adds exactly one job, also when it is called again before the end of the message. It
+ * rejects within about a second when Redis is down or frozen, and while more than 10,000 jobs wait, and recovers by
+ * itself. `progress` knows a message for an hour after it was sent, and for a day after it was given up.
  */
 export function queueMailer(options: QueueMailerOptions): Mailer {
   const { redis, onError, clock = Date.now } = options
@@ -49,7 +49,10 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
     async send(message: Message) {
       if (waiting() > mostWaiting)
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
-      await command(() => queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message.id) }))
+      const id = jobId(message.id)
+      // The job is forgotten an hour after it was sent; its id must not be taken again before the message's end.
+      const deduplication = { id, ttl: Math.max(1, message.expiresAt - clock()) }
+      await command(() => queue.add('mail', sealJob(ring, message), { jobId: id, deduplication }))
     },
     async progress(ids: string[]) {
       const states = await command(() => Promise.all(ids.map((id) => queue.getJobState(jobId(id)))))

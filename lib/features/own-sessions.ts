@@ -77,66 +77,53 @@ function accessSession({ tokens }: Realm, authorization: string | undefined) {
 
 /** `POST /auth/logout/`, `POST /auth/logout_all/`, `GET /auth/sessions/` and `DELETE /auth/sessions/:id/`. */
 export function sessionRoutes(realm: Realm): Route[] {
-  return [logoutRoute(realm), logoutAllRoute(realm), listRoute(realm), endRoute(realm)]
-}
-
-function logoutRoute(realm: Realm): Route {
-  return route({
-    name: 'logout',
-    method: 'POST',
-    path: '/auth/logout/',
-    summary: 'End the session of the access token, or of the refresh token in the body',
-    body: LogoutBody,
-    bodyOptional: true,
-    response: [204, Type.Null()],
-    refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
-    readsToken: true,
-    run({ body: { refresh }, client, request }) {
-      return logout(realm, { authorization: request.headers.authorization, refresh }, client)
-    },
-  })
-}
-
-function logoutAllRoute(realm: Realm): Route {
-  return route({
-    name: 'logoutAll',
-    method: 'POST',
-    path: '/auth/logout_all/',
-    summary: 'End all your sessions',
-    response: [204, Type.Null()],
-    refusals: [],
-    guarded: true,
-    async run({ account, client }) {
-      await endSessions(realm, account.id, client, 'logout_all')
-    },
-  })
-}
-
-function listRoute(realm: Realm): Route {
-  return route({
-    name: 'sessions',
-    method: 'GET',
-    path: '/auth/sessions/',
-    summary: 'List your sessions',
-    response: [200, Type.Array(SessionBody)],
-    refusals: [],
-    guarded: true,
-    run: ({ account }) => listSessions(realm, account),
-  })
-}
-
-function endRoute(realm: Realm): Route {
-  return route({
-    name: 'sessions',
-    method: 'DELETE',
-    path: '/auth/sessions/',
-    tail: ':id/',
-    summary: 'End one of your sessions',
-    response: [204, Type.Null()],
-    refusals: ['ACCOUNTS_NOT_FOUND'],
-    guarded: true,
-    run({ account, client, params }) {
-      return endSession(realm, { id: params.id as string, userId: account.id }, client, 'revoked')
-    },
-  })
+  return [
+    route({
+      name: 'logout',
+      method: 'POST',
+      path: '/auth/logout/',
+      summary: 'End the session of the access token, or of the refresh token in the body',
+      body: LogoutBody,
+      bodyOptional: true,
+      response: [204, Type.Null()],
+      refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
+      readsToken: true,
+      run({ body: { refresh }, client, request }) {
+        return logout(realm, { authorization: request.headers.authorization, refresh }, client)
+      },
+    }),
+    route({
+      name: 'logoutAll',
+      method: 'POST',
+      path: '/auth/logout_all/',
+      summary: 'End all your sessions',
+      response: [204, Type.Null()],
+      guarded: true,
+      async run({ account, client }) {
+        await endSessions(realm, account.id, client, 'logout_all')
+      },
+    }),
+    route({
+      name: 'sessions',
+      method: 'GET',
+      path: '/auth/sessions/',
+      summary: 'List your sessions',
+      response: [200, Type.Array(SessionBody)],
+      guarded: true,
+      run: ({ account }) => listSessions(realm, account),
+    }),
+    route({
+      name: 'sessions',
+      method: 'DELETE',
+      path: '/auth/sessions/',
+      tail: ':id/',
+      summary: 'End one of your sessions',
+      response: [204, Type.Null()],
+      refusals: ['ACCOUNTS_NOT_FOUND'],
+      guarded: true,
+      run({ account, client, params }) {
+        return endSession(realm, { id: params.id as string, userId: account.id }, client, 'revoked')
+      },
+    }),
+  ]
 }

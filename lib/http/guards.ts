@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import type { Storage, User } from '../contracts.ts'
 import type { Revocation } from '../core/revocation.ts'
 import type { AccessToken, Account, Tokens } from '../core/tokens.ts'
-import { AccountsError, callHost, internalError, isRefusal, loggable } from '../errors.ts'
+import { AccountsError, callHost, errorForClient } from '../errors.ts'
 import { shown, wrongOption } from '../options/checks.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 
@@ -69,7 +69,11 @@ export interface GuardParts {
 export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
   const guards = new WeakSet<object>()
   function known(run: (request: GuardedRequest) => Promise<void>): Guard {
-    const guard: Guard = (request) => run(request).catch((error) => fail(request as FastifyRequest, error))
+    const guard: Guard = (request) =>
+      run(request).catch((error) => {
+        const { log } = request as FastifyRequest
+        throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
+      })
     guards.add(guard)
     return guard
   }
@@ -117,13 +121,6 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
   }
 }
 
-// The host formats the error of a guard, and must not get the text of a driver to format.
-function fail(request: FastifyRequest, error: unknown): never {
-  if (isRefusal(error)) throw error
-  request.log?.error({ err: loggable(error) }, `fastify-accounts: a guard of ${routeOf(request)} failed`)
-  throw internalError(error)
-}
-
 /** A request that was let in. */
 interface Entrance {
   /** The realm that let it in. */
@@ -139,13 +136,13 @@ interface Entrance {
 async function enter(parts: GuardParts, text: string): Promise<Entrance> {
   const { tokens, revocation, storage } = parts
   const token = tokens.verifyAccess(text)
-  const alive = revocation.alive(token.sessionId, token.userId)
+  const alive = revocation.alive(token.sessionId, token.userId, token.uncommitted)
   if (!(typeof alive === 'boolean' ? alive : await alive)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const { userId, sessionId, claims } = token
-  const read: { user?: Promise<User> } = {}
+  let read: Promise<User> | undefined
   const user = () => {
-    read.user ??= findUser(storage, token)
-    return read.user
+    read ??= findUser(storage, token)
+    return read
   }
   return { parts, text, account: Object.freeze({ id: userId, sessionId, claims }), token, user }
 }

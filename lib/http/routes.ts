@@ -8,12 +8,11 @@ import type {
 } from 'fastify'
 import type { Static, TSchema, TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
-import type { Reservation } from '../core/hash-queue.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
-import { AccountsError, type AccountsErrorCode, internalError, isRefusal, loggable } from '../errors.ts'
+import { AccountsError, type AccountsErrorCode, errorForClient, isRefusal } from '../errors.ts'
 import type { RouteName } from '../options/options.ts'
-import { admit, release, reservationOf, reserve } from './admission.ts'
+import { admit, release, reserve } from './admission.ts'
 import type { Guards } from './guards.ts'
 import { errorBody, errorResponses } from './schemas.ts'
 import { validatorCompiler } from './validation.ts'
@@ -33,7 +32,7 @@ export interface Route {
   /** Status and schema of the response; a 204 has no body. */
   response: [status: number, schema: TSchema]
   /** The errors that a client may branch on, besides those of every route. */
-  refusals: AccountsErrorCode[]
+  refusals?: AccountsErrorCode[]
   /** True for a route that hashes a password: the hash queue may refuse it before its body is parsed. */
   hashes?: boolean
   /** True for a route behind `authenticate`. */
@@ -50,7 +49,6 @@ export interface RouteCall<Body = never, OwnAccount = never> {
   /** Null on a route that is not guarded. */
   account: OwnAccount
   client: Client
-  place: Reservation | undefined
   params: Record<string, string>
   request: FastifyRequest
 }
@@ -75,8 +73,8 @@ const bodyLimit = 16_384
  * parser or `*` parser does not reach it, and nothing in it reaches the host.
  */
 export function isolate(scope: FastifyInstance): void {
-  // @fastify/jwt writes to `app.jwt`; with one of our own no key of ours lands on the host's.
-  shadow(scope, 'jwt', Object.create(null))
+  // @fastify/jwt writes to `app.jwt`. Scopes inherit from the app: an own property keeps our keys off the host's.
+  Object.defineProperty(scope, 'jwt', { value: Object.create(null), configurable: true, writable: true })
   scope.setValidatorCompiler(validatorCompiler)
   scope.setSerializerCompiler(() => serialize)
   scope.setReplySerializer(serialize)
@@ -143,8 +141,8 @@ interface Rendering {
   openapiObject?: { components?: { securitySchemes?: object } }
 }
 
-// Each route brings this for @fastify/swagger, which throws for a security scheme that the host's document does not
-// declare. It also replaces a transform of the host for all routes (zod's), which need not know TypeBox.
+// For @fastify/swagger, which throws for a security scheme that the host's document does not declare. It also replaces
+// a transform of the host for all routes (zod's), which need not know TypeBox.
 function securityTransform(log: FastifyBaseLogger, scheme: string) {
   let warned = false
   return ({ schema, url, openapiObject }: Rendering) => {
@@ -168,9 +166,7 @@ function handlerOf(route: Route, realm: Realm) {
       const body = await route.run(callOf(route, realm, request))
       return body === undefined ? reply.send() : body
     } catch (error) {
-      if (isRefusal(error)) throw error
-      request.log.error({ err: loggable(error) }, `fastify-accounts: "${route.name}" failed`)
-      throw internalError(error)
+      throw errorForClient(error, request.log, `"${route.name}"`)
     } finally {
       release(request)
     }
@@ -180,14 +176,7 @@ function handlerOf(route: Route, realm: Realm) {
 function callOf({ guarded }: Route, realm: Realm, request: FastifyRequest): RouteCall {
   const { body, params } = request
   const account = guarded ? request.account : null
-  return {
-    body,
-    account,
-    client: clientOf(realm, request),
-    place: reservationOf(request),
-    params,
-    request,
-  } as RouteCall
+  return { body, account, client: clientOf(realm, request), params, request } as RouteCall
 }
 
 function schemaOf(route: Route, { options }: Realm) {
@@ -203,15 +192,13 @@ function schemaOf(route: Route, { options }: Realm) {
     // OpenAPI 3.1, Operation Object: the empty requirement makes security optional.
     security: route.readsToken ? [scheme, {}] : route.guarded ? [scheme] : [],
     ...(route.body && { body: route.body }),
-    response: { [status]: body, ...errorResponses([...common, ...route.refusals]) },
+    response: { [status]: body, ...errorResponses([...common, ...(route.refusals ?? [])]) },
   }
 }
 
 function ignoresTrailingSlash({ initialConfig }: FastifyInstance): boolean {
-  const { ignoreTrailingSlash, routerOptions } = initialConfig as {
-    ignoreTrailingSlash?: boolean
-    routerOptions?: { ignoreTrailingSlash?: boolean }
-  }
+  type Config = { ignoreTrailingSlash?: boolean; routerOptions?: { ignoreTrailingSlash?: boolean } }
+  const { ignoreTrailingSlash, routerOptions } = initialConfig as Config
   return Boolean(ignoreTrailingSlash || routerOptions?.ignoreTrailingSlash)
 }
 
@@ -260,9 +247,4 @@ function translate(error: unknown): unknown {
   if (statusCode === 413) return new AccountsError('ACCOUNTS_BODY_TOO_LARGE', { cause: error })
   if (statusCode === 415) return new AccountsError('ACCOUNTS_MEDIA_TYPE_UNSUPPORTED', { cause: error })
   return invalidBody(error, notJson)
-}
-
-// Fastify inherits decorators through the prototype: an own property hides the parent's in this scope alone.
-function shadow(scope: FastifyInstance, name: string, value: unknown): void {
-  Object.defineProperty(scope, name, { value, configurable: true, writable: true })
 }

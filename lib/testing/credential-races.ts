@@ -162,7 +162,7 @@ export const credentialRaceContract: { name: string; run(subject: Storage): Prom
 
       const results = await race<unknown>((index) => {
         const set = { email, emailCanonical: email }
-        if (index % 2) return subject.insertUser(sampleUser(set), () => [])
+        if (index % 2) return subject.insertUser(sampleUser(set), [])
         return subject.changeCredentials(passwordChange(users[index]!, { set }))
       })
 

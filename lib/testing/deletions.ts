@@ -160,7 +160,7 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
 
       const results = await race(async (index) => {
         if (index === 10) await subject.deleteUser(sampleDeletion(owner))
-        return subject.insertUser(sampleUser({ email, emailCanonical }), () => [])
+        return subject.insertUser(sampleUser({ email, emailCanonical }), [])
       })
 
       const stored = results.filter((result) => typeof result === 'object')

@@ -77,7 +77,7 @@ export const outboxContract: { name: string; run(subject: Storage): Promise<void
 
       await subject.addMails([mail, again])
       await subject.addMails([again])
-      const stored = await subject.insertUser(sampleUser(), () => [again, sampleMail()])
+      const stored = await subject.insertUser(sampleUser(), [again, sampleMail()])
 
       assert.equal(typeof stored, 'object')
       const claimed = await claimedOf(subject, [mail])

@@ -392,11 +392,11 @@ t.test('sealed jobs of every kind are of one size and open again', async (t) => 
     ]),
   )
 
-  const jobs = messages.map((one) => sealJob(ring, 'accounts', one))
+  const jobs = messages.map((one) => sealJob(ring, one))
 
   t.equal(new Set(jobs.map(({ sealed }) => sealed.length)).size, 1)
   t.strictSame(
-    jobs.map((job, at) => openJob(ring, 'accounts', `mail-${messages[at]!.id}`, job)),
+    jobs.map((job, at) => openJob(ring, `mail-${messages[at]!.id}`, job)),
     messages.map((one) => ({ ...one, brand: {} })),
   )
 })

@@ -29,6 +29,20 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
+    async findHolders(emailCanonical, usernameCanonical) {
+      if (!storable([emailCanonical, usernameCanonical])) return []
+      // Null equals nothing, so an absent username finds nobody, by the same statement.
+      const rows = await users
+        .where(({ eb, or }) =>
+          or([
+            eb('email_canonical', '=', bound(emailCanonical)),
+            eb('username_canonical', '=', bound(usernameCanonical)),
+          ]),
+        )
+        .execute()
+      return rows.map((row) => userOf(row, ids))
+    },
+
     async findUserWithPassword(id) {
       if (!isValidId(ids, id)) return null
       const row = await usersWithPassword.where('id', '=', id).executeTakeFirst()

@@ -28,6 +28,7 @@ export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryM
     inProcess: true,
     sent,
     async send(message) {
+      if (done.has(message.id)) return
       done.add(message.id)
       if (message.to !== null) sent.push({ ...message, to: message.to, user: { ...message.user } })
     },
