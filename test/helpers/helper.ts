@@ -8,7 +8,7 @@ export { type FaultProxy, faultProxy } from './fault-proxy.ts'
 
 /**
  * Why tests that need a real PostgreSQL cannot run here, or false; for `t.test(title, { skip: noPostgres }, …)`. A file
- * that calls `freshDatabase`, `databaseUrl` or `startPostgres` without asking is skipped whole by run.js.
+ * that opens a database without asking is skipped whole by run.js.
  */
 export const noPostgres = process.env.TEST_DATABASE_URL ? false : 'no PostgreSQL on this machine'
 /** The same for tests that start a Redis process. The shared Redis may be an embedded stand-in. */
