@@ -307,7 +307,7 @@ t.test('[R-HASH-6] requests that end before the queue do not stay counted', asyn
   const broken: Storage = {
     ...memoryStorage(),
     findUserByEmail: async () => {
-      throw new Error('the database is gone')
+      throw Object.assign(new Error('the database is gone'), { code: 'ECONNREFUSED' })
     },
   }
   const { port, post } = await listening(t, { storage: broken })

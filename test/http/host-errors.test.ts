@@ -163,6 +163,32 @@ t.test('a bug is 500 without its text, and its stack is logged once', async (t) 
   t.notOk(lines.join('').includes('row canary'), 'drivers put rows into other members of their errors')
 })
 
+t.test('a bug of the storage is 500 on our routes and behind guards, without its text', async (t) => {
+  const { storage, mailer } = memoryParts()
+  let broken = false
+  const throwing = <Args extends unknown[], Result>(verb: (...args: Args) => Promise<Result>) => {
+    return (...args: Args) => (broken ? Promise.reject(driverError()) : verb(...args))
+  }
+  const { findUserById, findUserByEmail } = storage
+  const buggy = { ...storage, findUserById: throwing(findUserById), findUserByEmail: throwing(findUserByEmail) }
+  const host = await hostApp(t, {
+    options: { storage: buggy, mailer, roles: { admin: ['*'] } },
+    after(app) {
+      app.get('/admin', { onRequest: app.accounts.require({ role: 'admin' }) }, async () => 'ok')
+    },
+  })
+  const { access } = await liveThrough(t, { ...host, mailer })
+  broken = true
+
+  for (const { status, body } of [
+    await host.get('/auth/user/', access),
+    await host.get('/admin', access),
+    await host.post('/api/login/', { email: 'ada@example.org', password: 'x' }),
+  ]) {
+    t.strictSame([status, body.message, body.code], [500, 'Internal Server Error', undefined])
+  }
+})
+
 t.test('an error handler of the host that names no status answers a bug with 500', async (t) => {
   const before = (app: FastifyInstance) =>
     app.setErrorHandler((error, _request, reply) => reply.send({ text: (error as Error).message }))
