@@ -4,9 +4,8 @@ import { clientOf, noClient } from './core/client.ts'
 import { type Health, healthOf } from './core/health.ts'
 import type { Hooks } from './core/hooks.ts'
 import { joinRealm, type Realm } from './core/realm.ts'
-import { startSession, type TokenPair } from './core/sessions.ts'
+import { startSessionOf, type TokenPair } from './core/sessions.ts'
 import type { Account } from './core/tokens.ts'
-import { AccountsError } from './errors.ts'
 import { createUsers, type Users } from './features/users.ts'
 import { createGuards, type Guards } from './http/guards.ts'
 
@@ -16,7 +15,8 @@ export interface UseCases {
   /**
    * Starts a session, for logins of the host's own kind: whoever calls it has proved who the user is.
    *
-   * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is no such active user
+   * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is no such active user, ACCOUNTS_EMAIL_UNVERIFIED where an
+   * address has to be proved first
    */
   startSession(userId: UserId, request?: FastifyRequest): Promise<TokenPair>
 }
@@ -35,7 +35,7 @@ export interface Accounts extends Guards, UseCases {
   using(storage: Storage): UseCases
   /** Verifies an access token as a guard does, for WebSockets and the like. */
   verifyToken(token: string): Promise<Account>
-  /** Asks every dependency how it is; never throws. */
+  /** Checks every dependency; never throws. */
   health(): Promise<Health>
 }
 
@@ -63,13 +63,8 @@ export function createAccountsOf(realm: Realm, more: object = {}): Accounts {
 }
 
 function useCases(realm: Realm): UseCases {
-  return { users: Object.freeze(createUsers(realm)), startSession: (...given) => startFor(realm, ...given) }
-}
-
-async function startFor(realm: Realm, userId: UserId, request?: FastifyRequest): Promise<TokenPair> {
-  const user = await realm.storage.findUserById(userId)
-  const client = request ? clientOf(realm, request) : noClient
-  const tokens = user?.active ? await startSession(realm, user, client) : null
-  if (!tokens) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-  return tokens
+  return {
+    users: Object.freeze(createUsers(realm)),
+    startSession: (userId, request) => startSessionOf(realm, userId, request ? clientOf(realm, request) : noClient),
+  }
 }

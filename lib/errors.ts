@@ -75,7 +75,7 @@ export const errorTable = Object.entries(table).map(([name, [statusCode, message
   message,
 }))
 
-/** An error of the host's own that refuses a request, as a hook throws it: the host's error handler gets it as it is. */
+/** An error of the host's own that refuses a request, as a hook throws it: its error handler gets it as it is. */
 export interface HostRefusal extends Error {
   statusCode: number
   headers?: Record<string, string>

@@ -157,7 +157,7 @@ t.test('the worker sends, takes both secrets of a rotation, and drains on SIGTER
       MAIL_FROM: 'Example <no-reply@example.com>',
     })
     await mailer.send(sampleMessage({ code: '44443333' }))
-    await until(() => wire.open === 1, 20_000)
+    await until(() => wire.open === 1)
 
     run.child.kill(signal)
     await until(() => /stop/i.test(run.out()))
@@ -184,7 +184,7 @@ t.test('the worker starts while Redis and the mail server are down, and recovers
     SMTP_URL: `smtp://127.0.0.1:${smtpPort}`,
     MAIL_FROM: 'no-reply@example.com',
   })
-  await until(() => run.err().includes('"event":"mail.redis"'), 20_000)
+  await until(() => run.err().includes('"event":"mail.redis"'))
   const redis = await startRedis({ port: redisPort })
   t.teardown(() => redis.stop())
   const mailer = queueMailer({ redis: redis.url, secret })

@@ -21,15 +21,15 @@ export interface QueueMailerOptions {
   clock?: () => number
 }
 
-/** More waiting jobs than this and `send` refuses. */
+/** With more waiting jobs than this `send` rejects. */
 export const mostWaiting = 10_000
 
 /**
  * Makes a mailer that queues messages in Redis for the mail worker, which runs in a process of its own.
  *
- * `send` seals the message and adds exactly one job; adding a message twice adds it once. It rejects within about a
- * second when Redis is down or frozen, and while more than 10,000 jobs wait. It works again by itself afterwards. What
- * became of a message is known for an hour after it was sent, and for a day after it was given up.
+ * `send` seals the message and adds exactly one job, also when it is called again before the end of the message. It
+ * rejects within about a second when Redis is down or frozen, and while more than 10,000 jobs wait, and recovers by
+ * itself. `progress` knows a message for an hour after it was sent, and for a day after it was given up.
  */
 export function queueMailer(options: QueueMailerOptions): Mailer {
   const { redis, onError, clock = Date.now } = options
@@ -49,7 +49,10 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
     async send(message: Message) {
       if (waiting() > mostWaiting)
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
-      await command(() => queue.add(message.kind, sealJob(ring, name, message), { jobId: jobId(message.id) }))
+      const id = jobId(message.id)
+      // The job is forgotten an hour after it was sent; its id must not be taken again before the message's end.
+      const deduplication = { id, ttl: Math.max(1, message.expiresAt - clock()) }
+      await command(() => queue.add('mail', sealJob(ring, message), { jobId: id, deduplication }))
     },
     async progress(ids: string[]) {
       const states = await command(() => Promise.all(ids.map((id) => queue.getJobState(jobId(id)))))
@@ -70,7 +73,7 @@ function openQueue(connection: Redis | Cluster, name: string, onError?: (error: 
   const queue = new Queue(queueName, {
     connection,
     prefix: queuePrefix(name),
-    // Without these a queue that starts while Redis is down waits for ever, or refuses for ever.
+    // Without these a queue that starts while Redis is down waits or fails for ever.
     skipWaitingForReady: true,
     skipVersionCheck: true,
     skipMetasUpdate: true,

@@ -31,24 +31,24 @@ const resolve = section({
   }),
 })
 
-/** More mails on their way than this and `send` refuses. */
+/** With this many mails on their way `send` rejects. */
 export const mostPending = 10_000
-/** Of so many messages that were delivered or given up `progress` knows it. */
+/** `progress` remembers this many messages that were delivered or given up. */
 export const mostDone = 10_000
 
 /**
  * Makes a mailer that sends from this process, for hosts that want no worker.
  *
- * `send` settles before anything is sent, for mails and decoys alike. What fails is tried again until the message's
- * end; it lives in memory only, so a crash loses it. `progress` remembers the last
- * 10,000 that were sent or given up. `close` waits for what is on its way, at most 8 s.
+ * `send` settles before anything is sent, for mails and decoys alike, and adds a message once. A mail that fails is
+ * tried again until the end of its life; it is in memory only, so a crash loses it. `progress` remembers the last 10,000
+ * that were sent or given up. `close` waits for mails on their way, at most 8 s.
  */
 export function smtpMailer(options: SmtpMailerOptions): Mailer {
   const { log = jsonLog, clock, timing } = resolve('', options)
   const post = openPost(options)
-  const { pending, track, progress } = deliveries()
+  const { pending, track, stateOf } = deliveries()
   const closing = new AbortController()
-  // Every mail that waits for its next attempt listens.
+  // Every mail that waits for its next attempt adds a listener.
   setMaxListeners(0, closing.signal)
 
   async function deliver(message: Message, attempt = 1): Promise<void> {
@@ -77,46 +77,40 @@ export function smtpMailer(options: SmtpMailerOptions): Mailer {
     inProcess: true,
     async send(message) {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
+      if (stateOf(message.id) !== 'unknown') return
       const delivery = new Promise<void>((resolve) => setImmediate(resolve)).then(() => deliver({ ...message }))
-      track(delivery, message.id)
+      track(message.id, delivery)
     },
-    progress,
+    progress: async (ids) => ids.map(stateOf),
     async ping() {
       if (pending.size >= mostPending || closing.signal.aborted) throw new AccountsError('ACCOUNTS_UNAVAILABLE')
     },
     async close() {
       closing.abort()
-      await within(timing.drainMs, Promise.all(pending.keys()))
+      await within(timing.drainMs, Promise.all(pending.values()))
       if (pending.size > 0) log.error({ event: 'mail.lost', count: pending.size }, 'Mails given up at shutdown')
       post.close()
     },
   }
 }
 
-/** Keeps track of what is on its way, and of the last that were sent or given up. */
+/** Keeps track by id of what is on its way, and of the last that were sent or given up. */
 function deliveries() {
-  /** Deliveries and the ids of their messages. */
-  const pending = new Map<Promise<void>, string>()
+  const pending = new Map<string, Promise<void>>()
   const done = new Set<string>()
-  function settle(delivery: Promise<void>, id: string): void {
-    pending.delete(delivery)
-    // As the newest again, when it was sent twice.
-    done.delete(id)
-    done.add(id)
-    if (done.size > mostDone) done.delete(done.values().next().value as string)
-  }
   return {
-    pending: pending as ReadonlyMap<Promise<void>, string>,
-    track(delivery: Promise<void>, id: string): void {
-      pending.set(delivery, id)
-      delivery.finally(() => settle(delivery, id))
-    },
-    async progress(ids: string[]): ReturnType<Mailer['progress']> {
-      const underway = new Set(pending.values())
-      return ids.map((id) => {
-        if (done.has(id)) return 'done'
-        return underway.has(id) ? 'pending' : 'unknown'
+    pending: pending as ReadonlyMap<string, Promise<void>>,
+    track(id: string, delivery: Promise<void>): void {
+      pending.set(id, delivery)
+      delivery.finally(() => {
+        pending.delete(id)
+        done.add(id)
+        if (done.size > mostDone) done.delete(done.values().next().value as string)
       })
+    },
+    stateOf(id: string) {
+      if (done.has(id)) return 'done'
+      return pending.has(id) ? 'pending' : 'unknown'
     },
   }
 }

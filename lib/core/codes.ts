@@ -1,53 +1,35 @@
 import { createHash, randomBytes, randomInt } from 'node:crypto'
 import type { Cache, CodePurpose, CodeRef, NewCode, NewUser, User, UserId } from '../contracts.ts'
 import { AccountsError, isRefusal, loggable } from '../errors.ts'
+import { codeDigits } from '../options/options.ts'
 import type { Client } from './client.ts'
 import { withoutTag } from './email-address.ts'
 import { emit } from './events.ts'
+import { withoutPassword } from './new-user.ts'
 import type { Realm } from './realm.ts'
 import { mac, open, type SecretKeys, seal } from './secrets.ts'
 
-/** Whom a code is for; null fields for an address without an account. */
+/** What a code stands for. */
 export interface Subject {
-  userId: UserId | null
-  credentialVersion: number | null
-  /** The canonical address of the account that the code was issued for. */
+  /** The canonical address of the account that the code was issued for, or of the account to be. */
   address: string
+  /** The account's credential version, which the code dies with; null for a decoy, and where there is no account yet. */
+  credentialVersion: number | null
   /** Of an e-mail change: the new address, the only one that the code can confirm. */
   email?: string
   /** Of a verification: what its registration brought, or `stored` for what the account has already. */
   registration?: Registered | 'stored'
-  /** Whether that registration was of another account: it is carried for the size alone. */
-  foreign?: true
 }
 
-/** What a registration that tells nothing brought; the account has it when its mailbox is proved. */
-export type Registered = Pick<NewUser, 'passwordHash' | 'username' | 'usernameCanonical' | 'profile'>
-
-/** What code is asked for. */
-export interface CodeOrder {
-  purpose: CodePurpose
-  /** The canonical address. */
-  address: string
-  /** Null for a decoy. */
-  user: Pick<User, 'id' | 'credentialVersion'> | null
-  /** What the code stands for beside the account. */
-  proof?: Pick<Subject, 'email' | 'registration' | 'foreign'>
-  /** Whether a link is mailed too. */
-  link: boolean
-  digits: number
-  /** Life of the code, in seconds. */
-  ttl: number
-  /** Guesses per token. */
-  tries: number
-}
+/** A registration that is not stored yet; the account has it when its mailbox is proved. */
+export type Registered = Pick<NewUser, 'email' | 'passwordHash' | 'username' | 'usernameCanonical' | 'profile'>
 
 /** A fresh code with its two tokens. */
 export interface IssuedCode {
   code: string
-  /** Answered to whoever asked; never mailed. */
+  /** Returned to whoever asked; never mailed. */
   token: string
-  /** For the mailed link; never answered. */
+  /** For the mailed link; never returned. Null where none is mailed. */
   linkToken: string | null
   /** What `putCode` needs to start its life. */
   draft: CodeDraft
@@ -59,43 +41,47 @@ export interface CodeDraft extends Omit<NewCode, 'expiresAt' | 'grantMs'> {
   ttl: number
 }
 
-/** The code of a mail that proves a mailbox. */
-export const proofLife = { verify: 86_400, change: 3600 } as const
-
 /** A verified grant, borrowed: exactly one caller holds it at a time. */
 export interface Grant {
-  subject: Subject & { userId: UserId }
+  subject: Subject
   /** Gives the grant back; the fifth refusal burns it. */
   giveBack(reason: 'refused' | 'outage'): Promise<void>
 }
 
+/** A day in milliseconds: how long an account may wait for its proof, and a notice of one kind for the next. */
+export const dayMs = 86_400_000
 const grantMs = 600_000
 const leaseMs = 30_000
 const subjectBytes = 1024
 const restBytes = 128
 
 /**
- * Makes a one-time code for an address, and for the link in the mail a second record of the same code. A decoy (`user`
- * null) has the same shape and costs the same.
+ * Makes a one-time code, and for the link in a reset mail a second record of the same code. A decoy has the same shape
+ * and costs the same.
  */
-export function newCode(
-  realm: Realm,
-  { purpose, address, user, proof, link, digits, ttl, tries }: CodeOrder,
-): IssuedCode {
+export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject): IssuedCode {
+  const { link, ttl, tries } = limitsOf(realm, purpose)
+  const digits = codeDigits(realm.options)
   const keys = realm.ring[0]
   const code = randomInt(10 ** digits)
     .toString()
     .padStart(digits, '0')
-  const subject = { userId: user?.id ?? null, credentialVersion: user?.credentialVersion ?? null, address, ...proof }
-  const account = accountKeys(keys, address)
+  const account = accountKeys(keys, subject.address)
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
   const records = tokens.map((token) => newRecord(realm, purpose, token, code, subject))
   const draft = { purpose, ...account, records, tries, ttl }
   return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }
 }
 
+function limitsOf({ options }: Realm, purpose: CodePurpose): { link: boolean; ttl: number; tries: number } {
+  if (purpose !== 'reset') return { link: false, ttl: purpose === 'verify' ? dayMs / 1000 : 3600, tries: 5 }
+  if (!options.passwordReset) throw new TypeError('fastify-accounts: "passwordReset" is off')
+  const { url, ttl, tries } = options.passwordReset
+  return { link: url !== undefined, ttl, tries }
+}
+
 /**
- * Stores a code, whose life begins here, and answers its end. A code that is stored already stays as it is: its end is
+ * Stores a code, whose life begins here, and returns its end. A code that is stored already stays as it is: its end is
  * that of its first life, 0 when it is dead.
  */
 export async function putCode(realm: Realm, { ttl, ...code }: CodeDraft): Promise<number> {
@@ -108,7 +94,7 @@ function newRecord(realm: Realm, purpose: CodePurpose, token: string, code: stri
   return {
     tokenHash,
     mac: codeMac(realm.ring[0], purpose, tokenHash, code),
-    subject: seal(realm.ring, subjectContext(realm, purpose, tokenHash), subject, sizeOf(subject)),
+    subject: seal(realm.ring, ['code', purpose, tokenHash], subject, sizeOf(subject)),
   }
 }
 
@@ -132,25 +118,25 @@ export async function checkCode(
   const ref = refOf(purpose, token)
   const code = otp.replaceAll(/\s/g, '')
   const macs = realm.ring.map((keys) => codeMac(keys, purpose, ref.tokenHash, code))
-  const answer = await cacheOf(realm).guess(ref, macs, realm.clock())
-  const told = { client, userId, identifier: ref.tag }
-  if (answer === 'right') emit(realm, 'codeAccept', { ...told, details: { purpose } })
-  else if (answer === 'exhausted') emit(realm, 'codeExhaust', { ...told, details: { purpose } })
-  else emit(realm, 'codeFail', { ...told, details: { purpose, reason: answer } })
-  if (answer !== 'right') throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  const outcome = await cacheOf(realm).guess(ref, macs, realm.clock())
+  const about = { client, userId, identifier: ref.tag }
+  if (outcome === 'right') emit(realm, 'codeAccept', { ...about, details: { purpose } })
+  else if (outcome === 'exhausted') emit(realm, 'codeExhaust', { ...about, details: { purpose } })
+  else emit(realm, 'codeFail', { ...about, details: { purpose, reason: outcome } })
+  if (outcome !== 'right') throw new AccountsError('ACCOUNTS_CODE_INVALID')
 }
 
 /** What a token's code is for, while the cache knows it; null for any other token. */
 export async function peekSubject(realm: Realm, purpose: CodePurpose, token: string): Promise<Subject | null> {
+  if (!tokenShape.test(token)) return null
   const ref = refOf(purpose, token)
-  const sealed = await cacheOf(realm).peek(ref, realm.clock())
-  return sealed === null ? null : openSubject(realm, subjectContext(realm, purpose, ref.tokenHash), sealed)
+  return openSubject(realm, ref, await cacheOf(realm).peek(ref, realm.clock()))
 }
 
 /**
  * Borrows the grant of a code that was guessed right.
  *
- * @throws {AccountsError} ACCOUNTS_CODE_INVALID when there is none, it is borrowed, used or a decoy's
+ * @throws {AccountsError} ACCOUNTS_CODE_INVALID when there is none, it is borrowed or used
  */
 export async function borrowGrant(realm: Realm, purpose: CodePurpose, token: string): Promise<Grant> {
   const cache = cacheOf(realm)
@@ -158,54 +144,52 @@ export async function borrowGrant(realm: Realm, purpose: CodePurpose, token: str
   const leaseId = randomBytes(16).toString('base64url')
   const now = realm.clock()
   const sealed = await cache.lease(ref, leaseId, now + leaseMs, now).catch((error) => {
-    // It may have been taken all the same, by a cache that answers too late: nobody would hold it.
+    // A cache that was only too slow may have lent it all the same: nobody would hold it.
     cache.giveBack(ref, leaseId, 'outage', now).catch(() => {})
     throw error
   })
-  const subject = sealed && openSubject(realm, subjectContext(realm, purpose, ref.tokenHash), sealed)
-  if (!subject || subject.userId === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
-  return {
-    subject: { ...subject, userId: subject.userId },
-    giveBack: (reason) => cache.giveBack(ref, leaseId, reason, realm.clock()),
-  }
+  const subject = openSubject(realm, ref, sealed)
+  if (!subject) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  return { subject, giveBack: (reason) => cache.giveBack(ref, leaseId, reason, realm.clock()) }
 }
 
 /**
- * Borrows a grant and does what it is for: the grant is given back when that is refused or breaks, and when `act`
- * answers null it was worth nothing.
+ * Borrows a grant and does what it is for, with the user that it was issued for: active and of the same credentials.
+ * The grant is given back when that is refused or breaks; a null from `act` means that it was worth nothing.
  *
+ * @param enrol does it where nobody has the address; left out, the grant is worth nothing there
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID
  */
 export async function withGrant<T>(
   realm: Realm,
   { purpose, token }: { purpose: CodePurpose; token: string },
-  act: (subject: Subject & { userId: UserId }) => Promise<T | null>,
+  act: (user: User, subject: Subject) => Promise<T | null>,
+  enrol: (subject: Subject) => Promise<T | null> = async () => null,
 ): Promise<T> {
-  const grant = await borrowGrant(realm, purpose, token)
-  const done = await act(grant.subject).catch(async (error) => {
-    await grant.giveBack(refuses(error) ? 'refused' : 'outage').catch((fault) => {
+  const { subject, giveBack } = await borrowGrant(realm, purpose, token)
+  async function spend(): Promise<T | null> {
+    const user = await realm.storage.findUserByEmail(subject.address)
+    if (!user) return enrol(subject)
+    // The version decides: another grant or a change of credentials came first.
+    if (!user.active || user.credentialVersion !== subject.credentialVersion) return null
+    return act(withoutPassword(user), subject)
+  }
+  const done = await spend().catch(async (error) => {
+    await giveBack(isRefusal(error) && error.statusCode < 500 ? 'refused' : 'outage').catch((fault) => {
       // The lease ends by itself.
       realm.log.warn({ err: loggable(fault) }, 'fastify-accounts: a grant was not given back')
     })
     throw error
   })
-  // The storage's fence decides: another grant or a change of credentials came first.
   if (done === null) throw new AccountsError('ACCOUNTS_CODE_INVALID')
   return done
 }
 
-function refuses(error: unknown): boolean {
-  return isRefusal(error) && error.statusCode < 500
-}
-
-function openSubject({ ring, log }: Realm, context: string, sealed: string): Subject | null {
-  try {
-    const opened = open(ring, context, sealed)
-    return opened === 'unknown_kid' ? null : (opened.value as Subject)
-  } catch {
-    log.error('fastify-accounts: a code in the cache was altered')
-    return null
-  }
+function openSubject({ ring, log }: Realm, { purpose, tokenHash }: CodeRef, sealed: string | null): Subject | null {
+  const opened = sealed === null ? 'unknown' : open<Subject>(ring, ['code', purpose, tokenHash], sealed)
+  if (typeof opened === 'object') return opened.value
+  if (opened === 'altered') log.error('fastify-accounts: a code in the cache was altered')
+  return null
 }
 
 /** Kills all codes of an address, under every secret of the ring. A fault is only logged: the fence has killed them. */
@@ -218,7 +202,7 @@ export async function burnCodes({ ring, cache, log }: Realm, address: string): P
   }
 }
 
-/** Names an address in events without telling it; the same for all its `+tag`s. */
+/** Names an address in events without showing it; the same for all its `+tag`s. */
 export function identifierOf({ ring }: Realm, address: string): string {
   return accountKeys(ring[0], address).tag
 }
@@ -231,18 +215,16 @@ function accountKeys(keys: SecretKeys, address: string): { tag: string; account:
   }
 }
 
+const tokenShape = /^[\w-]{22}\.[\w-]{43}$/
+
 function refOf(purpose: CodePurpose, token: string): CodeRef {
-  if (!/^[\w-]{22}\.[\w-]{43}$/.test(token)) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+  if (!tokenShape.test(token)) throw new AccountsError('ACCOUNTS_CODE_INVALID')
   const tokenHash = createHash('sha256').update(token).digest('base64url')
   return { purpose, tag: token.slice(0, 22), tokenHash }
 }
 
 function codeMac(keys: SecretKeys, purpose: CodePurpose, tokenHash: string, code: string) {
   return { kid: keys.kid, mac: mac(keys.key('code'), purpose, tokenHash, code) }
-}
-
-function subjectContext({ options }: Realm, purpose: CodePurpose, tokenHash: string): string {
-  return `${options.name} code ${purpose} ${tokenHash}`
 }
 
 function cacheOf({ cache }: Realm): Cache {

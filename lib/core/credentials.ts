@@ -1,10 +1,10 @@
-import type { CredentialChange, User, UserWithPassword } from '../contracts.ts'
+import type { CredentialChange, User } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import type { Client } from './client.ts'
 import { burnCodes } from './codes.ts'
 import { canonicalEmail } from './email-address.ts'
 import { emit } from './events.ts'
-import type { Place } from './hash-queue.ts'
+import { conflict, withoutPassword } from './new-user.ts'
 import { type Draft, handOver, rowsOf } from './outbox.ts'
 import type { Realm } from './realm.ts'
 import type { Account } from './tokens.ts'
@@ -21,8 +21,8 @@ export function nextVersion({ credentialVersion }: User): number {
 }
 
 /**
- * Changes credentials of a user as it was read, and does what every such change asks for: the sessions it ended stop
- * everywhere, its mails leave, and the account's codes die. The version of the user as it was read is the fence.
+ * Changes credentials of a user as it was read, ends sessions, queues the mails and burns the account's codes. The
+ * version of the user as it was read is the fence.
  */
 export async function changeCredentials(
   realm: Realm,
@@ -44,7 +44,7 @@ export async function changeCredentials(
 }
 
 /**
- * Deletes a user's row with all that this asks for.
+ * Deletes a user's row, ends its sessions, queues the mails and burns its codes.
  *
  * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE
  */
@@ -55,7 +55,7 @@ export async function deleteUser(realm: Realm, user: User, mails: Draft[]): Prom
     now: realm.clock(),
     mails: rowsOf(realm, mails),
   })
-  if (outcome === 'in_use') throw new AccountsError('ACCOUNTS_ACCOUNT_IN_USE')
+  if (outcome === 'in_use') throw conflict(outcome)
   if (outcome === 'stale') return outcome
   await settle(realm, user, outcome.ended, mails)
   return 'deleted'
@@ -73,6 +73,16 @@ export function addressOf({ email }: User): string {
   return canonicalEmail(email) ?? email
 }
 
+const mostTries = 5
+
+/** Does it again, as often as it is worth it, while it finds that what it had read has changed meanwhile. */
+export async function whileStale<Outcome>(act: () => Promise<Outcome | 'stale'>): Promise<Outcome | 'stale'> {
+  for (let tries = 1; ; tries++) {
+    const outcome = await act()
+    if (outcome !== 'stale' || tries === mostTries) return outcome
+  }
+}
+
 /**
  * Asks a logged-in user for the password again.
  *
@@ -81,19 +91,15 @@ export function addressOf({ email }: User): string {
 export async function provePassword(
   realm: Realm,
   { id, sessionId }: Account,
-  { password, client, place }: { password: string; client: Client; place?: Place },
+  password: string,
+  client: Client,
 ): Promise<User> {
   const found = await realm.storage.findUserWithPassword(id)
-  const right = await realm.passwords.verify(found?.active ? found.passwordHash : null, password, place)
+  const right = await realm.passwords.verify(found?.active ? found.passwordHash : null, password, client.request)
   if (!found?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   if (right) return withoutPassword(found)
   emit(realm, 'passwordFail', { client, userId: id, sessionId, details: {} })
   throw new AccountsError('ACCOUNTS_PASSWORD_WRONG')
-}
-
-/** A user as hooks may see it. */
-export function withoutPassword({ passwordHash: _hidden, ...user }: UserWithPassword): User {
-  return user
 }
 
 /**

@@ -9,7 +9,8 @@ export interface Reservation {
   release(): void
 }
 
-export type { Reservation as Place }
+/** The reservations by request, so that whatever hashes for a request finds its own. */
+export const reservations = new WeakMap<object, Reservation>()
 
 /** Admission control for password hashing: a few at a time, the rest in a line of bounded length. */
 export interface HashQueue {

@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
-import Type, { type TObject } from 'typebox'
+import Type, { type TObject, type TProperties } from 'typebox'
 import { Value } from 'typebox/value'
-import type { NewUser, Profile, User, UserId } from '../contracts.ts'
+import type { NewUser, Profile, User, UserId, UserWithPassword } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { canonicalEmail } from './email-address.ts'
@@ -25,13 +25,15 @@ export function newUser({ options, clock }: Realm, registration: Registration): 
     ...nameOf(options, registration.username ?? null, emailCanonical),
     email,
     emailCanonical,
-    emailVerifiedAt: null,
-    credentialVersion: randomBytes(5).readUIntBE(0, 5),
-    role: null,
     profile: profileFields(options, profile),
-    createdAt: clock(),
-    expiresAt: null,
+    ...beginning(clock()),
   }
+}
+
+/** What every new user begins with. */
+export function beginning(now: number) {
+  const credentialVersion = randomBytes(5).readUIntBE(0, 5)
+  return { emailVerifiedAt: null, credentialVersion, role: null, createdAt: now, expiresAt: null }
 }
 
 /** A username with its canonical form, as the account of an address may have it. */
@@ -53,9 +55,33 @@ export function profileFields({ registration }: ResolvedOptions, given: Record<s
   return Value.Clean(profile, structuredClone(picked)) as Profile
 }
 
+/** A profile with the defaults of the fields that were left out. */
+export function withDefaults({ registration }: ResolvedOptions, given: Record<string, unknown> = {}) {
+  const fields = Object.entries(registration ? registration.profile.properties : {})
+  const defaults = fields.flatMap(([name, schema]) => ('default' in schema ? [[name, schema.default]] : []))
+  return { ...Object.fromEntries(defaults), ...given }
+}
+
+/** The fields of a profile as a new user may give them: one with a default may be left out. */
+export function newProfileFields({ properties }: TObject): TProperties {
+  const fields = Object.entries(properties)
+  return Object.fromEntries(fields.map(([name, it]) => [name, 'default' in it ? Type.Optional(it) : it]))
+}
+
 /** The refusal of one field. */
 export function invalid(field: string, message: string): AccountsError {
   return new AccountsError('ACCOUNTS_VALIDATION', { errors: [{ field, message }] })
+}
+
+const conflicts = {
+  email_taken: 'ACCOUNTS_EMAIL_TAKEN',
+  username_taken: 'ACCOUNTS_USERNAME_TAKEN',
+  in_use: 'ACCOUNTS_ACCOUNT_IN_USE',
+} as const
+
+/** The refusal that a storage's word for a conflict stands for. */
+export function conflict(word: keyof typeof conflicts | 'invalid'): AccountsError {
+  return word === 'invalid' ? invalid('', 'has a value that cannot be stored') : new AccountsError(conflicts[word])
 }
 
 /**
@@ -64,9 +90,7 @@ export function invalid(field: string, message: string): AccountsError {
  * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION
  */
 export function storedId(stored: Awaited<ReturnType<Realm['storage']['insertUser']>>): UserId {
-  if (stored === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
-  if (stored === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
-  if (stored === 'invalid') throw invalid('', 'has a value that cannot be stored')
+  if (typeof stored === 'string') throw conflict(stored)
   return stored.id
 }
 
@@ -74,4 +98,9 @@ export function storedId(stored: Awaited<ReturnType<Realm['storage']['insertUser
 export function userOf(user: Omit<NewUser, 'passwordHash'>, id: UserId): User {
   const { usernameCanonical, emailCanonical, ...shown } = user
   return { ...shown, id, active: true }
+}
+
+/** A user as hooks and hosts may see it. */
+export function withoutPassword({ passwordHash: _hidden, ...user }: UserWithPassword): User {
+  return user
 }

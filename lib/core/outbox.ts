@@ -1,5 +1,4 @@
 import type { Message, OutboxMail } from '../contracts.ts'
-import { loggable } from '../errors.ts'
 import { type CodeDraft, putCode } from './codes.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
@@ -20,24 +19,16 @@ const patienceMs = 30_000
 const sealedBytes = 2048
 const batch = 100
 
-/**
- * The rows of mails, to be stored with the change that they belong to; none without a mailer.
- *
- * @param by who hands them over first; within a host's transaction only the sweeper knows that it has committed
- */
-export function rowsOf(realm: Realm, drafts: Draft[], by: 'request' | 'sweeper' = 'request'): OutboxMail[] {
-  const { mailer, joined, ring, options } = realm
+/** The rows of mails, to be stored with the change that they belong to; none without a mailer. */
+export function rowsOf({ mailer, joined, ring }: Realm, drafts: Draft[]): OutboxMail[] {
   if (!mailer) return []
-  const patience = joined || by === 'sweeper' ? 0 : patienceMs
+  // Within a host's transaction only the sweeper knows that it has committed.
+  const patience = joined ? 0 : patienceMs
   return drafts.map((draft) => {
     const { createdAt, expiresAt, message } = draft
-    const sealed = seal(ring, context(options.name, message.id), draft, sealedBytes)
+    const sealed = seal(ring, ['outbox', message.id], draft, sealedBytes)
     return { id: message.id, sealed, createdAt, dueAt: createdAt + patience, expiresAt }
   })
-}
-
-function context(name: string, id: string): string {
-  return ['outbox 1', name, id].join('\n')
 }
 
 /** Hands stored mails over after the change has committed. A fault is left to the sweeper. */
@@ -48,7 +39,7 @@ export async function handOver(realm: Realm, drafts: Draft[]): Promise<void> {
 
 async function deliver(realm: Realm, draft: Draft): Promise<void> {
   const sent = await post(realm, draft)
-  // Another instance could not tell that it was sent, and would send it again.
+  // Another instance cannot know that it was sent, and would send it again.
   if (!sent || mailerOf(realm).inProcess) await realm.storage.settleMails([draft.message.id])
 }
 
@@ -56,11 +47,10 @@ async function deliver(realm: Realm, draft: Draft): Promise<void> {
  * Begins the life of a mail's code and hands the mail to the mailer, in this order: whoever reads it finds the code
  * alive. False when its code has died since it was stored; then nothing is mailed.
  */
-export async function post(realm: Realm, draft: Draft): Promise<boolean> {
-  const { code, message, expiresAt, accountEnd } = draft
+export async function post(realm: Realm, { code, message, expiresAt, accountEnd }: Draft): Promise<boolean> {
   const end = code ? await putCode(realm, { ...code, ttl: lifeOf(realm, code, accountEnd) }) : expiresAt
   if (end === 0) return false
-  const minutes = code ? Math.round((end - realm.clock()) / 60_000) : 0
+  const minutes = message.code === null ? 0 : Math.round((end - realm.clock()) / 60_000)
   await mailerOf(realm).send({ ...message, minutes, brand: realm.options.mail.brand, expiresAt: end })
   return true
 }
@@ -72,7 +62,7 @@ function lifeOf({ clock }: Realm, { ttl }: CodeDraft, accountEnd: Draft['account
 }
 
 /** The mailer, where a feature that needs it is on. */
-export function mailerOf({ mailer }: Realm) {
+function mailerOf({ mailer }: Realm) {
   if (!mailer) throw new TypeError('fastify-accounts: this needs a mailer')
   return mailer
 }
@@ -87,22 +77,16 @@ export async function sweepOutbox(realm: Realm): Promise<void> {
   const mails = await storage.claimMails(now, now + patienceMs, batch)
   if (mails.length === 0) return
   const states = await mailerOf(realm).progress(mails.map(({ id }) => id))
-  const unknown = mails.filter((_, index) => states[index] === 'unknown')
-  const opened = unknown.map((mail) => ({ mail, draft: openDraft(realm, mail) }))
-  const unreadable = opened.filter(({ draft }) => draft === 'altered').map(({ mail }) => mail.id)
-  const done = mails.filter((_, index) => states[index] === 'done').map(({ id }) => id)
-  if (done.length + unreadable.length > 0) await storage.settleMails([...done, ...unreadable])
-  await Promise.all(opened.map(({ draft }) => (typeof draft === 'string' ? undefined : deliver(realm, draft))))
-  if (mails.length === batch) await sweepOutbox(realm)
-}
-
-function openDraft({ ring, options, log }: Realm, { id, sealed }: OutboxMail): Draft | 'unknown' | 'altered' {
-  try {
-    const opened = open(ring, context(options.name, id), sealed)
-    // Sealed under a secret that this instance does not have (yet, or any more).
-    return opened === 'unknown_kid' ? 'unknown' : (opened.value as Draft)
-  } catch (error) {
-    log.error({ err: loggable(error) }, 'fastify-accounts: a mail in the outbox was altered')
-    return 'altered'
+  const done = mails.flatMap(({ id }, index) => (states[index] === 'done' ? id : []))
+  const drafts: Draft[] = []
+  for (const { id, sealed } of mails.filter((_, index) => states[index] === 'unknown')) {
+    const opened = open<Draft>(realm.ring, ['outbox', id], sealed)
+    if (typeof opened === 'object') drafts.push(opened.value)
+    if (opened !== 'altered') continue
+    realm.log.error('fastify-accounts: a mail in the outbox was altered')
+    done.push(id)
   }
+  if (done.length > 0) await storage.settleMails(done)
+  await Promise.all(drafts.map((draft) => deliver(realm, draft)))
+  if (mails.length === batch) await sweepOutbox(realm)
 }

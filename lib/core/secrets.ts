@@ -35,30 +35,46 @@ export function mac(key: Buffer, ...parts: string[]): string {
   return hmac.digest('base64url')
 }
 
+/** What a sealed value belongs to: its kind, and which one of that kind. The realm is in the keys. */
+export type SealContext = readonly [kind: 'code' | 'outbox' | 'mail', ...which: string[]]
+
 /**
  * Encrypts a JSON value with AES-256-GCM under the first secret, padded with spaces to a multiple of `padTo` bytes so
- * that its size tells nothing. Shape: `kid.base64url(nonce, ciphertext, tag)`.
- *
- * @param context what the value belongs to; opening asks for the same
+ * that its size shows nothing. Shape: `kid.base64url(nonce, ciphertext, tag)`.
  */
-export function seal(ring: Ring, context: string, value: unknown, padTo: number): string {
+export function seal(ring: Ring, context: SealContext, value: unknown, padTo: number): string {
   const plain = Buffer.from(JSON.stringify(value))
   const padded = Buffer.alloc(Math.ceil(plain.length / padTo) * padTo, 0x20)
   plain.copy(padded)
   const nonce = randomBytes(12)
-  const cipher = createCipheriv('aes-256-gcm', ring[0].key('seal'), nonce).setAAD(Buffer.from(context))
+  const cipher = createCipheriv('aes-256-gcm', ring[0].key('seal'), nonce).setAAD(bytesOf(context))
   const sealed = Buffer.concat([nonce, cipher.update(padded), cipher.final(), cipher.getAuthTag()])
   return `${ring[0].kid}.${sealed.toString('base64url')}`
 }
 
-/** Opens what `seal` made. `unknown_kid` when no secret of the ring made it; throws when it was altered. */
-export function open(ring: Ring, context: string, sealed: string): { value: unknown } | 'unknown_kid' {
-  const [kid, text] = sealed.split('.', 2) as [string, string | undefined]
+/**
+ * Opens what `seal` made. `unknown` when no secret of the ring made it, such as one that this instance does not have
+ * yet or any more; `altered` when it was changed, or belongs to something else.
+ */
+export function open<Value>(
+  ring: Ring,
+  context: SealContext,
+  sealed: string,
+): { value: Value } | 'unknown' | 'altered' {
+  const [kid, text = ''] = String(sealed).split('.', 2)
   const keys = ring.find((candidate) => candidate.kid === kid)
-  if (!keys) return 'unknown_kid'
-  const bytes = Buffer.from(text ?? '', 'base64url')
-  const decipher = createDecipheriv('aes-256-gcm', keys.key('seal'), bytes.subarray(0, 12), { authTagLength: 16 })
-  decipher.setAAD(Buffer.from(context)).setAuthTag(bytes.subarray(-16))
-  const plain = Buffer.concat([decipher.update(bytes.subarray(12, -16)), decipher.final()])
-  return { value: JSON.parse(plain.toString()) }
+  if (!keys) return 'unknown'
+  try {
+    const bytes = Buffer.from(text, 'base64url')
+    const decipher = createDecipheriv('aes-256-gcm', keys.key('seal'), bytes.subarray(0, 12), { authTagLength: 16 })
+    decipher.setAAD(bytesOf(context)).setAuthTag(bytes.subarray(-16))
+    const plain = Buffer.concat([decipher.update(bytes.subarray(12, -16)), decipher.final()])
+    return { value: JSON.parse(plain.toString()) }
+  } catch {
+    return 'altered'
+  }
+}
+
+function bytesOf(context: SealContext): Buffer {
+  return Buffer.from(context.join('\n'))
 }

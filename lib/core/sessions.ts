@@ -9,14 +9,30 @@ import type { Realm } from './realm.ts'
 
 const endBatch = 500
 
-/** The token pair of a log-in. */
+/** The token pair of a session. */
 export interface TokenPair {
   access: string
   refresh: string
 }
 
 /**
- * Starts a session and answers its first token pair; null when the user's credentials have changed or the user was
+ * Starts a session of a user whom somebody else has proved.
+ *
+ * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is no such active user, ACCOUNTS_EMAIL_UNVERIFIED where an
+ * address has to be proved first
+ */
+export async function startSessionOf(realm: Realm, userId: UserId, client: Client): Promise<TokenPair> {
+  const user = await realm.storage.findUserById(userId)
+  if (user?.active && mustVerify(realm.options) && user.emailVerifiedAt === null) {
+    throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
+  }
+  const tokens = user?.active ? await startSession(realm, user, client) : null
+  if (!tokens) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  return tokens
+}
+
+/**
+ * Starts a session and returns its first token pair; null when the user's credentials have changed or the user was
  * disabled since `user` was read.
  */
 export async function startSession(realm: Realm, user: User, client: Client): Promise<TokenPair | null> {
@@ -27,14 +43,14 @@ export async function startSession(realm: Realm, user: User, client: Client): Pr
 }
 
 /** The first token pair of a session. */
-export async function firstTokens({ tokens }: Realm, session: Session, user: User): Promise<TokenPair> {
-  return { access: await tokens.signAccess(session, user), refresh: tokens.signRefresh(session, 0) }
+export async function firstTokens({ tokens, joined }: Realm, session: Session, user: User): Promise<TokenPair> {
+  return { access: await tokens.signAccess(session, user, joined), refresh: tokens.signRefresh(session, 0) }
 }
 
-/** Makes a session for a user; the storage has to take it. */
-export function newSession({ options, clock }: Realm, user: User, { ip, userAgent, request }: Client): Session {
-  const now = clock()
-  const { idle, absolute } = callHost(() => options.session(request))
+/** Makes a session for a user, which lives as long as the one that it replaces, if any; the storage has to take it. */
+export function newSession(realm: Realm, user: User, { ip, userAgent, request }: Client, replaced?: Session): Session {
+  const now = realm.clock()
+  const { idle, absolute } = replaced ? livesOf(replaced) : callHost(() => realm.options.session(request))
   return {
     id: randomBytes(16).toString('base64url'),
     userId: user.id,
@@ -49,9 +65,13 @@ export function newSession({ options, clock }: Realm, user: User, { ip, userAgen
   }
 }
 
+function livesOf({ idleMs, createdAt, expiresAt }: Session) {
+  return { idle: idleMs / 1000, absolute: (expiresAt - createdAt) / 1000 }
+}
+
 /**
  * Exchanges a refresh token for a new pair, or for an access token alone with `rotate: false`. RFC 9700 4.14.2: a token
- * that comes back after it was replaced ends its session; the newest may come back, since answers get lost and tabs
+ * that comes back after it was replaced ends its session; the newest may come back, since responses get lost and tabs
  * race.
  *
  * @throws {AccountsError} ACCOUNTS_REFRESH_REUSED when this very call ended the session, ACCOUNTS_TOKEN_INVALID
@@ -104,7 +124,7 @@ export async function endSessions(
   await emit(realm, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
 }
 
-/** Ends all sessions of everybody, also for the access tokens that are out, and answers how many they were. */
+/** Ends all sessions of everybody, also for the access tokens that are out, and returns how many they were. */
 export async function endEverySession(realm: Realm): Promise<number> {
   const count = await endInBatches(realm)
   await emit(realm, 'sessionEnd', { client: noClient, details: { reason: 'admin', count } })

@@ -14,19 +14,22 @@ export interface Account {
   readonly claims: Claims
 }
 
-/** What a good access token says. */
+/** What a valid access token contains. */
 export interface AccessToken {
   readonly userId: UserId
   readonly sessionId: string
   /** When the user last proved a credential, in seconds. */
   readonly authTime: number
+  /** Whether it was signed within a host's transaction, which may have been rolled back. */
+  readonly uncommitted: boolean
   /** What the option `tokens.claims` put in; empty without it. */
   readonly claims: Claims
 }
 
 /** Signs and verifies access and refresh tokens. */
 export interface Tokens {
-  signAccess(session: Session, user: User): Promise<string>
+  /** @param uncommitted whether the session was started within a host's transaction */
+  signAccess(session: Session, user: User, uncommitted?: boolean): Promise<string>
   /** Signs a session's refresh token number `counter`: the same bytes at every call under one secret. */
   signRefresh(session: Session, counter: number): string
   /**
@@ -106,7 +109,7 @@ function signers(
     return token
   }
   return {
-    async signAccess(session, user) {
+    async signAccess(session, user, uncommitted = false) {
       const iat = seconds()
       const extra = claims ? await callHost(() => claims(user)) : {}
       return sign('access', {
@@ -123,6 +126,7 @@ function signers(
           Math.floor(Math.min(session.expiresAt, session.lastUsedAt + session.idleMs) / 1000),
         ),
         auth_time: Math.floor(session.authTime / 1000),
+        uncommitted: uncommitted || undefined,
       })
     },
     signRefresh: (session, counter) =>
@@ -203,13 +207,14 @@ function times(...claims: unknown[]): boolean {
   return claims.every((claim) => Number.isSafeInteger(claim) && (claim as number) >= 0)
 }
 
-const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time']
+const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time', 'uncommitted']
 
 function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean): AccessToken {
   const { sub, sid, auth_time: authTime } = payload as { sub: string; sid: string; auth_time: number }
+  const uncommitted = payload.uncommitted === true
   const extra = withClaims ? Object.entries(payload).filter(([name]) => !registered.includes(name)) : []
   const userId = (ids === 'integer' ? Number(sub) : sub) as UserId
-  return { userId, sessionId: sid, authTime, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
+  return { userId, sessionId: sid, authTime, uncommitted, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
 }
 
 interface Header {

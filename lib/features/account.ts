@@ -1,16 +1,15 @@
 import Type, { type Static } from 'typebox'
 import type { User, UserId } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
-import { addressOf, changeCredentials, deleteUser, provePassword } from '../core/credentials.ts'
+import { addressOf, changeCredentials, deleteUser, provePassword, whileStale } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
-import type { Place } from '../core/hash-queue.ts'
-import { invalid, nameOf, profileFields } from '../core/new-user.ts'
+import { conflict, nameOf, profileFields } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { Password, shownUser, Username, userFields } from '../http/schemas.ts'
-import { noticeOf } from '../mail/letters.ts'
+import { noticesOf } from '../mail/letters.ts'
 import { changeableFields } from '../options/options.ts'
 
 const DeleteBody = Type.Object({ password: Password })
@@ -41,27 +40,23 @@ export async function updateAccount(
   if (fields.length === 0) return readAccount(realm, id)
   const allowed = Object.fromEntries(fields.map((name) => [name, given[name]]))
 
-  const outcome = await update(realm, { id, sessionId }, allowed)
+  // Again, since a session that a change of credentials kept is refused while that change commits.
+  const outcome = await whileStale(async () => (await update(realm, { id, sessionId }, allowed)) ?? 'stale')
 
-  if (outcome === null) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  if (outcome === 'username_taken') throw new AccountsError('ACCOUNTS_USERNAME_TAKEN')
-  if (outcome === 'invalid') throw invalid('', 'has a value that cannot be stored')
+  if (outcome === 'stale') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  if (typeof outcome === 'string') throw conflict(outcome)
   emit(realm, 'accountUpdate', { client, userId: id, sessionId, details: { fields: fields.join(' ') } })
   return outcome
 }
 
-// Once more, since a session that a change of credentials kept is refused while that change commits.
 async function update(
   realm: Realm,
-  account: Pick<Account, 'id' | 'sessionId'>,
+  { id, sessionId }: Pick<Account, 'id' | 'sessionId'>,
   allowed: Record<string, unknown>,
-  tries = 2,
 ): Promise<User | 'username_taken' | 'invalid' | null> {
-  const { id, sessionId } = account
   const { name, emailCanonical } = await newName(realm, id, allowed.username as string | undefined)
   const profile = profileFields(realm.options, allowed) as Record<string, unknown>
-  const outcome = await realm.storage.updateUser({ id, ...name, profile, fence: { sessionId, emailCanonical } })
-  return outcome === null && tries > 1 ? update(realm, account, allowed, tries - 1) : outcome
+  return realm.storage.updateUser({ id, ...name, profile, fence: { sessionId, emailCanonical } })
 }
 
 async function newName(realm: Realm, id: UserId, username: string | undefined) {
@@ -82,12 +77,11 @@ export async function deleteAccount(
   account: Account,
   { password }: Static<typeof DeleteBody>,
   client: Client,
-  place?: Place,
 ): Promise<void> {
-  const user = await provePassword(realm, account, { password, client, place })
+  const user = await provePassword(realm, account, password, client)
   await realm.hooks.before('beforeDelete', { user, client })
   const mode = realm.options.account.delete === 'deactivate' ? 'deactivate' : 'row'
-  const mails = [noticeOf(realm, 'account_deleted', user, client)]
+  const mails = noticesOf(realm, 'account_deleted', user, client)
   const outcome =
     mode === 'row'
       ? await deleteUser(realm, user, mails)
@@ -156,6 +150,6 @@ function deleteRoute(realm: Realm): Route {
     response: [204, Type.Null()],
     refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_ACCOUNT_IN_USE'],
     hashes: true,
-    run: ({ body, account, client, place }) => deleteAccount(realm, account, body, client, place),
+    run: ({ body, account, client }) => deleteAccount(realm, account, body, client),
   })
 }

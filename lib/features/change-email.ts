@@ -1,12 +1,11 @@
 import Type, { type Static } from 'typebox'
 import type { User } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
-import { checkCode, withGrant } from '../core/codes.ts'
-import { addressOf, changeCredentials, provePassword } from '../core/credentials.ts'
+import { checkCode, identifierOf, withGrant } from '../core/codes.ts'
+import { addressOf, changeCredentials, provePassword, whileStale } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
-import type { Place } from '../core/hash-queue.ts'
-import { nameOf } from '../core/new-user.ts'
+import { conflict, nameOf } from '../core/new-user.ts'
 import { handOver, rowsOf } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
@@ -14,16 +13,15 @@ import { usernameProblem } from '../core/usernames.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
-import { noticeOf, proofOf } from '../mail/letters.ts'
+import { noticesOf, proofOf } from '../mail/letters.ts'
 import { codeDigits } from '../options/options.ts'
 
 const ChangeEmailBody = Type.Object({ email: Email, password: Password })
 
-const mostTries = 3
-
 /**
- * Mails a code to the new address of a logged-in user and answers the token that goes with it; the address stays until
- * `confirmEmail`. Works and answers alike when the new address is somebody else's, who is mailed nothing.
+ * Mails a code to the new address of a logged-in user and returns the token that goes with it; the address stays until
+ * `confirmEmail`. Does the same work, and returns the same, when the new address is somebody else's, who is mailed
+ * nothing.
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG
  */
@@ -32,34 +30,29 @@ export async function changeEmail(
   account: Account,
   { email, password }: Static<typeof ChangeEmailBody>,
   client: Client,
-  place?: Place,
 ): Promise<{ token: string }> {
   const wanted = canonicalEmail(email)
   if (wanted === null) throw new AccountsError('ACCOUNTS_VALIDATION')
-  const user = await provePassword(realm, account, { password, client, place })
+  const user = await provePassword(realm, account, password, client)
   await realm.hooks.before('beforeEmailChange', { user, email, client })
   const owner = await realm.storage.findUserByEmail(wanted)
   const free = owner === null || owner.id === user.id
-  const { token, draft } = proofOf(
-    realm,
-    {
-      ...{ purpose: 'change', address: addressOf(user), user: free ? user : null, proof: { email } },
-      ...{ to: free ? email : null, shown: { username: user.username, email } },
-    },
-    client,
-  )
+  const address = addressOf(user)
+  const subject = { address, credentialVersion: free ? user.credentialVersion : null, email }
+  const shown = { username: user.username, email }
+  const { token, draft } = proofOf(realm, { purpose: 'change', subject, to: free ? email : null, shown }, client)
 
   await realm.storage.addMails(rowsOf(realm, [draft]))
   await handOver(realm, [draft])
 
-  const identifier = draft.code?.tag
+  const identifier = identifierOf(realm, address)
   emit(realm, 'codeIssue', { client, userId: user.id, identifier, details: { purpose: 'change' } })
   return { token }
 }
 
 /**
- * Changes the address to the one that the code was mailed to, exactly that one, and tells the old one. Every other
- * session ends.
+ * Changes the address to the one that the code was mailed to, exactly that one, and mails the old one a notice. Every
+ * other session ends.
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID, ACCOUNTS_EMAIL_TAKEN when somebody was quicker to take the address
  */
@@ -70,20 +63,19 @@ export async function confirmEmail(
   client: Client,
 ): Promise<void> {
   await checkCode(realm, { purpose: 'change', token, otp, userId: account.id }, client)
-  await withGrant(realm, { purpose: 'change', token }, async ({ userId, credentialVersion, email }) => {
+  await withGrant(realm, { purpose: 'change', token }, async (user, { email }) => {
     // Thrown, so that the grant is given back to whose it is.
-    if (userId !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
+    if (user.id !== account.id) throw new AccountsError('ACCOUNTS_CODE_INVALID')
     const emailCanonical = canonicalEmail(email ?? '')
     if (email === undefined || emailCanonical === null) return null
-    for (let tries = 0; tries < mostTries; tries++) {
-      const user = await realm.storage.findUserById(userId)
-      if (!user?.active || user.credentialVersion !== credentialVersion) return null
-      const outcome = await takeAddress(realm, account, user, { email, emailCanonical }, client)
-      if (outcome === 'email_taken') throw new AccountsError('ACCOUNTS_EMAIL_TAKEN')
-      if (outcome === 'changed') return user
-      // The username may be another one now, which is no change of credentials.
-    }
-    return null
+    const outcome = await whileStale(async () => {
+      // The username may be another one by now, which is no change of credentials.
+      const found = await realm.storage.findUserById(user.id)
+      if (!found?.active || found.credentialVersion !== user.credentialVersion) return null
+      return takeAddress(realm, account, found, { email, emailCanonical }, client)
+    })
+    if (outcome === 'email_taken') throw conflict(outcome)
+    return outcome === 'changed' ? user : null
   })
   emit(realm, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
 }
@@ -94,18 +86,12 @@ interface Address {
   emailCanonical: string
 }
 
-async function takeAddress(
-  realm: Realm,
-  { sessionId }: Account,
-  user: User,
-  address: Address,
-  client: Client,
-): Promise<'changed' | 'stale' | 'email_taken'> {
+function takeAddress(realm: Realm, { sessionId }: Account, user: User, address: Address, client: Client) {
   return changeCredentials(realm, user, {
     set: { ...address, emailVerifiedAt: realm.clock(), ...nameAfter(realm, user, address) },
     sessions: { keep: sessionId },
     seenUsername: user.username,
-    mails: [noticeOf(realm, 'email_changed', user, client)],
+    mails: noticesOf(realm, 'email_changed', user, client),
   })
 }
 
@@ -130,8 +116,8 @@ export function changeEmailRoutes(realm: Realm): Route[] {
       refusals: ['ACCOUNTS_PASSWORD_WRONG'],
       guarded: true,
       hashes: true,
-      async run({ body, account, client, place }) {
-        const { token } = await changeEmail(realm, account, body, client, place)
+      async run({ body, account, client }) {
+        const { token } = await changeEmail(realm, account, body, client)
         return { message: 'Confirmation code sent to the new email.', token }
       },
     }),

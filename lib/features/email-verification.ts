@@ -1,23 +1,25 @@
 import Type from 'typebox'
-import type { CredentialChange, User } from '../contracts.ts'
+import type { CredentialChange, NewUser, User } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
-import { checkCode, peekSubject, type Subject, withGrant } from '../core/codes.ts'
+import { burnCodes, checkCode, identifierOf, peekSubject, type Subject, withGrant } from '../core/codes.ts'
 import { changeCredentials } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
+import { beginning, storedId } from '../core/new-user.ts'
 import { post } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp } from '../http/schemas.ts'
-import { proofOf } from '../mail/letters.ts'
+import { mailRegistration, proofOf } from '../mail/letters.ts'
 import { codeDigits, mustVerify } from '../options/options.ts'
 
 const ResendBody = Type.Object({ email: Email, token: Type.Optional(CodeToken) })
 
 /**
  * Proves a mailbox with the code that was mailed to it. With the token of a registration its password is kept; with any
- * other the account is its owner's from now on: the password and the sessions of whoever registered it are gone.
+ * other the account is its owner's from now on: the password and the sessions of whoever registered it are gone. A
+ * registration that nothing was stored of becomes an account here, unless the address has one by now.
  *
  * @throws {AccountsError} ACCOUNTS_CODE_INVALID
  */
@@ -27,33 +29,46 @@ export async function verifyEmail(
   client: Client,
 ): Promise<void> {
   await checkCode(realm, { purpose: 'verify', token, otp }, client)
-  const done = await withGrant(realm, { purpose: 'verify', token }, async (subject) => {
-    const user = await realm.storage.findUserById(subject.userId)
-    if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
-    const outcome = await changeCredentials(realm, user, proved(subject, realm.clock()))
-    return outcome === 'changed' ? { user, kept: broughtBy(subject) !== undefined } : null
-  })
-  const password = done.kept ? 'kept' : 'discarded'
-  emit(realm, 'emailVerify', { client, userId: done.user.id, details: { password } })
+  const { userId, password } = await withGrant(
+    realm,
+    { purpose: 'verify', token },
+    (user, subject) => prove(realm, user, subject),
+    (subject) => enrol(realm, subject, client),
+  )
+  emit(realm, 'emailVerify', { client, userId, details: { password } })
 }
 
 // Whoever registered a stranger's address knows the stored password, and may have sessions.
-function proved(subject: Subject, now: number): Pick<CredentialChange, 'set' | 'sessions'> {
-  const registration = broughtBy(subject)
-  if (registration === 'stored') return { set: { emailVerifiedAt: now }, sessions: 'keep' }
-  const set = registration ?? { passwordHash: null }
-  return { set: { emailVerifiedAt: now, ...set }, sessions: 'end' }
+async function prove(realm: Realm, user: User, { registration }: Subject) {
+  const { email, ...brought } = typeof registration === 'object' ? registration : { email: null, passwordHash: null }
+  const emailVerifiedAt = realm.clock()
+  const change: Pick<CredentialChange, 'set' | 'sessions'> =
+    registration === 'stored'
+      ? { set: { emailVerifiedAt }, sessions: 'keep' }
+      : { set: { emailVerifiedAt, ...brought }, sessions: 'end' }
+  const outcome = await changeCredentials(realm, user, change)
+  return outcome === 'changed' ? ({ userId: user.id, password: registration ? 'kept' : 'discarded' } as const) : null
 }
 
-type Brought = Pick<Subject, 'registration' | 'foreign'>
-
-function broughtBy({ registration, foreign }: Brought): Subject['registration'] {
-  return foreign ? undefined : registration
+async function enrol(realm: Realm, { address, registration }: Subject, client: Client) {
+  if (typeof registration !== 'object') return null
+  const now = realm.clock()
+  const user: NewUser = { ...registration, emailCanonical: address, ...beginning(now), emailVerifiedAt: now }
+  let stored = await realm.storage.insertUser(user)
+  // Somebody has taken the name since it was asked for.
+  if (stored === 'username_taken') {
+    stored = await realm.storage.insertUser({ ...user, username: null, usernameCanonical: null })
+  }
+  if (stored === 'email_taken') return null
+  const userId = storedId(stored)
+  await burnCodes(realm, address)
+  emit(realm, 'register', { client, userId, details: {} })
+  return { userId, password: 'kept' } as const
 }
 
 /**
- * Mails a new code to an address that is not proved yet. Works and answers alike for every address. With the token that
- * a registration answered, the new token keeps its password too.
+ * Mails a new code to an address that is not proved yet. Does the same work, and returns the same, for every address.
+ * With the token of a registration, the new token keeps its password too.
  */
 export async function resendVerification(
   realm: Realm,
@@ -62,36 +77,32 @@ export async function resendVerification(
 ): Promise<{ token: string }> {
   const address = canonicalEmail(email)
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
+  const before = token === undefined ? null : await peekSubject(realm, 'verify', token)
+  const brought = before?.address === address ? before : null
+  if (typeof brought?.registration === 'object') {
+    return { token: await mailRegistration(realm, address, brought.registration, client) }
+  }
   const found = await realm.storage.findUserByEmail(address)
   const user = found?.active && found.emailVerifiedAt === null ? found : null
-  const proof = token === undefined ? {} : await registrationOf(realm, token, user)
-  const brought = broughtBy(proof)
-  const username = typeof brought === 'object' ? brought.username : (user?.username ?? null)
+  const credentialVersion = user?.credentialVersion ?? null
+  const kept = brought?.credentialVersion === credentialVersion ? brought.registration : undefined
   const { token: fresh, draft } = proofOf(
     realm,
     {
-      ...{ purpose: 'verify', address, user, proof, accountEnd: user?.expiresAt },
-      ...{ to: user?.email ?? null, shown: { username, email: user?.email ?? address } },
+      purpose: 'verify',
+      subject: { address, credentialVersion, registration: kept },
+      to: user?.email ?? null,
+      shown: { username: user?.username ?? null, email: user?.email ?? address },
+      accountEnd: user?.expiresAt,
     },
     client,
   )
 
   await post(realm, draft)
 
-  const identifier = draft.code?.tag
+  const identifier = identifierOf(realm, address)
   emit(realm, 'codeIssue', { client, userId: user?.id, identifier, details: { purpose: 'verify' } })
   return { token: fresh }
-}
-
-async function registrationOf(realm: Realm, token: string, user: User | null): Promise<Brought> {
-  const subject = await peekSubject(realm, 'verify', token).catch((error) => {
-    // A token of another shape is one that no registration answered.
-    if (error instanceof AccountsError && error.code === 'ACCOUNTS_CODE_INVALID') return null
-    throw error
-  })
-  const own = user && subject?.userId === user.id && subject.credentialVersion === user.credentialVersion
-  // One of another account is worth nothing, but goes along: a smaller code would tell.
-  return { registration: subject?.registration, foreign: own ? subject.foreign : true }
 }
 
 /** `POST /auth/verify_email/` and `/auth/resend_verification/`; none without `verifyEmail`. */

@@ -2,11 +2,10 @@ import Type, { type Static } from 'typebox'
 import type { UserWithPassword } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
 import { identifierOf } from '../core/codes.ts'
-import { withoutPassword } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
-import type { Place } from '../core/hash-queue.ts'
 import type { EventDetails } from '../core/hooks.ts'
+import { withoutPassword } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
 import { AccountsError, type AccountsErrorCode, loggable } from '../errors.ts'
@@ -30,13 +29,12 @@ export async function login(
   realm: Realm,
   { email, password }: Static<typeof LoginBody>,
   client: Client,
-  place?: Place,
 ): Promise<TokenPair> {
   // What is no address finds nobody, after the same statement.
   const address = canonicalEmail(email) ?? email
   const user = await realm.storage.findUserByEmail(address)
   // Without a hash to compare with, it costs one all the same.
-  const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, place)
+  const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, client.request)
   const reason = failure(realm, user, right)
   if (!user || reason) throw refusal(realm, address, user, reason ?? 'unknown', client)
   await realm.hooks.before('beforeLogin', { user: withoutPassword(user), client })
@@ -68,8 +66,8 @@ function refusal(
   const identifier = identifierOf(realm, address)
   emit(realm, 'loginFail', { client, userId: user?.id, identifier, details: { reason } })
   // Only who knows the password learns of it.
-  const tells = reason === 'unverified' && !conceals(realm.options)
-  return new AccountsError(tells ? 'ACCOUNTS_EMAIL_UNVERIFIED' : 'ACCOUNTS_CREDENTIALS_INVALID')
+  const shown = reason === 'unverified' && !conceals(realm.options)
+  return new AccountsError(shown ? 'ACCOUNTS_EMAIL_UNVERIFIED' : 'ACCOUNTS_CREDENTIALS_INVALID')
 }
 
 async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPassword, password: string) {
@@ -77,7 +75,7 @@ async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPas
   try {
     await storage.replacePasswordHash(user.id, user.passwordHash, await passwords.hash(password))
   } catch (error) {
-    // The log-in is done; the next one tries again.
+    // The login is done; the next one tries again.
     log.warn({ err: loggable(error) }, 'fastify-accounts: an old password hash was not upgraded')
   }
 }
@@ -94,7 +92,7 @@ export function loginRoutes(realm: Realm): Route[] {
       response: [200, TokenPairBody],
       refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(realm)],
       hashes: true,
-      run: ({ body, client, place }) => login(realm, body, client, place),
+      run: ({ body, client }) => login(realm, body, client),
     }),
   ]
 }

@@ -1,25 +1,22 @@
-import { randomBytes } from 'node:crypto'
 import Type, { type Static } from 'typebox'
-import type { User } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
-import { checkCode, type IssuedCode, newCode, putCode, withGrant } from '../core/codes.ts'
+import { checkCode, identifierOf, withGrant } from '../core/codes.ts'
 import { changeCredentials, checkPolicy } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
-import type { Place } from '../core/hash-queue.ts'
-import { mailerOf } from '../core/outbox.ts'
+import { post } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
-import { asked, noticeOf } from '../mail/letters.ts'
+import { noticesOf, proofOf } from '../mail/letters.ts'
 
 const EmailRequestBody = Type.Object({ email: Email })
 const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
 
 /**
- * Mails a one-time code and answers the token that goes with it. Works alike, and answers alike, for an address without
- * an account: its code is a decoy and its mail is dropped by the worker.
+ * Mails a one-time code and returns the token that goes with it. Does the same work, and returns the same, for an
+ * address without an account: its code is a decoy and its mail is dropped by the worker.
  */
 export async function requestPasswordReset(
   realm: Realm,
@@ -30,42 +27,16 @@ export async function requestPasswordReset(
   if (address === null) throw new AccountsError('ACCOUNTS_VALIDATION')
   const found = await realm.storage.findUserByEmail(address)
   const user = found?.active ? found : null
-  const { url, ...limits } = resetOptions(realm)
-  const issued = newCode(realm, { purpose: 'reset', address, user, link: url !== undefined, ...limits })
+  const subject = { address, credentialVersion: user?.credentialVersion ?? null }
+  // The stored spelling gets the mail, never the submitted one.
+  const shown = { username: user?.username ?? null, email: user?.email ?? address }
+  const { token, draft } = proofOf(realm, { purpose: 'reset', subject, to: user?.email ?? null, shown }, client)
 
-  const expiresAt = await putCode(realm, issued.draft)
-  await mailerOf(realm).send(resetMail(realm, { user, address, issued, expiresAt, client }))
+  await post(realm, draft)
 
-  emit(realm, 'codeIssue', { client, userId: user?.id, identifier: issued.draft.tag, details: { purpose: 'reset' } })
-  return { token: issued.token }
-}
-
-interface ResetMail {
-  user: User | null
-  address: string
-  issued: IssuedCode
-  expiresAt: number
-  client: Client
-}
-
-function resetMail(realm: Realm, { user, address, issued, expiresAt, client }: ResetMail) {
-  const now = realm.clock()
-  const { url } = resetOptions(realm)
-  return {
-    id: randomBytes(16).toString('base64url'),
-    kind: 'reset' as const,
-    // The stored spelling gets the mail, never the submitted one.
-    to: user?.email ?? null,
-    user: { username: user?.username ?? null, email: user?.email ?? address },
-    code: issued.code,
-    token: issued.linkToken,
-    // In the fragment, which no server and no proxy sees.
-    url: url && issued.linkToken ? `${url}#token=${issued.linkToken}` : null,
-    minutes: Math.round((expiresAt - now) / 60_000),
-    ...asked(client, now),
-    brand: realm.options.mail.brand,
-    expiresAt,
-  }
+  const identifier = identifierOf(realm, address)
+  emit(realm, 'codeIssue', { client, userId: user?.id, identifier, details: { purpose: 'reset' } })
+  return { token }
 }
 
 /**
@@ -79,27 +50,19 @@ export async function resetPassword(
   realm: Realm,
   { token, new_password: password }: Static<typeof ResetBody>,
   client: Client,
-  place?: Place,
 ): Promise<void> {
-  const user = await withGrant(realm, { purpose: 'reset', token }, async (subject) => {
-    const user = await realm.storage.findUserById(subject.userId)
-    if (!user?.active || user.credentialVersion !== subject.credentialVersion) return null
+  const user = await withGrant(realm, { purpose: 'reset', token }, async (user) => {
     checkPolicy(realm, password)
     await realm.hooks.before('beforePasswordChange', { user, by: 'reset', client })
-    const passwordHash = await realm.passwords.hash(password, place)
-    const set = { passwordHash, emailVerifiedAt: user.emailVerifiedAt ?? realm.clock() }
-    const mails = [noticeOf(realm, 'password_changed', user, client)]
-    const outcome = await changeCredentials(realm, user, { set, sessions: 'end', mails })
-    return outcome === 'changed' ? user : null
+    const passwordHash = await realm.passwords.hash(password, client.request)
+    const emailVerifiedAt = user.emailVerifiedAt ?? realm.clock()
+    const mails = noticesOf(realm, 'password_changed', { ...user, emailVerifiedAt }, client)
+    const change = { set: { passwordHash, emailVerifiedAt }, sessions: 'end', mails } as const
+    return (await changeCredentials(realm, user, change)) === 'changed' ? user : null
   })
-  const told = { client, userId: user.id }
-  emit(realm, 'passwordReset', { ...told, details: {} })
-  if (user.emailVerifiedAt === null) emit(realm, 'emailVerify', { ...told, details: { password: 'discarded' } })
-}
-
-function resetOptions({ options }: Realm) {
-  if (!options.passwordReset) throw new TypeError('fastify-accounts: "passwordReset" is off')
-  return options.passwordReset
+  const about = { client, userId: user.id }
+  emit(realm, 'passwordReset', { ...about, details: {} })
+  if (user.emailVerifiedAt === null) emit(realm, 'emailVerify', { ...about, details: { password: 'discarded' } })
 }
 
 /** `POST /auth/email_request/`, `/auth/check_otp/` and `/auth/reset_password/`; none with `passwordReset: false`. */
@@ -150,8 +113,8 @@ function resetPasswordRoute(realm: Realm): Route {
     response: [200, MessageBody],
     refusals: ['ACCOUNTS_CODE_INVALID', 'ACCOUNTS_PASSWORD_REFUSED'],
     hashes: true,
-    async run({ body, client, place }) {
-      await resetPassword(realm, body, client, place)
+    async run({ body, client }) {
+      await resetPassword(realm, body, client)
       return { message: 'Password has been reset successfully.' }
     },
   })

@@ -1,22 +1,34 @@
 import Type, { type TProperties } from 'typebox'
 import type { EventId, NewUser, Profile, User, UserId } from '../contracts.ts'
 import { noClient } from '../core/client.ts'
-import { changeCredentials, checkPolicy, deleteUser } from '../core/credentials.ts'
+import { changeCredentials, checkPolicy, deleteUser, whileStale } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import type { SecurityEvent } from '../core/hooks.ts'
-import { invalid, newUser, type Registration, storedId, userOf } from '../core/new-user.ts'
+import {
+  invalid,
+  newProfileFields,
+  newUser,
+  type Registration,
+  storedId,
+  userOf,
+  withDefaults,
+  withoutPassword,
+} from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { endSessions } from '../core/sessions.ts'
 import { AccountsError } from '../errors.ts'
 import { Email, Password, Username } from '../http/schemas.ts'
 import { validatorCompiler } from '../http/validation.ts'
-import { noticeOf } from '../mail/letters.ts'
+import { noticesOf } from '../mail/letters.ts'
 
-/** What `users.create` takes. */
-export interface UserToCreate extends Omit<Registration, 'profile'> {
-  /** Members that the option `registration.profile` does not name are ignored. */
-  profile?: Profile
+/** The profile of a new user, which may be left out where no field is required. */
+export type NewProfile = Record<never, never> extends Profile ? { profile?: Profile } : { profile: Profile }
+
+/** What `users.create` takes. Members of `profile` that the option `registration.profile` does not name are ignored. */
+export type UserToCreate = Omit<Registration, 'profile'> & NewProfile & Credentials
+
+interface Credentials {
   /** Left out, nobody can log in before a password reset. */
   password?: string
   role?: string | null
@@ -53,18 +65,18 @@ export interface Users {
   find(by: { id: UserId } | { email: string }): Promise<User | null>
   /** Lists users by ascending id. @param page at most 1,000 at a time, 100 unless given */
   list(page?: { after?: UserId; limit?: number }): Promise<User[]>
-  /** Imports users with their hashes, in batches, and answers what became of each, in the same order. */
+  /** Imports users with their hashes, in batches, and returns what became of each, in the same order. */
   import(users: readonly UserToImport[]): Promise<Imported[]>
-  /** Sets a password, ends all sessions and mails a notice. */
+  /** Sets a password, ends all sessions and mails a notice, unless the address has yet to be proved. */
   setPassword(id: UserId, password: string): Promise<void>
   /** Sets the role that guards read; null for none. */
   setRole(id: UserId, role: string | null): Promise<void>
-  /** Ends all sessions and refuses log-ins until `enable`. */
+  /** Ends all sessions and refuses logins until `enable`. */
   disable(id: UserId): Promise<void>
   enable(id: UserId): Promise<void>
   endSessions(id: UserId): Promise<void>
   /**
-   * Deletes the row, ends all sessions and mails a notice.
+   * Deletes the row, ends all sessions and mails a notice, unless the address has yet to be proved.
    *
    * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE when other rows refer to it
    */
@@ -80,17 +92,20 @@ export interface Users {
 
 const client = noClient
 const importBatch = 500
-const mostTries = 5
 
 /** Builds the use cases over the users of a realm. */
 export function createUsers(realm: Realm): Users {
   const { storage } = realm
-  const { check, checkImported } = doors(realm)
+  const validate = inputValidators(realm)
   return {
-    create: async (user) => create(realm, check(user)),
+    async create(given) {
+      const user = await createUser(realm, validate.created(given))
+      await emit(realm, 'register', { client, userId: user.id, details: {} })
+      return user
+    },
     find: async (by) => find(realm, by),
     list: async ({ after, limit } = {}) => storage.listUsers({ after, limit: pageSize(limit) }),
-    import: (users) => importAll(realm, users, checkImported),
+    import: (users) => importAll(realm, users, validate.imported),
     async setPassword(id, password) {
       if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
       checkPolicy(realm, password)
@@ -100,7 +115,7 @@ export function createUsers(realm: Realm): Users {
           // As it is: a disabled account may get a new password before it is enabled again.
           set: { passwordHash, active: user.active },
           sessions: 'end',
-          mails: [noticeOf(realm, 'password_changed', user, client)],
+          mails: noticesOf(realm, 'password_changed', user, client),
         }),
       )
       await emit(realm, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
@@ -117,7 +132,7 @@ export function createUsers(realm: Realm): Users {
       await endSessions(realm, id, client, 'admin')
     },
     async delete(id) {
-      await change(realm, id, (user) => deleteUser(realm, user, [noticeOf(realm, 'account_deleted', user, client)]))
+      await change(realm, id, (user) => deleteUser(realm, user, noticesOf(realm, 'account_deleted', user, client)))
       await emit(realm, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
     },
     async history(id, { before, limit } = {}) {
@@ -130,8 +145,11 @@ export function createUsers(realm: Realm): Users {
   }
 }
 
-// Callers in plain JavaScript may pass anything, and a wrong word would be a wrong account.
-function doors({ options: { registration } }: Realm) {
+/**
+ * Validates what users are made of: callers in plain JavaScript may pass anything, and a wrong word would be a wrong
+ * account.
+ */
+export function inputValidators({ options: { registration } }: Realm) {
   const profile = registration ? registration.profile : Type.Object({})
   const members = {
     username: Type.Optional(Username),
@@ -139,28 +157,32 @@ function doors({ options: { registration } }: Realm) {
     role: Type.Optional(Type.String()),
     verified: Type.Optional(Type.Boolean()),
   }
-  const hash = Type.Optional(Type.String({ maxLength: 512 }))
-  const imported = { profile: Type.Partial(profile), passwordHash: hash, createdAt: Type.Optional(Type.Integer()) }
+  const created = { profile: Type.Object(newProfileFields(profile)), password: Type.Optional(Password) }
+  // Users of yesterday may lack a field that is required today.
+  const imported = {
+    profile: Type.Partial(profile),
+    passwordHash: Type.Optional(Type.String({ maxLength: 512 })),
+    createdAt: Type.Optional(Type.Integer()),
+  }
   return {
-    check: door<UserToCreate>({ ...members, profile, password: Type.Optional(Password) }),
-    // Users of yesterday may lack a field that is required today.
-    checkImported: door<UserToImport>({ ...members, ...imported }),
+    created: inputValidator<UserToCreate>({ ...members, ...created }),
+    imported: inputValidator<UserToImport>({ ...members, ...imported }),
   }
 }
 
-function door<Given extends object>(members: TProperties): (given: Given) => Given {
-  const validate = validatorCompiler({ schema: Type.Object(members) } as never)
-  return (given) => {
-    if (typeof given !== 'object' || given === null) throw invalid('', 'must be an object')
+function inputValidator<Input extends object>(members: TProperties): (input: Input) => Input {
+  const validateInput = validatorCompiler({ schema: Type.Object(members) } as never)
+  return (input) => {
+    if (typeof input !== 'object' || input === null) throw invalid('', 'must be an object')
     // Null is as good as left out.
-    const said = Object.entries(given).filter(([, value]) => value !== null && value !== undefined)
+    const given = Object.entries(input).filter(([, value]) => value !== null && value !== undefined)
     // A misspelt password hash would be a user without a password.
-    const strange = said.find(([name]) => !Object.hasOwn(members, name))
-    if (strange) throw invalid(strange[0], 'is unknown')
-    const user = { profile: {}, ...Object.fromEntries(said) }
-    const { error } = validate(user) as { error?: Error }
+    const unknownField = given.find(([name]) => !Object.hasOwn(members, name))
+    if (unknownField) throw invalid(unknownField[0], 'is unknown')
+    const user = { profile: {}, ...Object.fromEntries(given) }
+    const { error } = validateInput(user) as { error?: Error }
     if (error) throw error
-    return user as unknown as Given
+    return user as unknown as Input
   }
 }
 
@@ -176,31 +198,36 @@ function find(realm: Realm, by: { id: UserId } | { email: string }): Promise<Use
   throw new TypeError('fastify-accounts: users.find() takes { id } or { email }')
 }
 
-async function create(realm: Realm, { password, role = null, verified = false, ...given }: UserToCreate) {
+/** Creates a user of validated input; `passwordHash` where there is no password. */
+export async function createUser(
+  realm: Realm,
+  { password, role = null, verified = false, ...given }: UserToCreate,
+  passwordHash: string | null = null,
+): Promise<User> {
   checkRole(realm, role)
   if (password !== undefined) checkPolicy(realm, password)
-  const user = { ...newUser(realm, given), role, emailVerifiedAt: verified ? realm.clock() : null }
-  const passwordHash = password === undefined ? null : await realm.passwords.hash(password)
-  const stored = await realm.storage.insertUser({ ...user, passwordHash })
-  const id = storedId(stored)
-  await emit(realm, 'register', { client, userId: id, details: {} })
-  return userOf(user, id)
+  const fresh = newUser(realm, { ...given, profile: withDefaults(realm.options, given.profile) })
+  const user = { ...fresh, role, emailVerifiedAt: verified ? realm.clock() : null }
+  const hash = password === undefined ? passwordHash : await realm.passwords.hash(password)
+  return userOf(user, storedId(await realm.storage.insertUser({ ...user, passwordHash: hash })))
 }
 
 async function findByEmail({ storage }: Realm, email: string): Promise<User | null> {
   const found = await storage.findUserByEmail(canonicalEmail(email) ?? email)
-  if (!found) return null
-  const { passwordHash, ...user } = found
-  return user
+  return found && withoutPassword(found)
 }
 
-type Door = (user: UserToImport) => UserToImport
+type ValidateImported = (user: UserToImport) => UserToImport
 
-async function importAll(realm: Realm, users: readonly UserToImport[], check: Door): Promise<Imported[]> {
+async function importAll(
+  realm: Realm,
+  users: readonly UserToImport[],
+  validate: ValidateImported,
+): Promise<Imported[]> {
   if (!Array.isArray(users)) throw new TypeError('fastify-accounts: users.import() takes an array of users')
   const outcomes: Imported[] = []
   for (let start = 0; start < users.length; start += importBatch) {
-    const prepared = users.slice(start, start + importBatch).map((user) => prepare(realm, user, check))
+    const prepared = users.slice(start, start + importBatch).map((user) => prepare(realm, user, validate))
     outcomes.push(...(await importSome(realm, prepared)))
   }
   return outcomes
@@ -229,9 +256,9 @@ async function stores({ storage, joined }: Realm, users: NewUser[]) {
   }
 }
 
-function prepare(realm: Realm, given: UserToImport, check: Door): NewUser | Refused {
+function prepare(realm: Realm, given: UserToImport, validate: ValidateImported): NewUser | Refused {
   try {
-    const { passwordHash = null, role = null, verified = false, ...rest } = check(given)
+    const { passwordHash = null, role = null, verified = false, ...rest } = validate(given)
     const { createdAt = realm.clock(), ...registration } = rest
     if (passwordHash !== null && !realm.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
     checkRole(realm, role)
@@ -266,10 +293,8 @@ async function existing({ storage }: Realm, id: UserId): Promise<User> {
   return user
 }
 
-// Who decides for the user need not be told that the user was quicker: what was read is read again.
+// For who decides over the user it does not matter that the user was quicker: what was read is read again.
 async function change(realm: Realm, id: UserId, act: (user: User) => Promise<string>): Promise<void> {
-  for (let tries = 0; tries < mostTries; tries++) {
-    if ((await act(await existing(realm, id))) !== 'stale') return
-  }
+  if ((await whileStale(async () => act(await existing(realm, id)))) !== 'stale') return
   throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('the account changed again and again') })
 }

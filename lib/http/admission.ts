@@ -1,8 +1,9 @@
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
-import { hashQueue, type Reservation } from '../core/hash-queue.ts'
+import { hashQueue, reservations } from '../core/hash-queue.ts'
 
-const entries = new WeakMap<FastifyRequest, { reservation: Reservation; unwatch(): void }>()
+/** How to stop watching the socket of a request. */
+const watches = new WeakMap<FastifyRequest, () => void>()
 
 /** An `onRequest` hook: refuses while the hash queue is too long, before the body is parsed. */
 export async function admit(): Promise<void> {
@@ -18,21 +19,16 @@ export async function reserve(request: FastifyRequest): Promise<void> {
     reservation.release()
     hungUp.abort()
   }
-  entries.set(request, { reservation, unwatch: onClose(socket, hangUp) })
+  reservations.set(request, reservation)
+  watches.set(request, onClose(socket, hangUp))
   // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
   if (socket.destroyed) hangUp()
 }
 
-/** The reservation of a request; undefined on routes that do not hash. */
-export function reservationOf(request: FastifyRequest): Reservation | undefined {
-  return entries.get(request)?.reservation
-}
-
 /** Ends the reservation of a request when its handler is done, whether it hashed or not. */
 export function release(request: FastifyRequest): void {
-  const entry = entries.get(request)
-  entry?.reservation.release()
-  entry?.unwatch()
+  reservations.get(request)?.release()
+  watches.get(request)?.()
 }
 
 const listeners = new WeakMap<Socket, Set<() => void>>()

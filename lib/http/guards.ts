@@ -136,7 +136,7 @@ interface Entrance {
 async function enter(parts: GuardParts, text: string): Promise<Entrance> {
   const { tokens, revocation, storage } = parts
   const token = tokens.verifyAccess(text)
-  const alive = revocation.alive(token.sessionId, token.userId)
+  const alive = revocation.alive(token.sessionId, token.userId, token.uncommitted)
   if (!(typeof alive === 'boolean' ? alive : await alive)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const { userId, sessionId, claims } = token
   let read: Promise<User> | undefined

@@ -8,12 +8,11 @@ import type {
 } from 'fastify'
 import type { Static, TSchema, TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
-import type { Reservation } from '../core/hash-queue.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError, type AccountsErrorCode, errorForClient, isRefusal } from '../errors.ts'
 import type { RouteName } from '../options/options.ts'
-import { admit, release, reservationOf, reserve } from './admission.ts'
+import { admit, release, reserve } from './admission.ts'
 import type { Guards } from './guards.ts'
 import { errorBody, errorResponses } from './schemas.ts'
 import { validatorCompiler } from './validation.ts'
@@ -50,7 +49,6 @@ export interface RouteCall<Body = never, OwnAccount = never> {
   /** Null on a route that is not guarded. */
   account: OwnAccount
   client: Client
-  place: Reservation | undefined
   params: Record<string, string>
   request: FastifyRequest
 }
@@ -178,8 +176,7 @@ function handlerOf(route: Route, realm: Realm) {
 function callOf({ guarded }: Route, realm: Realm, request: FastifyRequest): RouteCall {
   const { body, params } = request
   const account = guarded ? request.account : null
-  const client = clientOf(realm, request)
-  return { body, account, client, place: reservationOf(request), params, request } as RouteCall
+  return { body, account, client: clientOf(realm, request), params, request } as RouteCall
 }
 
 function schemaOf(route: Route, { options }: Realm) {

@@ -4,7 +4,7 @@ import { createRing, open, type Ring, seal } from '../core/secrets.ts'
 import { secrets } from '../options/secrets.ts'
 import { builtInMails } from './texts.ts'
 
-// Roomy for any usual name, address and link: one that did not fit would tell a mail from a decoy.
+// Room for any usual name, address and link: one that did not fit would show that the mail is no decoy.
 const sealedBytes = 2048
 
 /** Name of the BullMQ queue. */
@@ -13,11 +13,10 @@ export const queueName = 'mail'
 /** A secret, the current and the previous one, or a ring made of them. */
 export type MailSecret = string | readonly [string, string] | Ring
 
-/** A message as it lies in Redis: how to judge it is readable, what it says is not. */
+/** A message as it lies in Redis: how long it may wait is readable, its kind and what it says are not. */
 export interface MailJob {
   /** Version of this shape. */
-  v: 1
-  kind: string
+  v: 2
   /** End of the message's life in milliseconds; what counts is the same field of the sealed message. */
   expiresAt: number
   sealed: string
@@ -40,31 +39,23 @@ export function ringOf(name: string, secret: MailSecret): Ring {
 }
 
 /**
- * Seals a message for the queue, padded so that mails and decoys are of one size. The seal is bound to the realm, the
- * kind and the job id: a job whose data was altered or taken from another job does not open.
+ * Seals a message for the queue, padded so that mails of all kinds and decoys are of one size. The seal is bound to the
+ * realm and the job id: a job whose data was altered or taken from another job does not open.
  */
-export function sealJob(ring: Ring, name: string, message: Message): MailJob {
-  const { kind, expiresAt } = message
+export function sealJob(ring: Ring, message: Message): MailJob {
   // The worker has a brand of its own.
-  const value = { ...message, brand: {} }
-  return { v: 1, kind, expiresAt, sealed: seal(ring, context(name, kind, jobId(message.id)), value, sealedBytes) }
+  const sealed = seal(ring, ['mail', jobId(message.id)], { ...message, brand: {} }, sealedBytes)
+  return { v: 2, expiresAt: message.expiresAt, sealed }
 }
 
 /**
  * Opens a job. `unknown` when a newer program or another secret made it, `altered` when the seal does not fit.
  */
-export function openJob(ring: Ring, name: string, id: string, job: MailJob | null): Message | 'unknown' | 'altered' {
-  if (job?.v !== 1 || !kinds.has(job.kind)) return 'unknown'
-  try {
-    const opened = open(ring, context(name, job.kind, id), job.sealed)
-    return opened === 'unknown_kid' ? 'unknown' : (opened.value as Message)
-  } catch {
-    return 'altered'
-  }
+export function openJob(ring: Ring, id: string, job: MailJob | null): Message | 'unknown' | 'altered' {
+  if (job?.v !== 2) return 'unknown'
+  const opened = open<Message>(ring, ['mail', id], job.sealed)
+  if (typeof opened === 'string') return opened
+  return kinds.has(opened.value.kind) ? opened.value : 'unknown'
 }
 
 const kinds: ReadonlySet<string> = new Set(Object.keys(builtInMails))
-
-function context(name: string, kind: string, id: string): string {
-  return ['mail 1', name, kind, id].join('\n')
-}

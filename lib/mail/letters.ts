@@ -1,77 +1,108 @@
 import { randomBytes } from 'node:crypto'
 import type { CodePurpose, Message, MessageKind, User } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
-import { newCode, proofLife, type Subject } from '../core/codes.ts'
-import type { Draft } from '../core/outbox.ts'
+import { dayMs, identifierOf, newCode, type Registered, type Subject } from '../core/codes.ts'
+import { addressOf } from '../core/credentials.ts'
+import { emit } from '../core/events.ts'
+import { type Draft, post } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
-import { codeDigits } from '../options/options.ts'
+import { mac } from '../core/secrets.ts'
+import { mustVerify } from '../options/options.ts'
 
-const noticeLifeMs = 3 * 86_400_000
+const noticeLifeMs = 3 * dayMs
 
-/** Writes a notice of something that was done. */
-export function noticeOf(realm: Realm, kind: MessageKind, user: Addressee, client: Client): Draft {
-  const now = realm.clock()
-  const id = randomBytes(16).toString('base64url')
-  const message = {
-    ...addressed(user),
-    id,
-    kind,
-    code: null,
-    token: null,
-    url: null,
-    ...asked(client, now),
-  }
-  return { message, code: null, createdAt: now, expiresAt: now + noticeLifeMs }
+/**
+ * Writes the notice of something that was done to an account; none where addresses are verified and nobody has proved
+ * this one, since its mailbox may be a stranger's.
+ */
+export function noticesOf(realm: Realm, kind: MessageKind, user: User, client: Client): Draft[] {
+  if (mustVerify(realm.options) && user.emailVerifiedAt === null) return []
+  const message = { ...written(realm, kind, addressed(user), client), code: null, token: null, url: null }
+  const { requestedAt: createdAt } = message
+  return [{ message, code: null, createdAt, expiresAt: createdAt + noticeLifeMs }]
 }
-
-/** Whom a notice goes to. */
-type Addressee = Pick<User, 'username' | 'email'>
 
 /** What a mail with a code is written from. */
 export interface Proof {
-  purpose: Exclude<CodePurpose, 'reset'>
-  /** The canonical address of the account. */
-  address: string
-  /** Null for a decoy. */
-  user: Pick<User, 'id' | 'credentialVersion'> | null
-  proof?: Pick<Subject, 'email' | 'registration' | 'foreign'>
-  accountEnd?: Draft['accountEnd']
+  purpose: CodePurpose
+  subject: Subject
   /** Whom the mail goes to; null for a decoy. */
   to: string | null
   shown: Message['user']
+  accountEnd?: Draft['accountEnd']
 }
 
 /** Writes a mail with a code that proves a mailbox, and makes the token that goes with it. */
-export function proofOf(realm: Realm, given: Proof, client: Client): { token: string; draft: Draft } {
-  const { purpose, address, user, proof, accountEnd, to, shown } = given
-  const now = realm.clock()
-  const ttl = proofLife[purpose]
-  const digits = codeDigits(realm.options)
-  const { code, token, draft } = newCode(realm, {
-    purpose,
-    address,
-    user,
-    proof,
-    link: false,
-    digits,
-    ttl,
-    tries: 5,
-  })
-  const id = randomBytes(16).toString('base64url')
-  const message = {
-    ...{ id, kind: purpose, to, user: shown, code, token: null, url: null },
-    ...asked(client, now),
-  }
-  return { token, draft: { message, code: draft, createdAt: now, expiresAt: now + ttl * 1000, accountEnd } }
+export function proofOf(realm: Realm, proof: Proof, client: Client): { token: string; draft: Draft } {
+  const { purpose, subject, to, shown, accountEnd } = proof
+  const { code, token, linkToken, draft } = newCode(realm, purpose, subject)
+  const { passwordReset } = realm.options
+  // In the fragment, which no server and no proxy sees.
+  const url = passwordReset && linkToken ? `${passwordReset.url}#token=${linkToken}` : null
+  const message = { ...written(realm, purpose, { to, user: shown }, client), code, token: linkToken, url }
+  const { requestedAt: createdAt } = message
+  return { token, draft: { message, code: draft, createdAt, expiresAt: createdAt + draft.ttl * 1000, accountEnd } }
 }
 
-function addressed({ username, email }: Addressee) {
+/**
+ * Mails whoever registers where nobody is to learn what exists, and returns the token that goes with it: one look, one
+ * code and one mail, whatever the registration meets. It is stored nowhere but in the sealed subject of the code. The
+ * owner of a proved account is told of it once a day, and who wants a username that somebody has is told that.
+ */
+export async function mailRegistration(
+  realm: Realm,
+  address: string,
+  registration: Registered,
+  client: Client,
+): Promise<string> {
+  const holders = await realm.storage.findHolders(address, registration.usernameCanonical)
+  const owner = holders.find((user) => addressOf(user) === address)
+  const reason = refusalOf(owner, holders)
+  // Who proves the mailbox of an account that nobody has proved yet gets it with what he registered himself.
+  const subject = { address, credentialVersion: reason || !owner ? null : owner.credentialVersion, registration }
+  const { username, email } = registration
+  const to = owner?.email ?? email
+  const proof = { purpose: 'verify', subject, to, shown: { username, email: to } } as const
+  const { token, draft } = proofOf(realm, proof, client)
+  const answer = reason && { ...answerTo(realm, reason, owner, email), code: null }
+
+  await post(realm, { ...draft, message: { ...draft.message, ...answer } })
+
+  // One event whatever it is: with `eventLog` each is a statement.
+  const about = { client, userId: reason ? null : owner?.id, identifier: identifierOf(realm, address) }
+  if (reason) emit(realm, 'registerFail', { ...about, details: { reason } })
+  else emit(realm, 'codeIssue', { ...about, details: { purpose: 'verify' } })
+  return token
+}
+
+function refusalOf(owner: User | undefined, holders: User[]): 'email_taken' | 'username_taken' | null {
+  if (owner) return owner.active && owner.emailVerifiedAt === null ? null : 'email_taken'
+  return holders.length > 0 ? 'username_taken' : null
+}
+
+// In place of a code; a disabled account gets no mail at all.
+function answerTo(realm: Realm, reason: 'email_taken' | 'username_taken', owner: User | undefined, email: string) {
+  if (reason === 'username_taken') return { kind: reason, to: email }
+  if (!owner?.active) return { to: null }
+  // Once a day: a mailer accepts a message of one id once.
+  const day = String(Math.floor(realm.clock() / dayMs))
+  const id = mac(realm.ring[0].key('account'), 'exists', addressOf(owner), day).slice(0, 22)
+  return { kind: 'account_exists' as const, id, ...addressed(owner) }
+}
+
+function addressed({ username, email }: Pick<User, 'username' | 'email'>) {
   return { to: email, user: { username, email } }
 }
 
-/** When, from where and in which language a mail is asked for. */
-export function asked({ network, request }: Client, now: number) {
-  return { requestedAt: now, network, locale: firstLanguage(request?.headers['accept-language']) }
+/** What all mails have in common: when, from where and in which language they were asked for. */
+function written<Kind extends MessageKind>(
+  realm: Realm,
+  kind: Kind,
+  { to, user }: Pick<Message, 'to' | 'user'>,
+  { network, request }: Client,
+) {
+  const locale = firstLanguage(request?.headers['accept-language'])
+  return { id: randomBytes(16).toString('base64url'), kind, to, user, requestedAt: realm.clock(), network, locale }
 }
 
 /** The first language of an `Accept-Language` header. */

@@ -1,5 +1,6 @@
 import type { onRequestHookHandler, RouteOptions } from 'fastify'
-import Type, { IsObject, type TObject } from 'typebox'
+import Type, { IsObject, type TObject, type TSchema } from 'typebox'
+import { Value } from 'typebox/value'
 import { type Check, integer, optionalText, section, shown, text, webAddress, wrongOption } from './checks.ts'
 
 /** A route's decoration: another path, Fastify's route `config`, hooks that run before ours, a log level. */
@@ -57,7 +58,28 @@ export const profile: Check<TObject> = (path, given = Type.Object({})) => {
   if (!IsObject(given)) throw wrongOption(path, 'must be a Type.Object({ … }) of the package "typebox"', shown(given))
   const clash = reservedFields.find((name) => Object.hasOwn(given.properties, name))
   if (clash) throw wrongOption(`${path}.${clash}`, 'is a field of ours; give it another name')
+  for (const [name, field] of Object.entries(given.properties)) checkDefault(`${path}.${name}`, field)
   return given
+}
+
+// A new user gets the defaults of its fields, and no others.
+function checkDefault(path: string, field: TSchema): void {
+  const { default: value, ...rest } = field as TSchema & { default?: unknown }
+  if (Object.hasOwn(field, 'default') && !Value.Check(field, value)) {
+    throw wrongOption(`${path}.default`, 'must match its schema', shown(value))
+  }
+  if (hasDefault(rest)) throw wrongOption(path, 'must not have a default within: give one to the field as a whole')
+}
+
+const nesting = ['properties', 'patternProperties', '$defs']
+
+function hasDefault(schema: object): boolean {
+  return Object.entries(schema).some(([keyword, value]) => {
+    if (keyword === 'default') return true
+    if (typeof value !== 'object' || value === null || ['const', 'enum', 'examples'].includes(keyword)) return false
+    // The members of these are names of fields, not keywords.
+    return nesting.includes(keyword) ? Object.values<object>(value as object[]).some(hasDefault) : hasDefault(value)
+  })
 }
 
 const reservedFields = [

@@ -3,13 +3,11 @@ import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import { realmOf } from '../accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../adapters/memory/index.ts'
 import type { MemoryMailer } from '../adapters/memory/mailer.ts'
-import type { Profile, User, UserId } from '../contracts.ts'
+import type { User, UserId } from '../contracts.ts'
 import { noClient } from '../core/client.ts'
-import { canonicalEmail } from '../core/email-address.ts'
 import type { Realm } from '../core/realm.ts'
-import { startSession } from '../core/sessions.ts'
-
-import { canonicalUsername } from '../core/usernames.ts'
+import { startSessionOf } from '../core/sessions.ts'
+import { inputValidators, createUser as storeUser, type UserToCreate } from '../features/users.ts'
 import { brandOf, render } from '../mail/render.ts'
 
 export { cacheContract } from './cache.ts'
@@ -26,55 +24,43 @@ export function testOptions() {
   }
 }
 
-/** What `createUser` takes; everything has a default. */
-export interface TestUser {
-  username?: string
-  email?: string
-  /** Hashed when given; without it nobody can log in by password. */
-  password?: string
-  profile?: Profile
-  role?: string
-  /** Whether the address is proved. @default false */
-  verified?: boolean
+/** What `createUser` takes: everything has a default but the profile fields that your schema requires. */
+export interface TestUser extends Partial<UserToCreate> {
   /** The realm. @default 'accounts' */
   name?: string
 }
 
-/** Stores a user without the registration route. */
-export async function createUser(app: FastifyInstance, given: TestUser = {}): Promise<User> {
-  const { storage, passwords, clock } = realmIn(app, given.name)
+/**
+ * Stores a user without the registration route, validated as `users.create` does. Without a `password` nobody can log
+ * in by one.
+ *
+ * @throws {AccountsError} as `users.create` does
+ */
+export async function createUser(app: FastifyInstance, { name, ...given }: TestUser = {}): Promise<User> {
+  const realm = realmIn(app, name)
   const unique = randomBytes(6).toString('hex')
-  const { username = `user-${unique}`, email = `${unique}@example.org`, profile = {} as Profile } = given
-  const emailCanonical = canonicalEmail(email)
-  if (emailCanonical === null) throw new TypeError(`createUser: ${email} is not an e-mail address`)
-  const now = clock()
-  const user = {
-    ...{ username, email, profile, credentialVersion: randomBytes(5).readUIntBE(0, 5), createdAt: now },
-    ...{ emailVerifiedAt: given.verified ? now : null, role: given.role ?? null, expiresAt: null },
-  }
-  const stored = await storage.insertUser({
-    ...user,
-    usernameCanonical: canonicalUsername(username),
-    emailCanonical,
-    passwordHash: given.password === undefined ? randomHash() : await passwords.hash(given.password),
-  })
-  if (typeof stored === 'string') throw new Error(`createUser: ${stored}`)
-  return { ...user, id: stored.id, active: true }
+  const usernames = realm.options.registration && realm.options.registration.username !== false
+  const user = { ...(usernames && { username: `user-${unique}` }), email: `${unique}@example.org`, ...given }
+  return storeUser(realm, inputValidators(realm).created(user), randomHash())
 }
 
-/** Starts a session for a user and answers the headers for `app.inject`; hashes nothing. */
+/** Starts a session for a user and returns the headers for `app.inject`; hashes nothing. */
 export async function loginAs(
   app: FastifyInstance,
   userOrId: User | UserId,
   { name }: { name?: string } = {},
 ): Promise<{ authorization: string }> {
-  const realm = realmIn(app, name)
   const id = typeof userOrId === 'object' ? userOrId.id : userOrId
-  const user = await realm.storage.findUserById(id)
   const client = { ...noClient, ip: '127.0.0.1', userAgent: 'loginAs', network: '127.0.0.1' }
-  const tokens = user && (await startSession(realm, user, client))
-  if (!tokens) throw new Error(`loginAs: no active user ${id}`)
-  return { authorization: `Bearer ${tokens.access}` }
+  const { access } = await startSessionOf(realmIn(app, name), id, client).catch((cause) => {
+    throw new Error(problems[cause.code] ? `loginAs: user ${id} ${problems[cause.code]}` : cause.message, { cause })
+  })
+  return { authorization: `Bearer ${access}` }
+}
+
+const problems: Record<string, string> = {
+  ACCOUNTS_NOT_FOUND: 'does not exist or is disabled',
+  ACCOUNTS_EMAIL_UNVERIFIED: 'has not proved the address, as this realm asks: createUser(app, { verified: true })',
 }
 
 // Of the right shape, but of no password.

@@ -1,153 +1,63 @@
 import assert from 'node:assert/strict'
-import type { Insertion, OutboxMail, Storage } from '../contracts.ts'
+import type { Storage } from '../contracts.ts'
 import { claimedOf, idsOf, race, sampleMail, sampleUser, start, storedUser, uniqueName } from './samples.ts'
 
 /** The part of `storageContract` about users who come with mails, and about users who come in batches. */
 export const registrationContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   {
-    name: 'the mails of a new user hear its id and are stored with it',
+    name: 'the mails of a new user are stored with it',
     async run(subject) {
-      const { mails, write, heard } = listener()
+      const mails = [sampleMail(), sampleMail()]
 
-      const stored = await subject.insertUser(sampleUser(), write)
+      assert.equal(typeof (await subject.insertUser(sampleUser(), mails)), 'object')
 
-      assert.ok(typeof stored === 'object')
-      assert.deepEqual(heard.at(-1), { result: 'stored', id: stored.id })
-      assert.deepEqual(idsOf(await claimedOf(subject, mails)), [mails.at(-1)?.id])
-    },
-  },
-  {
-    name: 'the mails of a user whose address is taken hear who has it, without a password hash, and are stored',
-    async run(subject) {
-      const owner = await storedUser(subject)
-      const { mails, write, heard } = listener()
-      const { email, emailCanonical } = owner
-
-      assert.equal(await subject.insertUser(sampleUser({ email, emailCanonical }), write), 'email_taken')
-
-      assert.deepEqual(heard.at(-1), { result: 'email_taken', user: await subject.findUserById(owner.id) })
-      assert.deepEqual(idsOf(await claimedOf(subject, mails)), [mails.at(-1)?.id])
-    },
-  },
-  {
-    name: 'the mails of a user whose name is taken hear so and are stored',
-    async run(subject) {
-      const { username, usernameCanonical } = await storedUser(subject)
-      const { mails, write, heard } = listener()
-
-      assert.equal(await subject.insertUser(sampleUser({ username, usernameCanonical }), write), 'username_taken')
-
-      assert.deepEqual(heard.at(-1), { result: 'username_taken' })
-      assert.deepEqual(idsOf(await claimedOf(subject, mails)), [mails.at(-1)?.id])
-    },
-  },
-  {
-    name: 'a user who wants a name that somebody has is not stored, with mails or without',
-    async run(subject) {
-      const { usernameCanonical } = await storedUser(subject)
-      const user = nameless(usernameCanonical)
-      const { mails, write, heard } = listener()
-
-      assert.equal(await subject.insertUser(user), 'username_taken')
-      assert.equal(await subject.insertUser(user, write), 'username_taken')
-
-      assert.equal(await subject.findUserByEmail(user.emailCanonical), null)
-      assert.deepEqual(heard.at(-1), { result: 'username_taken' })
-      assert.deepEqual(idsOf(await claimedOf(subject, mails)), [mails.at(-1)?.id])
-    },
-  },
-  {
-    name: 'a name that is only wanted is not taken',
-    async run(subject) {
-      const name = uniqueName()
-      const users = [nameless(name), nameless(name)] as const
-
-      assert.equal(typeof (await subject.insertUser(users[0])), 'object')
-      assert.equal(typeof (await subject.insertUser(users[1], () => [])), 'object')
-
-      for (const { emailCanonical } of users)
-        assert.equal((await subject.findUserByEmail(emailCanonical))?.username, null)
-      assert.equal(typeof (await subject.insertUser(sampleUser({ usernameCanonical: name }))), 'object')
-    },
-  },
-  {
-    name: 'a taken address is told before a wanted name that somebody has, and who has the address',
-    async run(subject) {
-      const { email, emailCanonical, id } = await storedUser(subject)
-      const { usernameCanonical } = await storedUser(subject)
-      const user = { ...nameless(usernameCanonical), email, emailCanonical }
-      const { write, heard } = listener()
-
-      assert.equal(await subject.insertUser(user), 'email_taken')
-      assert.equal(await subject.insertUser(user, write), 'email_taken')
-
-      assert.deepEqual(heard.at(-1), { result: 'email_taken', user: await subject.findUserById(id) })
-    },
-  },
-  {
-    name: 'no mails are asked for when a value cannot be stored',
-    async run(subject) {
-      const { write, heard } = listener()
-
-      assert.equal(await subject.insertUser(sampleUser({ email: 'a\0b' }), write), 'invalid')
-      assert.equal(await subject.insertUser(nameless('a\0b'), write), 'invalid')
-
-      assert.deepEqual(heard, [])
-    },
-  },
-  {
-    name: 'a user whose mails cannot be written is not stored',
-    async run(subject) {
-      const user = sampleUser()
-      const write = () => {
-        throw new RangeError('no mail')
-      }
-
-      await assert.rejects(subject.insertUser(user, write), RangeError)
-
-      assert.equal(await subject.findUserByEmail(user.emailCanonical), null)
-      assert.equal(typeof (await subject.insertUser(user)), 'object')
-    },
-  },
-  {
-    name: '[R-REG-1] of 50 callers with mails and the same e-mail one is stored, and the mails of all',
-    async run(subject) {
-      const { email, emailCanonical } = sampleUser()
-      const mails = Array.from({ length: 50 }, () => sampleMail())
-      const heard: Insertion[] = []
-
-      const results = await race((index) =>
-        subject.insertUser(sampleUser({ email, emailCanonical }), (insertion) => {
-          heard[index] = insertion
-          return [mails[index]!]
-        }),
-      )
-
-      const winner = results.findIndex((result) => typeof result === 'object')
-      const user = await subject.findUserByEmail(emailCanonical)
-      assert.equal(results.filter((result) => result === 'email_taken').length, 49)
-      assert.deepEqual(results[winner], { id: user?.id })
-      for (const [index, insertion] of heard.entries()) {
-        const result = index === winner ? 'stored' : 'email_taken'
-        assert.equal(insertion.result, result)
-        assert.equal('user' in insertion ? insertion.user.id : 'id' in insertion && insertion.id, user?.id)
-      }
       assert.deepEqual(idsOf(await claimedOf(subject, mails)), idsOf(mails))
     },
   },
   {
-    name: '[R-REG-1] of 50 callers with mails and the same username one is stored, and the mails of all',
+    name: 'the mails of a user who is refused are not stored',
     async run(subject) {
-      const { username, usernameCanonical } = sampleUser()
-      const mails = Array.from({ length: 50 }, () => sampleMail())
+      const { email, emailCanonical, username, usernameCanonical } = await storedUser(subject)
+      const mails = [sampleMail()]
 
-      const results = await race((index) =>
-        subject.insertUser(sampleUser({ username, usernameCanonical }), () => [mails[index]!]),
-      )
+      assert.equal(await subject.insertUser(sampleUser({ email, emailCanonical }), mails), 'email_taken')
+      assert.equal(await subject.insertUser(sampleUser({ username, usernameCanonical }), mails), 'username_taken')
+      assert.equal(await subject.insertUser(sampleUser({ email: 'a\0b' }), mails), 'invalid')
 
-      assert.equal(results.filter((result) => typeof result === 'object').length, 1)
-      assert.equal(results.filter((result) => result === 'username_taken').length, 49)
-      assert.deepEqual(idsOf(await claimedOf(subject, mails)), idsOf(mails))
+      assert.deepEqual(await claimedOf(subject, mails), [])
+    },
+  },
+  {
+    name: '[R-REG-1] of 50 callers with mails and the same e-mail or username one is stored, with its mail alone',
+    async run(subject) {
+      const { email, emailCanonical, username, usernameCanonical } = sampleUser()
+      const taken = { email_taken: { email, emailCanonical }, username_taken: { username, usernameCanonical } }
+      for (const [word, same] of Object.entries(taken)) {
+        const mails = Array.from({ length: 50 }, () => sampleMail())
+
+        const results = await race((index) => subject.insertUser(sampleUser(same), [mails[index]!]))
+
+        assert.equal(results.filter((result) => result === word).length, 49)
+        const winner = results.findIndex((result) => typeof result === 'object')
+        assert.deepEqual(idsOf(await claimedOf(subject, mails)), [mails[winner]?.id])
+      }
+    },
+  },
+  {
+    name: 'who has an address or a name is found, without a password hash, and nobody else',
+    async run(subject) {
+      const [one, other] = [await storedUser(subject), await storedUser(subject)]
+      const found = async (email: string, name: string | null) =>
+        (await subject.findHolders(email, name)).map(({ id }) => id).toSorted()
+      const free = sampleUser()
+
+      assert.deepEqual(await subject.findHolders(one.emailCanonical, null), [await subject.findUserById(one.id)])
+      assert.deepEqual(await found(free.emailCanonical, other.usernameCanonical), [other.id])
+      assert.deepEqual(await found(one.emailCanonical, other.usernameCanonical), [one.id, other.id].toSorted())
+      assert.deepEqual(await found(one.emailCanonical, one.usernameCanonical), [one.id])
+      assert.deepEqual(await found(free.emailCanonical, free.usernameCanonical), [])
+      assert.deepEqual(await found(free.emailCanonical, null), [])
+      assert.deepEqual(await found('a\0b', '\ud800'), [])
     },
   },
   {
@@ -225,21 +135,3 @@ export const registrationContract: { name: string; run(subject: Storage): Promis
     },
   },
 ]
-
-/** A user without a name who wants one. */
-function nameless(wantedUsername: string | null) {
-  return { ...sampleUser({ username: null, usernameCanonical: null }), wantedUsername }
-}
-
-/** Hears what became of a user, and writes one mail each time it is asked. */
-function listener() {
-  const heard: Insertion[] = []
-  const mails: OutboxMail[] = []
-  const write = (insertion: Insertion) => {
-    heard.push(insertion)
-    const mail = sampleMail()
-    mails.push(mail)
-    return [mail]
-  }
-  return { heard, mails, write }
-}

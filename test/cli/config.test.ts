@@ -63,13 +63,13 @@ t.test('one module serves the app, the worker and the command line', { skip: noP
   const { access } = (await post('/api/login/', account)).body
   t.match(await get('/hello', access), { status: 200, body: { hello: 1 } })
   await post('/auth/email_request/', { email: account.email })
-  await until(() => smtp.caught.length === 1, 20_000)
+  await until(() => smtp.caught.length === 1)
 
   const { mail } = smtp.caught[0]!
   t.match(mail.from, { name: 'Example', address: 'no-reply@example.com' })
   t.match(mail.html, /#0055aa[\s\S]*help@example\.com/)
   t.match(await run(['end-sessions', '--all']), { code: 0, out: '1 session was ended.\n', err: '' })
-  await until(async () => (await get('/hello', access)).status === 401, 2000)
+  await until(async () => (await get('/hello', access)).status === 401, 5000)
   worker.child.kill('SIGTERM')
   t.equal(await worker.ended, 0)
   t.equal(touchless.touches.count, 0)
@@ -81,7 +81,7 @@ async function startApp(t: Teardown, env: Record<string, string>) {
   const child = spawnNode(['examples/config/app.js'], { env: settings, stdio: 'ignore' })
   t.teardown(() => child.kill('SIGKILL'))
   const origin = `http://localhost:${port}`
-  await until(async () => child.exitCode !== null || (await fetch(origin)).status === 404, 20_000)
+  await until(async () => child.exitCode !== null || (await fetch(origin)).status === 404)
   const call = async (path: string, init: RequestInit) => {
     const response = await fetch(origin + path, init)
     return { status: response.status, body: (await response.json()) as Record<string, string> }
@@ -168,7 +168,7 @@ t.test('the worker takes what the config leaves out from the environment, and th
   const run = cli(t, ['worker', '--config', `${folder}/queue.js`], { ...env, MAIL_FROM: 'wrong' })
 
   await mailer.send(sampleMessage({ code: '44443333' }))
-  await until(() => smtp.caught.length === 1, 20_000)
+  await until(() => smtp.caught.length === 1)
   run.child.kill('SIGTERM')
 
   t.equal(await run.ended, 0)
@@ -239,7 +239,7 @@ t.test('the worker of the environment loads neither fastify nor kysely nor pg', 
     process.on('exit', () => Object.keys(cache).forEach((name) => console.error('loaded ' + name)))`
   const node = ['--import', `data:text/javascript,${encodeURIComponent(spy)}`]
   const run = cli(t, ['worker'], { ...env, MAIL_FROM: 'a@example.com' }, { node })
-  await until(() => run.err().includes('"event":"mail.redis"'), 20_000)
+  await until(() => run.err().includes('"event":"mail.redis"'))
   run.child.kill('SIGTERM')
   await run.ended
 

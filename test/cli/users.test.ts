@@ -55,7 +55,7 @@ t.test('user does to accounts what an administrator does', { skip: noPostgres },
   const { access } = (await login('correct horse battery')).body
   t.match(await get('/auth/user/', access), { status: 200 })
   t.match(await user(['set-password', '1', '--password-stdin'], 'another good password'), { code: 0 })
-  await until(async () => (await get('/auth/user/', access)).status === 401, 2000)
+  await until(async () => (await get('/auth/user/', access)).status === 401, 5000)
   t.match(await login('correct horse battery'), { status: 401 })
   t.match(await login('another good password'), { status: 200 })
 
@@ -220,7 +220,7 @@ t.test(
     const ended = await done(t, ['end-sessions', '--all'], env)
 
     t.match(ended, { code: 0, out: '1 session was ended.\n' })
-    await until(() => heard.includes(session.id), 1000)
+    await until(() => heard.includes(session.id))
   },
 )
 
@@ -274,10 +274,10 @@ t.test(
 
     const endedAt = performance.now()
     t.strictSame(ended, { code: 0, out: '1101 sessions were ended.\n', err: '' })
-    await until(async () => (await server.get('/auth/user/', access)).status === 401, 1000)
+    await until(async () => (await server.get('/auth/user/', access)).status === 401, 5000)
     t.comment(`refused ${Math.round(performance.now() - endedAt)} ms after the program ended`)
     t.match(await server.post('/auth/refresh/', { refresh }), { status: 401 })
-    await until(() => heard.length >= 1101, 1000)
+    await until(() => heard.length >= 1101)
     t.equal(new Set(heard).size, 1101)
     for (const { id } of more) t.ok(heard.includes(id))
     t.strictSame(await done(t, ['end-sessions', '--all'], env), { code: 0, out: '0 sessions were ended.\n', err: '' })

@@ -8,6 +8,10 @@ import { openChannel, watchedStorage } from '../helpers/channel.ts'
 
 t.test('100,000 sessions while the feed is down leave no more behind than 10,000', async (t) => {
   const { revocation, watch } = feedOf(settableClock(), { publishes: false })
+  // A read is remembered for two seconds, which a busy machine may need for these alone.
+  const stopped = performance.now()
+  performance.now = () => stopped
+  t.teardown(() => delete (performance as { now?: unknown }).now)
   const ask = (n: number) => revocation.alive(`session ${n}`, 1)
   await ask(0)
   const before = heapUsed()

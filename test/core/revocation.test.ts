@@ -37,7 +37,7 @@ t.test(
     const { polls } = other.watch
     other.link.restart()
     // The next poll that was due anyway is further away.
-    await until(() => other.watch.polls > polls, 4000)
+    await until(() => other.watch.polls > polls, 6000)
 
     t.equal(await other.me(access), 401)
   },
@@ -88,7 +88,7 @@ t.test('a link that hears everything too late is not trusted', { buffered: true 
   other.link.lateMs = 3500
   // Its heartbeats arrive again, one a second.
   const { length } = other.link.published
-  await until(() => other.link.published.length > length + 6, 20_000)
+  await until(() => other.link.published.length > length + 6)
   t.notOk(await fedFor(other, access))
   await one.accounts.users.endSessions(user.id)
   other.watch.pollsDown = true
@@ -110,7 +110,7 @@ t.test(
       const all = members.flatMap(({ access }) => [one.me(access), one.me(access)])
       for (const status of await Promise.all(all)) t.equal(status, 200)
       return performance.now() > end
-    }, 20_000)
+    })
 
     for (const { sessionId } of members) {
       const times = one.watch.reads.filter(({ id }) => id === sessionId).map(({ at }) => at)
@@ -133,10 +133,15 @@ t.test('a session that ends while the feed is down is refused within two seconds
   t.equal(await other.me(access), 200)
 
   await one.accounts.users.endSessions(user.id)
-  await until(async () => (await other.me(access)) === 401)
+  let lastLetIn = 0
+  await until(async () => {
+    const asked = performance.now()
+    if ((await other.me(access)) === 401) return true
+    lastLetIn = asked
+  })
 
-  const [first, second] = other.watch.reads
-  t.ok(second!.at - first!.at < 4000, `${second!.at - first!.at} ms`)
+  const [first] = other.watch.reads
+  t.ok(lastLetIn - first!.at < 2100, `${lastLetIn - first!.at} ms`)
 })
 
 t.test(
@@ -180,7 +185,7 @@ t.test('a session that ended without a word is found by a poll within ten second
 
   await storage.endSessions(user.id, Date.now())
   const ended = performance.now()
-  await until(async () => (await one.me(access)) === 401, 20_000)
+  await until(async () => (await one.me(access)) === 401)
 
   const ms = performance.now() - ended
   t.ok(ms < 14_000, `${ms} ms`)
@@ -195,7 +200,7 @@ t.test(
     await until(() => fedFor(one, access))
 
     one.watch.down = true
-    await until(() => one.watch.failedPolls > 0, 20_000)
+    await until(() => one.watch.failedPolls > 0)
     await until(() => fedFor(one, access))
 
     one.link.hears = false
@@ -218,7 +223,7 @@ t.test('what the feed heard while it had no database, it does not forget', { buf
   await one.accounts.users.endSessions(user.id)
   await until(async () => (await other.me(access)) === 401)
   other.link.hears = false
-  await until(() => other.watch.failedPolls > 0, 20_000)
+  await until(() => other.watch.failedPolls > 0)
 
   t.equal(await other.me(access), 401)
 })
@@ -326,7 +331,7 @@ t.test('the end of one session leaves the user’s others alone', { buffered: tr
 
   t.equal(status, 204)
   await until(async () => (await other.me(access)) === 401)
-  t.ok(await fedFor(other, second.access))
+  await until(() => fedFor(other, second.access))
 })
 
 function sessionIdOf(access: string): string {

@@ -11,6 +11,7 @@ import { hashQueue } from '../../lib/core/hash-queue.ts'
 import { resetPassword } from '../../lib/features/password-reset.ts'
 import type { AccountsOptions } from '../../lib/index.ts'
 import { type Answer, openDatabase, secret, settableClock } from '../helpers/app.ts'
+import { fillHashQueue } from '../helpers/hash-queue.ts'
 import { noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from '../helpers/helper.ts'
 import { instance, newPassword, password, wrong } from '../helpers/reset-flow.ts'
 
@@ -183,7 +184,7 @@ for (const [backend, options, parts] of backends) {
     await t.test('[R-OTP-9] a full hash queue gives the grant back', async (t) => {
       const { email } = await enrol()
       const { token } = await grant(email)
-      const leave = fillHashQueue(1000)
+      const leave = fillHashQueue()
 
       const full = resetPassword(realmOf(accounts), { token, new_password: newPassword }, noClient)
       await t.rejects(full, { code: 'ACCOUNTS_OVERLOADED' })
@@ -403,18 +404,10 @@ t.test('[R-OTP-6] a used grant is dead though Redis is restored', { skip: noPost
 
 t.test('[R-OTP-1] the digits of codes are uniform and tokens are 32 random bytes', async (t) => {
   const forgetful = { ...memoryCache(), put: async () => 0 }
-  const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful })
-  const request = {
-    purpose: 'reset',
-    address: 'ada@example.com',
-    user: null,
-    link: true,
-    digits: 8,
-    ttl: 600,
-    tries: 5,
-  } as const
+  const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful, passwordReset: { url } })
+  const subject = { address: 'ada@example.com', credentialVersion: null }
 
-  const issued = Array.from({ length: 20_000 }, () => newCode(realmOf(accounts), request))
+  const issued = Array.from({ length: 20_000 }, () => newCode(realmOf(accounts), 'reset', subject))
 
   for (let position = 0; position < 8; position++) {
     const counts = Array<number>(10).fill(0)
@@ -477,14 +470,3 @@ async function repeat(times: number, act: () => Promise<unknown>): Promise<void>
 }
 
 /** Occupies the hash queue of this process until the answered function is called. */
-function fillHashQueue(tasks: number): () => Promise<unknown> {
-  let leave = () => {}
-  const left = new Promise<void>((resolve) => {
-    leave = resolve
-  })
-  const running = Array.from({ length: tasks }, () => hashQueue.run(() => left).catch(() => {}))
-  return () => {
-    leave()
-    return Promise.all(running)
-  }
-}

@@ -83,6 +83,6 @@ export function uniqueName(): string {
 }
 
 /** Waits until a condition holds; throws, with the last fault as its cause, when it does not within `ms`. */
-export async function until(condition: () => unknown, ms = 10_000): Promise<void> {
+export async function until(condition: () => unknown, ms = 30_000): Promise<void> {
   await poll(condition, ms)
 }

@@ -1,7 +1,9 @@
 import type { Test } from 'tap'
+import { createUser } from '../../lib/testing/index.ts'
 import { type Host, kindsTo, passwords, type Tokens, told } from './account-acts.ts'
 import { type Answer, accountsOf, bearer, requestsBy } from './app.ts'
 import { uniqueName } from './helper.ts'
+import { sessionFor } from './members.ts'
 
 export { passwords }
 
@@ -53,13 +55,16 @@ export function verificationActs(host: Host) {
     verify: ({ token, code }: Pick<Mailed, 'token' | 'code'>) => post('/auth/verify_email/', { token, otp: code }),
     login: async (email: string, password: string) => told(await post('/api/login/', { email, password })),
     find: (email: string) => accounts.users.find({ email }),
-    /** Tokens without a log-in, as a host may give them to whoever has just registered. */
+    /** Tokens without a login; of a user who is not proved, as they are left of the days before `verifyEmail`. */
     async session(email: string): Promise<Tokens> {
       const user = await accounts.users.find({ email })
       if (!user) throw new Error('There is no such user.')
-      const { access, refresh } = await accounts.startSession(user.id)
-      return { access, refresh: refresh as string }
+      const { access, refresh } = await sessionFor(accounts, user)
+      return { access, refresh }
     },
+    /** An account that nobody has proved, as it is left of the days before `concealExisting`. */
+    unproved: ({ email, password, username = uniqueName() }: Omit<Person, 'company'>) =>
+      createUser(host.app, { name: host.name ?? 'accounts', email, password, username }),
     /** Asks for another address of a logged-in user, whose mail goes to `to`. */
     askEmail: (to: string, access: string, password: string) =>
       mailed(to, post('/auth/change_email/', { email: to, password }, access)),
@@ -78,11 +83,15 @@ export async function exhaust(
   for (let guess = 0; guess < 6; guess++) await verify({ token, code: wrong })
 }
 
-/** An address that an attacker registers before its owner does, with everything that he can get hold of. */
-export async function hijack(host: Host) {
-  const { register, resend, session, askEmail } = verificationActs(host)
+/**
+ * An address that an attacker registers before its owner does, with everything that he can get hold of: `unproved`
+ * where nothing is stored before the proof, and the account is an older one.
+ */
+export async function hijack(host: Host, how: 'registered' | 'unproved' = 'registered') {
+  const { register, resend, session, askEmail, unproved } = verificationActs(host)
   const [email, own] = [newAddress(), `${uniqueName()}@evil.example`]
   const attacker = { email, password: 'what the attacker knows', username: uniqueName() }
+  if (how === 'unproved') await unproved(attacker)
   const first = await register(attacker)
   const tokens = await session(email)
   const codes = [first, await resend(email, first.token), await resend(email)]

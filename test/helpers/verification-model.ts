@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import fc from 'fast-check'
 import { realmOf } from '../../lib/accounts.ts'
+import { conceals as concealing } from '../../lib/options/options.ts'
 import type { Host, Tokens } from './account-acts.ts'
 import type { settableClock } from './app.ts'
 import { uniqueName } from './helper.ts'
@@ -71,6 +72,8 @@ interface Story {
   email: string
   attacker: Side & { tokens: Tokens[]; pending: Mailed[]; stored: string | null }
   owner: Side
+  /** Whether registration conceals, and stores nothing before the proof. */
+  conceals: boolean
   /** The password that the owner's proof left, once there was one. */
   proof: { password: string | null } | null
 }
@@ -82,8 +85,11 @@ const day = 86_400_000
  * while its account is there, and what it left is the only credential that opens the account.
  */
 export async function playOut(host: Host, clock: Story['clock'], acts: readonly Act[]): Promise<void> {
+  const conceals = concealing(realmOf(verificationActs(host).accounts).options)
   const attacker = { held: [], passwords: [], tokens: [], pending: [], stored: null }
-  const story: Story = { host, clock, email: newAddress(), attacker, owner: { held: [], passwords: [] }, proof: null }
+  const owner = { held: [], passwords: [] }
+  const story: Story = { host, clock, email: newAddress(), attacker, owner, conceals, proof: null }
+  if (conceals && acts.length % 2) await beginUnproved(story)
   for (const act of acts) {
     const [before, proof] = [await stampOf(story), story.proof]
     await play(story, act)
@@ -91,6 +97,13 @@ export async function playOut(host: Host, clock: Story['clock'], acts: readonly 
     if (story.proof !== proof) await onlyProofCounts(story)
   }
   await onlyProofCounts(story)
+}
+
+/** An account of the attacker that is left of the days before `concealExisting`. */
+async function beginUnproved({ host, email, attacker }: Story): Promise<void> {
+  attacker.stored = `attacker ${uniqueName()}`
+  attacker.passwords.push(attacker.stored)
+  await verificationActs(host).unproved({ email, password: attacker.stored })
 }
 
 /** Which account has the address, in which version; empty when none has. */
@@ -139,7 +152,7 @@ async function register(story: Story, by: 'attacker' | 'owner'): Promise<void> {
   const stamp = await stampOf(story)
   story[by].passwords.push(registered.password)
   if (mailed.token) story[by].held.push(held(story, mailed, stamp, registered))
-  if (before !== '') assert.equal(stamp, before, 'a later registration changes nothing')
+  if (before !== '' || story.conceals) assert.equal(stamp, before, 'the registration changes nothing')
   else story.attacker.stored = by === 'attacker' ? registered.password : null
 }
 
@@ -152,7 +165,8 @@ async function resend(story: Story, side: Side, before?: Held): Promise<void> {
   const stamp = await stampOf(story)
   const mailed = await verificationActs(host).resend(email, before?.token)
   assert.equal(mailed.answer.status, 200)
-  const kept = before && before.stamp === stamp && clock() < before.expiresAt ? before.registered : null
+  const known = before && clock() < before.expiresAt && (before.stamp === stamp || (story.conceals && stamp === ''))
+  const kept = known && !story.proof ? before.registered : null
   side.held.push(held(story, mailed, stamp, kept))
 }
 
@@ -164,7 +178,10 @@ async function wearOut({ host }: Story, token: Held | undefined): Promise<void> 
 
 async function prove(story: Story, token: Held | undefined): Promise<void> {
   if (!token) return
-  const alive = token.stamp !== '' && token.stamp === (await stampOf(story)) && story.clock() < token.expiresAt
+  const stamp = await stampOf(story)
+  // What conceals makes the account of a registration where there is none.
+  const makes = stamp === '' && story.conceals && token.registered !== null
+  const alive = (makes || (stamp !== '' && token.stamp === stamp)) && story.clock() < token.expiresAt
   const works = alive && !token.exhausted && !story.proof
   const { status } = await verificationActs(story.host).verify(token)
   assert.equal(status, works ? 200 : 400, 'a right code works while it lives')
@@ -226,11 +243,19 @@ async function withSession(story: Story, { act, of }: { act: string; of: number 
   const asked = pick(attacker.pending, of)
   if (!asked) return
   const { status } = await acts.confirmEmail(asked, session.access)
+  if (status !== 200) return
   // What he takes elsewhere is his own; the address is free again.
-  if (status === 200) attacker.stored = null
+  attacker.stored = null
+  burnAll(story)
 }
 
-async function changePassword({ host, attacker }: Story, { access }: Tokens): Promise<void> {
+/** Every change of credentials burns the codes of the address. */
+function burnAll({ attacker, owner }: Story): void {
+  for (const token of [...attacker.held, ...owner.held]) Object.assign(token, { exhausted: true, registered: null })
+}
+
+async function changePassword(story: Story, { access }: Tokens): Promise<void> {
+  const { host, attacker } = story
   const password = `attacker ${uniqueName()}`
   const body = { current_password: attacker.stored ?? 'nothing that he knows', new_password: password }
   const { status, body: tokens } = await verificationActs(host).post('/auth/change_password/', body, access)
@@ -238,6 +263,7 @@ async function changePassword({ host, attacker }: Story, { access }: Tokens): Pr
   if (status !== 200) return
   if (attacker.stored !== null) attacker.stored = password
   attacker.tokens.push(tokens)
+  burnAll(story)
 }
 
 /** Checks who gets into the account of the address: whom the owner's proof lets in, and nobody before it. */

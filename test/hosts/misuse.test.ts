@@ -48,7 +48,7 @@ t.test(
       await app.register(accounts, parts({ storage: kyselyStorage(db) }))
     })
 
-    t.equal((await post('/api/register/', ada)).status, 503)
+    t.equal((await post('/api/register/', ada)).status, 500)
     t.match(log(), /use kyselyStorage\(db, \{ ids: 'uuid' \}\)/)
   },
 )

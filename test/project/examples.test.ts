@@ -103,7 +103,7 @@ async function start(t: Test, file: string) {
   })
 
   const origin = `http://localhost:${port}`
-  await until(async () => child.exitCode !== null || (await fetch(origin)).status === 404, 20_000)
+  await until(async () => child.exitCode !== null || (await fetch(origin)).status === 404)
   t.equal(child.exitCode, null, `${file} runs\n${complaints}`)
   return {
     post: (path: string, body: unknown, token?: string) => call(origin + path, { method: 'POST', body, token }),

@@ -59,7 +59,7 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
   async function codeFor(kind: string, to: string, answer: Answer, expected: boolean) {
     const token = keep(`${kind} token ${secrets.size}`, answer.body.token ?? '')
     const last = () => mails.findLast((mail) => mail.to === to && mail.code !== '')
-    if (expected) await until(last, 20_000)
+    if (expected) await until(last)
     const { code } = last() ?? { code: '' }
     keep(`${kind} code ${secrets.size}`, code)
     keep(`${kind} typed code ${secrets.size}`, code && `${code.slice(0, 4)} ${code.slice(4)}`)
@@ -102,7 +102,7 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
       [verified, moved, changed, removed].map(({ status }) => status),
       [200, 200, 200, 204],
     )
-    await until(() => mails.filter(({ code }) => code === '').length === 3, 20_000)
+    await until(() => mails.filter(({ code }) => code === '').length === 3)
   }
 
   async function everyRoute(): Promise<void> {
@@ -124,7 +124,7 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
     const { body } = await post_('/auth/email_request/', { email })
     keep(`reset token ${before}`, body.token)
     const link = () => mails.slice(before).find((mail) => mail.to === email && mail.token !== '')
-    await until(link, 20_000)
+    await until(link)
     const { code, token: linkToken } = link()!
     keep(`code ${before}`, code)
     keep(`typed code ${before}`, `${code.slice(0, 4)} ${code.slice(4)}`)
@@ -157,7 +157,7 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
   }
 
   await post_('/api/register/', { username: uniqueName(), email, password })
-  await until(() => mails.length === 1, 20_000)
+  await until(() => mails.length === 1)
   await askAndReset(password)
   await everyRoute()
   await wholeLife(true)

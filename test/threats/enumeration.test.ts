@@ -83,7 +83,8 @@ t.test('registration that conceals what exists', { skip: noPostgres || noRedis }
   const meetings = {
     nothing: async () => ({}),
     verified: async () => ({ email: (await create({ verified: true })).email }),
-    unverified: async () => {
+    unverified: async () => ({ email: (await create()).email }),
+    registered: async () => {
       const known = person()
       await register(known)
       return { email: known.email }
@@ -120,11 +121,7 @@ t.test('registration that conceals what exists', { skip: noPostgres || noRedis }
 
     const [, first] = works[0]!
     t.equal(first.hashes, 1)
-    t.strictSame(
-      first.sql.slice(1, -1).map((text) => text.split(' ')[0]),
-      ['insert', 'select', 'insert'],
-      'in one transaction',
-    )
+    t.equal(first.sql.length, 1, 'one look')
     t.ok(first.commands.some((line) => line.startsWith('evalsha')))
     for (const [what, done] of works) t.strictSame(done, first, what)
   })
@@ -157,8 +154,7 @@ t.test('registration that conceals what exists', { skip: noPostgres || noRedis }
   })
 
   await t.test('[R-ENUM-9] log-in works alike when only the proof is missing', async (t) => {
-    const known = person()
-    await register(known)
+    const known = await create({ password: typed })
     const { email } = await create({ verified: true, password: typed })
 
     const works = [

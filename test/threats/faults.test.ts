@@ -60,7 +60,7 @@ for (const mode of ['refuse', 'freeze'] as const) {
 
     await t.test('[R-OTP-9] it recovers by itself, and the grant of before works', async (t) => {
       redis.mode = 'pass'
-      await until(async () => (await steps.email_request()).status === 200, 5000)
+      await until(async () => (await steps.email_request()).status === 200)
       t.equal((await acts.reset(before.token)).status, 200)
       t.equal((await acts.login(user.email, newPassword)).status, 200)
       for (const name of ['verify_email', 'confirm_email'] as const) t.equal((await steps[name]()).status, 200, name)
@@ -83,8 +83,8 @@ for (const mode of ['refuse', 'freeze'] as const) {
     await t.test('[R-OTP-9] it recovers by itself, and the grant that met the fault works', async (t) => {
       await unavailable(t, () => acts.reset(before.token))
       postgres.mode = 'pass'
-      await until(async () => (await steps.user()).status === 200, 5000)
-      await until(async () => (await acts.reset(before.token)).status === 200, 5000)
+      await until(async () => (await steps.user()).status === 200)
+      await until(async () => (await acts.reset(before.token)).status === 200)
       t.equal((await acts.login(user.email, newPassword)).status, 200)
       for (const name of ['verify_email', 'confirm_email'] as const) t.equal((await steps[name]()).status, 200, name)
     })
@@ -107,13 +107,13 @@ t.test(
     await unavailable(t, () => acts.reset(token))
     t.equal((await acts.login(email)).status, 200)
     redis.thaw()
-    await until(async () => (await acts.post('/auth/email_request/', { email })).status === 200, 5000)
+    await until(async () => (await acts.post('/auth/email_request/', { email })).status === 200)
 
     postgres.freeze()
     await unavailable(t, () => acts.reset(token))
     await unavailable(t, () => acts.login(email))
     postgres.thaw()
-    await until(async () => (await acts.login(email)).status === 200, 5000)
+    await until(async () => (await acts.login(email)).status === 200)
     t.equal((await acts.reset(token)).status, 200)
   },
 )
@@ -133,7 +133,7 @@ t.test(
     await unavailable(t, () => acts.login('ada@example.com'))
     redis.mode = 'pass'
     postgres.mode = 'pass'
-    await until(async () => (await acts.post('/auth/email_request/', { email: 'a@b.example' })).status === 200, 5000)
+    await until(async () => (await acts.post('/auth/email_request/', { email: 'a@b.example' })).status === 200)
     const { email } = await acts.enrol()
     t.equal((await acts.reset((await acts.grant(email)).token)).status, 200)
   },
@@ -208,7 +208,7 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
         t.equal((await login(email)).status, 401)
       }
       // Nobody here knows that the sessions have ended before the next poll, which comes within 10 s.
-      for (const access of tokens) await until(async () => (await get('/auth/user/', access)).status === 401, 20_000)
+      for (const access of tokens) await until(async () => (await get('/auth/user/', access)).status === 401)
     },
   )
 

@@ -1,14 +1,12 @@
 import type { Kysely } from 'kysely'
-import type { Insertion, NewUser, Storage } from '../../contracts.ts'
+import type { NewUser, OutboxMail, Storage } from '../../contracts.ts'
 import { storableUser } from '../../core/storable.ts'
 import { storeMails } from './outbox.ts'
-import { bound, boundAll, idOf, userColumns, userOf } from './rows.ts'
+import { boundAll, idOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
 import { deadlocked, inTransaction, refusesValue, withSavepoint } from './transactions.ts'
 
 type NewUserVerbs = Pick<Storage, 'insertUser' | 'importUsers'>
-type Registrant = Parameters<Storage['insertUser']>[0]
-type Mails = NonNullable<Parameters<Storage['insertUser']>[1]>
 type Outcome = Awaited<ReturnType<Storage['insertUser']>>
 
 /** The verbs that store new users. "Insert, catch the violation, look" would abort a host's transaction. */
@@ -29,78 +27,30 @@ export function newUserVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): N
 // A statement has at most 65,535 parameters; a larger batch is no faster.
 const BATCH = 500
 
-async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user: Registrant, mails?: Mails) {
+async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser, mails: OutboxMail[] = []) {
   if (!storableUser(user)) return 'invalid'
+  const within = mails.length > 0 ? inTransaction : withSavepoint
   try {
-    if (mails) return await inTransaction(db, (transaction) => insertWithMails(transaction, ids, user, mails))
-    return await withSavepoint(db, (joined) => insertOrName(joined, ids, user))
+    return await within(db, async (joined) => {
+      const outcome = await insertOrName(joined, ids, user)
+      if (typeof outcome === 'object') await storeMails(joined, mails)
+      return outcome
+    })
   } catch (error) {
     if (refusesValue(error)) return 'invalid'
     throw error
   }
 }
 
-async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], user: Registrant): Promise<Outcome> {
+async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser): Promise<Outcome> {
   // Once more, should the row that was in the way be gone by the time we look for it.
   for (let tries = 0; tries < 2; tries++) {
-    const row = await insertRow(db, user)
+    const [row] = await insertRows(db, [user])
     if (row) return { id: idOf(row.id, ids) }
     const taken = conflictOf(user, await canonicalForms(db, [user]))
     if (taken) return taken
   }
   return 'invalid'
-}
-
-async function insertWithMails(
-  db: Kysely<AccountsTables>,
-  ids: Storage['ids'],
-  user: Registrant,
-  mails: Mails,
-): Promise<Outcome> {
-  for (let tries = 0; tries < 2; tries++) {
-    const insertion = await insertAndLook(db, ids, user)
-    if (!insertion) continue
-    await storeMails(db, mails(insertion))
-    return insertion.result === 'stored' ? { id: insertion.id } : insertion.result
-  }
-  return 'invalid'
-}
-
-// Looks whatever became of the row: the number of statements must not tell.
-async function insertAndLook(
-  db: Kysely<AccountsTables>,
-  ids: Storage['ids'],
-  user: Registrant,
-): Promise<Insertion | null> {
-  const row = await insertRow(db, user)
-  const found = await whoHas(db, [user])
-    .select(userColumns)
-    .select(['email_canonical as emailCanonical', 'username_canonical as usernameCanonical'])
-    .execute()
-  if (row) return { result: 'stored', id: idOf(row.id, ids) }
-  const holder = found.find(({ emailCanonical }) => emailCanonical === user.emailCanonical)
-  if (holder) return { result: 'email_taken', user: userOf(holder, ids) }
-  return found.length > 0 ? { result: 'username_taken' } : null
-}
-
-// A name that is wanted by nobody equals nothing, so the statement is the same for all.
-function insertRow(db: Kysely<AccountsTables>, user: Registrant) {
-  const row = rowOf(user)
-  const columns = Object.keys(row) as (keyof typeof row)[]
-  const other = db
-    .selectFrom('accounts_users as other')
-    .select('other.id')
-    .where('other.username_canonical', '=', bound(user.wantedUsername ?? null))
-  const unlessTaken = db
-    .selectNoFrom(({ val }) => columns.map((column) => val(row[column]).as(column)))
-    .where(({ not, exists }) => not(exists(other)))
-  return db
-    .insertInto('accounts_users')
-    .columns(columns)
-    .expression(unlessTaken)
-    .onConflict((conflict) => conflict.doNothing())
-    .returning('id')
-    .executeTakeFirst()
 }
 
 function insertRows(db: Kysely<AccountsTables>, users: NewUser[]) {
@@ -128,19 +78,6 @@ function rowOf(user: NewUser) {
   })
 }
 
-function whoHas(db: Kysely<AccountsTables>, users: Registrant[]) {
-  const emails = users.map(({ emailCanonical }) => emailCanonical)
-  // Null equals nothing, so an absent username finds nobody.
-  const usernames = users.flatMap(namesOf)
-  return db
-    .selectFrom('accounts_users')
-    .where((eb) => eb.or([eb('email_canonical', 'in', emails), eb('username_canonical', 'in', usernames)]))
-}
-
-function namesOf({ usernameCanonical, wantedUsername = null }: Registrant) {
-  return [usernameCanonical, wantedUsername]
-}
-
 interface CanonicalForms {
   emails: Set<string>
   usernames: Set<string | null>
@@ -148,9 +85,14 @@ interface CanonicalForms {
 
 const noForms: CanonicalForms = { emails: new Set(), usernames: new Set() }
 
-async function canonicalForms(db: Kysely<AccountsTables>, users: Registrant[]): Promise<CanonicalForms> {
-  const found = await whoHas(db, users)
+async function canonicalForms(db: Kysely<AccountsTables>, users: NewUser[]): Promise<CanonicalForms> {
+  const emails = users.map(({ emailCanonical }) => emailCanonical)
+  // Null equals nothing, so an absent username finds nobody.
+  const usernames = users.map(({ usernameCanonical }) => usernameCanonical)
+  const found = await db
+    .selectFrom('accounts_users')
     .select(['email_canonical as emailCanonical', 'username_canonical as usernameCanonical'])
+    .where((eb) => eb.or([eb('email_canonical', 'in', emails), eb('username_canonical', 'in', usernames)]))
     .execute()
   return {
     emails: new Set(found.map(({ emailCanonical }) => emailCanonical)),
@@ -158,9 +100,9 @@ async function canonicalForms(db: Kysely<AccountsTables>, users: Registrant[]): 
   }
 }
 
-function conflictOf(user: Registrant, { emails, usernames }: CanonicalForms) {
-  if (emails.has(user.emailCanonical)) return 'email_taken'
-  return namesOf(user).some((name) => name !== null && usernames.has(name)) ? 'username_taken' : null
+function conflictOf({ emailCanonical, usernameCanonical }: NewUser, { emails, usernames }: CanonicalForms) {
+  if (emails.has(emailCanonical)) return 'email_taken'
+  return usernameCanonical !== null && usernames.has(usernameCanonical) ? 'username_taken' : null
 }
 
 async function importBatch(db: Kysely<AccountsTables>, ids: Storage['ids'], users: NewUser[]): Promise<Outcome[]> {

@@ -7,7 +7,7 @@ import { refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
 
 type UserUpdate = Parameters<Storage['updateUser']>[0]
 
-/** The verbs about users, but for changes of credentials. */
+/** The verbs about users, except changes of credentials. */
 export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return { ...findVerbs(db, ids), ...changeVerbs(db, ids) } satisfies Partial<Storage>
 }
@@ -27,6 +27,20 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
       if (!storable(emailCanonical)) return null
       const row = await usersWithPassword.where('email_canonical', '=', bound(emailCanonical)).executeTakeFirst()
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
+    },
+
+    async findHolders(emailCanonical, usernameCanonical) {
+      if (!storable([emailCanonical, usernameCanonical])) return []
+      // Null equals nothing, so an absent username finds nobody, by the same statement.
+      const rows = await users
+        .where(({ eb, or }) =>
+          or([
+            eb('email_canonical', '=', bound(emailCanonical)),
+            eb('username_canonical', '=', bound(usernameCanonical)),
+          ]),
+        )
+        .execute()
+      return rows.map((row) => userOf(row, ids))
     },
 
     async findUserWithPassword(id) {
@@ -100,8 +114,8 @@ function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, p
     .executeTakeFirst()
 }
 
-// Behind the lock of the user's row its version is the newest, and the session's that of when the statement began: one
-// that a change of credentials ended or kept meanwhile does not fit.
+// Once the user's row is locked its version is the newest, while that of the session is from the statement's start:
+// they differ when a change of credentials ended or kept the session meanwhile.
 function askingSession(eb: ExpressionBuilder<AccountsTables, 'accounts_users'>, userId: UserId, sessionId: string) {
   return eb
     .selectFrom('accounts_sessions')

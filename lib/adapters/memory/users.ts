@@ -1,5 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import type { CredentialChange, Insertion, NewUser, Storage, UserId, UserWithPassword } from '../../contracts.ts'
+import type { CredentialChange, NewUser, OutboxMail, Storage, UserId, UserWithPassword } from '../../contracts.ts'
 import { isValidId, storable, storableUser } from '../../core/storable.ts'
 import {
   dropUser,
@@ -24,7 +24,7 @@ export function userVerbs(state: MemoryState) {
 }
 
 function profileVerbs(state: MemoryState) {
-  const { ids, users, byEmail } = state
+  const { ids, users, byEmail, byUsername } = state
   return {
     async insertUser(user, mails) {
       return insert(state, user, mails)
@@ -41,6 +41,11 @@ function profileVerbs(state: MemoryState) {
 
     async findUserByEmail(emailCanonical) {
       return withPassword(users.get(byEmail.get(emailCanonical) as UserId))
+    },
+
+    async findHolders(emailCanonical, usernameCanonical) {
+      const found = new Set([byEmail.get(emailCanonical), byUsername.get(usernameCanonical as string)])
+      return [...found].flatMap((id) => users.get(id as UserId) ?? []).map(shownUser)
     },
 
     async findUserWithPassword(id) {
@@ -77,15 +82,13 @@ function profileVerbs(state: MemoryState) {
   } satisfies Partial<Storage>
 }
 
-function insert(state: MemoryState, ...[registrant, mails]: Parameters<Storage['insertUser']>) {
-  const { wantedUsername, ...user } = registrant
-  if (!storableUser(registrant)) return 'invalid'
+function insert(state: MemoryState, user: NewUser, mails: OutboxMail[] = []) {
+  if (!storableUser(user)) return 'invalid'
+  if (emailTaken(state, user.emailCanonical)) return 'email_taken'
+  if (usernameTaken(state, user.usernameCanonical)) return 'username_taken'
   const id = (state.ids === 'uuid' ? newUuid() : state.newestId + 1) as UserId
-  const insertion = judge(state, registrant, id)
-  // Before anything is stored: when the mails cannot be written, nothing is.
-  keepMails(state, mails?.(insertion) ?? [])
-  if (insertion.result !== 'stored') return insertion.result
-  keepUser(state, storedUser(user, id))
+  keepUser(state, { ...user, id, active: true, profile: storedProfile(user.profile) })
+  keepMails(state, mails)
   return { id }
 }
 
@@ -93,19 +96,6 @@ function newUuid(): string {
   return randomBytes(16)
     .toString('hex')
     .replace(/^(.{8})(.{4})(.{4})(.{4})/, '$1-$2-$3-$4-')
-}
-
-function judge(state: MemoryState, user: Parameters<Storage['insertUser']>[0], id: UserId): Insertion {
-  const { emailCanonical, usernameCanonical, wantedUsername } = user
-  const owner = state.users.get(state.byEmail.get(emailCanonical) as UserId)
-  if (owner) return { result: 'email_taken', user: shownUser(owner) }
-  const taken = [usernameCanonical, wantedUsername].some((name) => usernameTaken(state, name))
-  if (taken) return { result: 'username_taken' }
-  return { result: 'stored', id }
-}
-
-function storedUser(user: NewUser, id: UserId): StoredUser {
-  return { ...user, id, active: true, profile: storedProfile(user.profile) }
 }
 
 function withPassword(user: StoredUser | undefined): UserWithPassword | null {
@@ -169,7 +159,7 @@ function changed(state: MemoryState, user: StoredUser, { set, credentialVersion 
   return { ...user, ...given({ ...rest, ...name }), ...expiry, profile, credentialVersion }
 }
 
-/** The members that are not undefined: those are left out, and stay. */
+/** The members that are not undefined. */
 function given<T extends object>(members: T) {
   const entries = Object.entries(members).filter(([, value]) => value !== undefined)
   return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> }

@@ -149,8 +149,8 @@ export function withoutArguments(error: unknown): Error {
 }
 
 /**
- * The fault of a command: `ACCOUNTS_UNAVAILABLE` unless Redis refused a command or a script of ours as wrong, which is a
- * bug. Both without the arguments of the command.
+ * The fault of a command: `ACCOUNTS_UNAVAILABLE` unless Redis refused a command or a script of ours as wrong, which is
+ * a bug. Both without the arguments of the command.
  */
 export function commandFault(error: unknown): Error {
   const cause = withoutArguments(error)
