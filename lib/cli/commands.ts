@@ -54,7 +54,7 @@ export const commands: Record<string, Command> = {
   ),
   'user set-password': ofUsers(
     'setPassword',
-    "set a password, end the user's sessions and mail a notice; needs --password-stdin",
+    'set a password (needs --password-stdin), end the sessions, mail a notice',
     who,
     ['password-stdin'],
   ),

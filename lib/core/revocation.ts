@@ -121,7 +121,7 @@ function createFeed(parts: FeedParts, reads: ReturnType<typeof rowReads>): Revoc
   }
 }
 
-/** Judges by heartbeats and polls whether this process knows of every end. */
+/** Judges by heartbeats and polls whether this process has seen every end. */
 function watchedLink(poll: () => Promise<boolean>) {
   // Whether nothing was missed since the last poll.
   let synced = false
