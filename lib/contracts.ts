@@ -477,8 +477,8 @@ export interface Mailer {
   readonly inProcess?: boolean
   /**
    * Accepts a message for delivery. Settles alike, and after the same work, for mails and decoys; that a mail could not
-   * be delivered later is not reported here. Until its `expiresAt` a message is accepted once: one of the same id changes
-   * nothing. A mailer within the process may remember fewer, the last 10,000 at least.
+   * be delivered later is not reported here. Until its `expiresAt` a message is accepted once: another one of the same
+   * id changes nothing. A mailer within the process may remember fewer, the last 10,000 at least.
    */
   send(message: Message): Promise<void>
   /**

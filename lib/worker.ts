@@ -8,6 +8,9 @@ import { anything, fn, integer, section } from './options/checks.ts'
 import type { RedisSource } from './options/ports.ts'
 import { realmName } from './options/rules.ts'
 
+export type { MailLog } from './mail/log.ts'
+export type { Mail, MailBrand, MailInput, MailTemplate, MailTemplates, WrittenMail } from './options/mail.ts'
+
 /** Options of `startMailWorker`. */
 export interface MailWorkerOptions extends MailOptions {
   /** The Redis that the app queues its mails in. */

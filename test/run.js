@@ -126,7 +126,9 @@ function installServers() {
 /** A file that asks `noPostgres` or `noRedis` skips what it must by itself. */
 function needsMissingServer(file, standIns) {
   const text = readFileSync(file, 'utf8')
-  const postgres = /\b(freshDatabase|databaseUrl|startPostgres)\b/.test(text) && !/\bnoPostgres\b/.test(text)
+  const postgres =
+    /\b(realApp|openDatabase|openFresh|freshDatabase|databaseUrl|startPostgres)\b/.test(text) &&
+    !/\bnoPostgres\b/.test(text)
   const redis = /\bstartRedis\b/.test(text) && !/\bnoRedis\b/.test(text)
   return (postgres && standIns.includes('postgres')) || (redis && standIns.includes('redis'))
 }

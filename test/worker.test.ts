@@ -14,7 +14,16 @@ import { previewMails } from '../lib/mail/preview.ts'
 import type { Mail } from '../lib/options/mail.ts'
 import { mailerContract, sampleMessage } from '../lib/testing/mailer.ts'
 import { type MailWorkerOptions, startMailWorker } from '../lib/worker.ts'
-import { faultProxy, freePort, noRedis, redisUrl, startRedis, uniqueName, until } from './helpers/helper.ts'
+import {
+  despiteLoad,
+  faultProxy,
+  freePort,
+  noRedis,
+  redisUrl,
+  startRedis,
+  uniqueName,
+  until,
+} from './helpers/helper.ts'
 import { codeIn, type SmtpCatcher, smtpError, startSmtp } from './helpers/smtp-catcher.ts'
 
 const secret = randomBytes(32).toString('base64url')
@@ -598,7 +607,7 @@ t.test('the queue with its worker keeps the contract of mailers', async (t) => {
     t.test(title, (t) => {
       const subject = queueMailer({ redis: redisUrl(), secret, name })
       t.teardown(() => subject.close())
-      return run(subject)
+      return despiteLoad(() => run(subject))
     })
   }
 })

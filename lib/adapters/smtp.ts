@@ -40,8 +40,8 @@ export const mostDone = 10_000
  * Makes a mailer that sends from this process, for hosts that want no worker.
  *
  * `send` settles before anything is sent, for mails and decoys alike, and adds a message once. A mail that fails is
- * tried again until the end of its life; it is in memory only, so a crash loses it. `progress` remembers the last 10,000
- * that were sent or given up. `close` waits for mails on their way, at most 8 s.
+ * tried again until the end of its life; it is in memory only, so a crash loses it. `progress` remembers the last
+ * 10,000 that were sent or given up. `close` waits for mails on their way, at most 8 s.
  */
 export function smtpMailer(options: SmtpMailerOptions): Mailer {
   const { log = jsonLog, clock, timing } = resolve('', options)

@@ -8,7 +8,7 @@ export { type FaultProxy, faultProxy } from './fault-proxy.ts'
 
 /**
  * Why tests that need a real PostgreSQL cannot run here, or false; for `t.test(title, { skip: noPostgres }, …)`. A file
- * that calls `freshDatabase`, `databaseUrl` or `startPostgres` without asking is skipped whole by run.js.
+ * that opens a database without asking is skipped whole by run.js.
  */
 export const noPostgres = process.env.TEST_DATABASE_URL ? false : 'no PostgreSQL on this machine'
 /** The same for tests that start a Redis process. The shared Redis may be an embedded stand-in. */
@@ -85,4 +85,20 @@ export function uniqueName(): string {
 /** Waits until a condition holds; throws, with the last fault as its cause, when it does not within `ms`. */
 export async function until(condition: () => unknown, ms = 30_000): Promise<void> {
   await poll(condition, ms)
+}
+
+/**
+ * Runs a case of a contract over a real server, and again when the machine was too busy to show anything: the server did
+ * not answer within its half a second.
+ */
+export async function despiteLoad(run: () => Promise<void>): Promise<void> {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return await run()
+    } catch (error) {
+      const { code, message } = error as { code?: string; message: string }
+      const late = code === 'ACCOUNTS_UNAVAILABLE' || /timed out|more than a second/.test(message)
+      if (attempt === 3 || !late) throw error
+    }
+  }
 }

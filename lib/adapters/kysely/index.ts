@@ -3,7 +3,6 @@ import type { Storage } from '../../contracts.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 import { credentialVerbs } from './credentials.ts'
 import { eventVerbs } from './events.ts'
-import { newUserVerbs } from './new-users.ts'
 import { outboxVerbs } from './outbox.ts'
 import { purgeVerb } from './purge.ts'
 import { databaseTime } from './rows.ts'
@@ -29,7 +28,6 @@ export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}
   const tables: Kysely<AccountsTables> = db
   const storage: Storage = {
     ids,
-    ...newUserVerbs(tables, ids),
     ...userVerbs(tables, ids),
     ...credentialVerbs(tables, ids),
     ...sessionVerbs(tables, ids),

@@ -89,20 +89,8 @@ export function usernameTaken(state: MemoryState, canonical: string | null | und
 }
 
 /** A copy of a user as profiles show it. */
-export function shownUser(user: StoredUser): User {
-  const { id, username, email, emailVerifiedAt, credentialVersion, active, role, profile, createdAt, expiresAt } = user
-  return structuredClone({
-    id,
-    username,
-    email,
-    emailVerifiedAt,
-    credentialVersion,
-    active,
-    role,
-    profile,
-    createdAt,
-    expiresAt,
-  })
+export function shownUser({ usernameCanonical, emailCanonical, passwordHash, ...user }: StoredUser): User {
+  return structuredClone(user)
 }
 
 /** A copy of a profile, through JSON, as a database keeps it. */

@@ -9,6 +9,7 @@ import type { Cache, CodeRef, NewCode } from '../../../lib/contracts.ts'
 import type { RedisSource } from '../../../lib/options/ports.ts'
 import { cacheContract } from '../../../lib/testing/cache.ts'
 import {
+  despiteLoad,
   type FaultProxy,
   faultProxy,
   freePort,
@@ -631,18 +632,13 @@ async function runContract(t: Test, redis: RedisSource, wrap = (cache: Cache) =>
   }
 }
 
-/** A machine too busy for Redis to answer within its half a second has shown nothing: the case is run again. */
-async function runCase(run: (cache: Cache) => Promise<void>, openCache: () => Cache): Promise<void> {
-  for (let attempt = 1; ; attempt++) {
+function runCase(run: (cache: Cache) => Promise<void>, openCache: () => Cache): Promise<void> {
+  return despiteLoad(async () => {
     const cache = openCache()
     // The first connection may take longer than a verb waits for it.
     await until(() => cache.ping())
-    try {
-      return await run(cache)
-    } catch (error) {
-      if (attempt === 3 || (error as Error).message !== 'Command timed out') throw error
-    }
-  }
+    await run(cache)
+  })
 }
 
 // 200 scripts at once take the stand-in longer than the time-out of one. It races nothing anyway: it has one thread.
