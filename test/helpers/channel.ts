@@ -26,7 +26,7 @@ export function openChannel(): { link(): Link } {
     const own: Link = {
       ...{ publishes: true, hears: true, lateMs: 0, published: [] },
       async publish(text) {
-        if (!own.publishes) throw refusedConnection()
+        if (!own.publishes) throw refused()
         own.published.push(text)
         for (const hear of heard) hear(text)
       },
@@ -54,7 +54,7 @@ export function watchedStorage(storage: Storage) {
   const faults = { down: false, pollsDown: false, blind: false }
   const watch = { ...faults, polls: 0, failedPolls: 0, reads: [] as { id: string; at: number }[] }
   const refuseWhenDown = () => {
-    if (watch.down) throw refusedConnection()
+    if (watch.down) throw refused()
   }
   const watched: Storage = {
     ...storage,
@@ -66,7 +66,7 @@ export function watchedStorage(storage: Storage) {
     async endedSince(time, usedSince) {
       if (watch.down || watch.pollsDown) {
         watch.failedPolls++
-        throw refusedConnection()
+        throw refused()
       }
       const ended = await storage.endedSince(time, usedSince)
       watch.polls++
@@ -106,7 +106,7 @@ export async function linkedInstances(t: Teardown, options: Partial<AccountsOpti
   return { storage, one: await open(), other: await open() }
 }
 
-/** What a driver throws when nobody listens at the address of its server. */
-export function refusedConnection(): Error {
+/** What a driver throws when nothing listens. */
+function refused(): Error {
   return Object.assign(new Error('connect ECONNREFUSED'), { code: 'ECONNREFUSED' })
 }
