@@ -1,4 +1,5 @@
 // A CommonJS host: `require` of the package works on every Node that the package supports.
+//   DATABASE_URL=postgres://localhost/app REDIS_URL=redis://localhost:6379 ACCOUNTS_SECRET=… node server.cjs
 const fastifyRedis = require('@fastify/redis')
 const Fastify = require('fastify')
 const accounts = require('fastify-accounts')
@@ -7,6 +8,9 @@ const { Kysely, PostgresDialect } = require('kysely')
 const { Pool } = require('pg')
 
 async function start({ DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, PORT = '3000' }) {
+  if (!DATABASE_URL || !REDIS_URL || !ACCOUNTS_SECRET)
+    throw new Error('Set DATABASE_URL, REDIS_URL and ACCOUNTS_SECRET')
+
   const app = Fastify({ logger: true })
   const pool = new Pool({ connectionString: DATABASE_URL })
   pool.on('error', (error) => app.log.error(error))

@@ -1,3 +1,4 @@
+// DATABASE_URL=postgres://localhost/app REDIS_URL=redis://localhost:6379 ACCOUNTS_SECRET=… node server.mjs
 import fastifyRedis from '@fastify/redis'
 import Fastify from 'fastify'
 import accounts from 'fastify-accounts'
@@ -6,6 +7,8 @@ import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
 
 const { DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, PORT = '3000' } = process.env
+if (!DATABASE_URL || !REDIS_URL || !ACCOUNTS_SECRET) throw new Error('Set DATABASE_URL, REDIS_URL and ACCOUNTS_SECRET')
+
 const app = Fastify({ logger: true })
 const pool = new pg.Pool({ connectionString: DATABASE_URL })
 pool.on('error', (error) => app.log.error(error)) // without these two, a restart of PostgreSQL ends the process

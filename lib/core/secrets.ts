@@ -61,10 +61,10 @@ export function open<Value>(
   context: SealContext,
   sealed: string,
 ): { value: Value } | 'unknown' | 'altered' {
-  const [kid, text = ''] = String(sealed).split('.', 2)
-  const keys = ring.find((candidate) => candidate.kid === kid)
-  if (!keys) return 'unknown'
   try {
+    const [kid, text = ''] = sealed.split('.', 2)
+    const keys = ring.find((candidate) => candidate.kid === kid)
+    if (!keys) return 'unknown'
     const bytes = Buffer.from(text, 'base64url')
     const decipher = createDecipheriv('aes-256-gcm', keys.key('seal'), bytes.subarray(0, 12), { authTagLength: 16 })
     decipher.setAAD(bytesOf(context)).setAuthTag(bytes.subarray(-16))

@@ -121,9 +121,8 @@ export function sessionRoutes(realm: Realm): Route[] {
       response: [204, Type.Null()],
       refusals: ['ACCOUNTS_NOT_FOUND'],
       guarded: true,
-      run({ account, client, params }) {
-        return endSession(realm, { id: params.id as string, userId: account.id }, client, 'revoked')
-      },
+      run: ({ account, client, params }) =>
+        endSession(realm, { id: params.id as string, userId: account.id }, client, 'revoked'),
     }),
   ]
 }

@@ -2,8 +2,7 @@ import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { hashQueue, reservations } from '../core/hash-queue.ts'
 
-/** How to stop watching the socket of a request. */
-const watches = new WeakMap<FastifyRequest, () => void>()
+const watches = new WeakMap<FastifyRequest, { hangUp(): void; unwatch(): void }>()
 
 /** An `onRequest` hook: refuses while the hash queue is too long, before the body is parsed. */
 export async function admit(): Promise<void> {
@@ -20,7 +19,7 @@ export async function reserve(request: FastifyRequest): Promise<void> {
     hungUp.abort()
   }
   reservations.set(request, reservation)
-  watches.set(request, onClose(socket, hangUp))
+  watches.set(request, { hangUp, unwatch: onClose(socket, hangUp) })
   // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
   if (socket.destroyed) hangUp()
 }
@@ -28,7 +27,16 @@ export async function reserve(request: FastifyRequest): Promise<void> {
 /** Ends the reservation of a request when its handler is done, whether it hashed or not. */
 export function release(request: FastifyRequest): void {
   reservations.get(request)?.release()
-  watches.get(request)?.()
+  watches.get(request)?.unwatch()
+}
+
+/**
+ * An `onResponse` hook: nobody waits for the hash any more. A hook of the host may have replied before the handler, and
+ * with HTTP/2 this runs for a cancelled stream before its 'close'.
+ */
+export async function abandon(request: FastifyRequest): Promise<void> {
+  watches.get(request)?.hangUp()
+  release(request)
 }
 
 const listeners = new WeakMap<Socket, Set<() => void>>()

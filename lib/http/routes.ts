@@ -12,7 +12,7 @@ import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError, type AccountsErrorCode, errorForClient, isRefusal } from '../errors.ts'
 import type { RouteName } from '../options/options.ts'
-import { admit, release, reserve } from './admission.ts'
+import { abandon, admit, release, reserve } from './admission.ts'
 import type { Guards } from './guards.ts'
 import { errorBody, errorResponses } from './schemas.ts'
 import { validatorCompiler } from './validation.ts'
@@ -90,8 +90,7 @@ export function isolate(scope: FastifyInstance): void {
     if (isRefusal(refusal)) reply.code(refusal.statusCode).headers(refusal.headers ?? {})
     throw refusal
   })
-  // A hook of the host may have replied instead of the handler.
-  scope.addHook('onResponse', async (request) => release(request))
+  scope.addHook('onResponse', abandon)
   scope.addHook('onSend', async (_request, reply) => {
     reply.headers({ 'cache-control': 'no-store', 'x-content-type-options': 'nosniff' })
   })

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { Queue, UnrecoverableError, Worker } from 'bullmq'
 import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
@@ -74,6 +75,35 @@ t.test('a message sent twice is one job', async (t) => {
   const queue = bullmq(t, name, redis(t))
   t.equal(await queue.getJobCountByTypes('wait'), 1)
   t.equal((await queue.getJobs('wait'))[0]?.id, `mail-${message.id}`)
+})
+
+t.test('a message is added once until its end, also when its job has been forgotten', async (t) => {
+  const name = uniqueName()
+  const subject = mailer(t, { name })
+  const queue = bullmq(t, name, redis(t))
+  const [message, short] = [sampleMessage(), sampleMessage({ expiresAt: Date.now() + 300 })]
+  for (const one of [message, short]) await subject.send(one)
+  const connection = redis(t)
+  const forget = async () => {
+    for (const { id } of [message, short]) await connection.del(`{${name}}:mail:mail-${id}`)
+    await connection.del(`{${name}}:mail:wait`)
+  }
+
+  await forget()
+  await subject.send(message)
+  t.strictSame(await subject.progress([message.id]), ['unknown'])
+  t.equal(await queue.getJobCountByTypes('wait'), 0)
+
+  await sleep(400)
+  await subject.send(short)
+  t.equal(await queue.getJobCountByTypes('wait'), 1, 'past its end the id may be taken again')
+})
+
+t.test('memoryMailer keeps a message of one id once', async (t) => {
+  const subject = memoryMailer()
+  for (let time = 0; time < 2; time++) await subject.send(sampleMessage({ id: 'one' }))
+
+  t.equal(subject.sent.length, 1)
 })
 
 t.test('progress follows a message from the queue to its end, and forgets it with the job', async (t) => {

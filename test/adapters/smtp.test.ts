@@ -140,13 +140,25 @@ t.test('progress knows what is on its way, and what was sent or given up', async
   t.strictSame(await subject.progress(ids), ['done', 'done', 'done', 'unknown'])
 })
 
+t.test('a message of one id is sent once', async (t) => {
+  const sent: unknown[] = []
+  const { subject } = mailer(t, { transport: async (mail: unknown) => sent.push(mail) })
+  await Promise.all(Array.from({ length: 5 }, () => subject.send(sampleMessage({ id: 'one' }))))
+  await until(async () => (await subject.progress(['one']))[0] === 'done')
+
+  await subject.send(sampleMessage({ id: 'one' }))
+  await subject.send(sampleMessage({ id: 'two' }))
+  await until(async () => (await subject.progress(['two']))[0] === 'done')
+
+  t.equal(sent.length, 2)
+})
+
 t.test('progress remembers the last 10,000 that were sent', async (t) => {
   const { subject } = mailer(t, { transport: async () => {} })
   const send = async (id: string) => {
     await subject.send(sampleMessage({ id, to: null }))
     await until(async () => (await subject.progress([id]))[0] === 'done')
   }
-  await send('first')
   await send('second')
   await send('first')
 

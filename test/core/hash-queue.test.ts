@@ -251,7 +251,7 @@ async function firstAnswer(socket: Socket): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
-t.test('[R-HASH-6] 64 log-ins abandoned by their clients free the queue, and none of them is hashed', async (t) => {
+t.test('[R-HASH-6] 64 logins abandoned by their clients free the queue, and none of them is hashed', async (t) => {
   const { port, post } = await listening(t)
   await post('/api/register/', ada)
   const leave = occupy(hashQueue)
@@ -298,8 +298,8 @@ t.test('a client that hangs up before validation is over neither hashes nor stay
   await until(() => hungUp.size === 20)
   await sleep(50)
 
-  t.equal(hashQueue.size().waiting, 0, 'nobody waits for a hash that no one will hear of')
-  t.equal(capacity(hashQueue), before, 'nobody is counted as on the way')
+  t.equal(hashQueue.size().waiting, 0, 'nobody waits for a hash that is of no use')
+  t.equal(capacity(hashQueue), before, 'nobody stays counted')
   await leave()
   t.equal((await post('/api/login/', ada)).status, 401)
 })
@@ -334,7 +334,7 @@ t.test('[R-HASH-6] requests that end before the queue do not stay counted', asyn
   t.pass('hung up in the middle of the body')
 })
 
-t.test('[R-HASH-6] the first door refuses before the body is read', async (t) => {
+t.test('[R-HASH-6] a request is refused before its body is read', async (t) => {
   const { port, post, get, app } = await listening(t)
   const { access } = await newMember(accountsOf({ app }))
   const reservations: Reservation[] = []
@@ -363,7 +363,7 @@ t.test('[R-HASH-6] the first door refuses before the body is read', async (t) =>
   t.equal((await post('/api/register/', ada)).status, 201, 'and so does the rest when the line is short again')
 })
 
-t.test('[R-HASH-6] the second door refuses what passed the first when the line has grown since', async (t) => {
+t.test('[R-HASH-6] a request is refused when the line has grown since it was admitted', async (t) => {
   const storage = memoryStorage()
   const lookup = gate()
   const held: Storage = {
@@ -378,6 +378,8 @@ t.test('[R-HASH-6] the second door refuses what passed the first when the line h
   const login = post('/api/login/', ada)
   await until(lookup.begun)
   const leave = fillHashQueue()
+  // The login has the last place reserved: somebody else takes it.
+  const quicker = hashQueue.run(async () => {})
 
   lookup.open()
   const { status, body, headers } = await login
@@ -386,6 +388,7 @@ t.test('[R-HASH-6] the second door refuses what passed the first when the line h
   t.equal(body.code, 'ACCOUNTS_OVERLOADED')
   t.match(headers['retry-after'], /^[1-9]\d*$/)
   await leave()
+  await quicker
   t.equal((await post('/api/login/', ada)).status, 200)
 })
 
@@ -420,7 +423,7 @@ t.test('no database connection is held while hashing', { skip: noPostgres }, asy
   )
 })
 
-t.test('a storm of log-ins keeps the other routes answering', async (t) => {
+t.test('the other routes work on during a storm of logins', async (t) => {
   const { app, post, get } = await memoryApp(t, { passwords: {} })
   await post('/api/register/', ada)
   const { access } = await newMember(accountsOf({ app }))
@@ -454,7 +457,7 @@ t.test('two apps of one process share the queue', async (t) => {
   for (const { status } of await Promise.all(pending)) t.equal(status, 201)
 })
 
-t.test('a place that a hook of the host answers over is given back', async (t) => {
+t.test('a reservation is released when a hook of the host replies first', async (t) => {
   const app = Fastify()
   t.teardown(() => app.close())
   app.addHook('onRoute', (route) => {

@@ -46,7 +46,7 @@ t.test('the TypeScript host compiles without a cast and keeps its profile fields
   const built = '.tap/examples-typescript'
   t.teardown(() => rmSync(`${root}/${built}`, { recursive: true, force: true }))
   compile(t, built)
-  const { post, open, stop } = await start(t, `${built}/server.js`)
+  const { post, open, remove, stop } = await start(t, `${built}/server.js`)
   const profile = { company: 'Analytical Engines', employees: 2 }
 
   const refused = await post('/api/register/', { ...account, ...profile, employees: 0 })
@@ -59,7 +59,28 @@ t.test('the TypeScript host compiles without a cast and keeps its profile fields
   t.match(await open('/auth/user/', access), { status: 200, body: { username: 'ann', ...profile } })
   t.match(ordered, { status: 201, body: { article: 'cog wheel', company: profile.company } })
   t.match(await open('/orders', access), { status: 200, body: [{ article: 'cog wheel' }] })
+  const other = { ...account, ...profile, username: 'bob', email: 'bob@example.com' }
+  await post('/api/register/', other)
+  const foreign = (await post('/api/login/', other)).body.access
+  t.match(await remove('/orders/1', foreign), { status: 404, body: { code: 'ACCOUNTS_NOT_FOUND' } })
+  t.match(await remove('/orders/abc', access), { status: 400, body: { code: 'FST_ERR_VALIDATION' } })
+  t.match(await remove('/orders/1', access), { status: 204 })
+  t.match(await open('/orders', access), { status: 200, body: [] })
   t.equal(await stop(), 0)
+})
+
+t.test('an example that lacks a variable of the environment says which it needs', async (t) => {
+  const files = ['quick-start/server.js', 'commonjs/server.cjs', 'config/app.js'].map((name) => `examples/${name}`)
+  const env = { PATH: process.env.PATH, DATABASE_URL: 'postgres://127.0.0.1:1/app', REDIS_URL: 'redis://127.0.0.1:1' }
+
+  for (const file of files) {
+    const child = spawnNode([file], { cwd: root, env, stdio: ['ignore', 'ignore', 'pipe'] })
+    const complaints: string[] = []
+    child.stderr.setEncoding('utf8').on('data', (text) => complaints.push(text))
+    const [code] = await once(child, 'close')
+    t.equal(code, 1, file)
+    t.match(complaints.join(''), /Set DATABASE_URL, REDIS_URL and ACCOUNTS_SECRET/)
+  }
 })
 
 function compile(t: Test, outDir: string): void {
@@ -108,6 +129,7 @@ async function start(t: Test, file: string) {
   return {
     post: (path: string, body: unknown, token?: string) => call(origin + path, { method: 'POST', body, token }),
     open: (path: string, token?: string) => call(origin + path, { token }),
+    remove: (path: string, token?: string) => call(origin + path, { method: 'DELETE', token }),
     async stop() {
       await end(child)
       return child.exitCode
@@ -126,5 +148,6 @@ async function call(url: string, { method = 'GET', body, token }: { method?: str
   if (body !== undefined) headers['content-type'] = 'application/json'
   if (token !== undefined) headers.authorization = `Bearer ${token}`
   const response = await fetch(url, { method, headers, body: body === undefined ? null : JSON.stringify(body) })
-  return { status: response.status, body: (await response.json()) as Record<string, string> }
+  const text = await response.text()
+  return { status: response.status, body: (text ? JSON.parse(text) : null) as Record<string, string> }
 }

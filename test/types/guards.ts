@@ -222,7 +222,8 @@ const offset: number | null | undefined = state.cache?.offsetMs
 
 await db.transaction().execute(async (trx) => {
   const joined: UseCases = using(kyselyStorage(trx))
-  const created = await joined.users.create({ email: 'alan@example.org', username: 'alan' })
+  const user = { email: 'alan@example.org', username: 'alan', profile: { company: 'Navy' } }
+  const created = await joined.users.create(user)
   await trx.insertInto('orders').values({ user_id: created.id }).execute()
   const tokens: TokenPair = await joined.startSession(created.id)
   // @ts-expect-error guards are not part of a transaction
