@@ -649,19 +649,19 @@ t.test('wrong options are told by name, and never shown when they may hold a pas
   }
 })
 
-t.test('an option or a template that the worker does not know is refused with the nearest right name', async (t) => {
+t.test('an option or a template that the worker does not know is refused with the names that there are', async (t) => {
   const right = { redis: redisUrl(), secret, from, transport: 'smtp://127.0.0.1:1', log: silent }
   const template = () => ({ subject: 'a', text: 'a', html: 'a' })
   const wrong: [object, string][] = [
-    [{ concurency: 5 }, '"concurency" is unknown; did you mean "concurrency"?'],
-    [{ template: { reset: template } }, '"template" is unknown; did you mean "templates"?'],
-    [{ templates: { rest: template } }, '"templates.rest" is unknown; did you mean "reset"?'],
+    [{ concurency: 5 }, '"concurency" is unknown; the names are transport, from, '],
+    [{ template: { reset: template } }, '"template" is unknown; the names are transport, from, '],
+    [{ templates: { rest: template } }, '"templates.rest" is unknown; the names are reset, verify, '],
     [
       { templates: { verify: 5 } },
       '"templates.verify" must be a function (input) => ({ subject, text, html }), but 5 ',
     ],
-    [{ brand: { logo: 'https://example.com/l.png' } }, '"brand.logo" is unknown; did you mean "logoUrl"?'],
-    [{ timing: { retries: 5 } }, '"timing.retries" is unknown; did you mean "retryMs"?'],
+    [{ brand: { logo: 'https://example.com/l.png' } }, '"brand.logo" is unknown; the names are name, logoUrl, '],
+    [{ timing: { retries: 5 } }, '"timing.retries" is unknown; the names are retryMs, '],
   ]
   for (const [options, says] of wrong) {
     const error = t.throws(() => startMailWorker({ ...right, ...options }), TypeError) as Error

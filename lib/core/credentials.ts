@@ -15,11 +15,6 @@ export interface Change extends Pick<CredentialChange, 'set' | 'sessions' | 'see
   mails?: Draft[]
 }
 
-/** The credential version that a change gives to a user. */
-export function nextVersion({ credentialVersion }: User): number {
-  return credentialVersion + 1
-}
-
 /**
  * Changes credentials of a user as it was read, ends sessions, queues the mails and burns the account's codes. The
  * version of the user as it was read is the fence.
@@ -32,7 +27,7 @@ export async function changeCredentials(
   const outcome = await realm.storage.changeCredentials({
     userId: user.id,
     fence: user.credentialVersion,
-    credentialVersion: nextVersion(user),
+    credentialVersion: user.credentialVersion + 1,
     now: realm.clock(),
     ...change,
     start,

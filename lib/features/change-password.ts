@@ -1,6 +1,6 @@
 import Type, { type Static } from 'typebox'
 import type { Client } from '../core/client.ts'
-import { changeCredentials, checkPolicy, nextVersion, provePassword } from '../core/credentials.ts'
+import { changeCredentials, checkPolicy, provePassword } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Realm } from '../core/realm.ts'
 import { firstTokens, newSession, type TokenPair } from '../core/sessions.ts'
@@ -31,7 +31,7 @@ export async function changePassword(
   const sessions = await realm.storage.listSessions(user.id, realm.clock())
   const current = sessions.find(({ id }) => id === account.sessionId)
   // RFC 6749 10.4 by analogy: who proves a credential anew gets a session of a new id.
-  const start = { ...newSession(realm, user, client, current), credentialVersion: nextVersion(user) }
+  const start = newSession(realm, user, client, current)
   const mails = noticesOf(realm, 'password_changed', user, client)
 
   const outcome = await changeCredentials(realm, user, { set: { passwordHash }, sessions: 'end', start, mails })
