@@ -15,7 +15,7 @@ export function errorLine(error: unknown): { line: string; exitCode: number } {
   if (error instanceof AccountsError) return { line: refusalText(error), exitCode: 1 }
   const { exitCode, message } = Object(error) as { exitCode?: number; message?: string }
   const ours = (exitCode !== undefined || error instanceof TypeError) && message
-  const text = ours ? message.replace(/^fastify-accounts: /, '') : `${faultText(error)}${fixOf(error)}`
+  const text = ours ? message.replace(/^fastify-accounts: /, '') : faultText(error)
   return { line: `fastify-accounts: ${text}`, exitCode: exitCode ?? 1 }
 }
 

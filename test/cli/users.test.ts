@@ -170,7 +170,7 @@ t.test('user asks to migrate a database whose tables are missing or old', { skip
 
   const [empty, behind] = await Promise.all([url, old.url].map(list))
 
-  const fix = /^fastify-accounts: .+ does not exist \(42(P01|703)\); run fastify-accounts migrate\n$/
+  const fix = /^ACCOUNTS_UNAVAILABLE: .+ does not exist \(42(P01|703)\)\); run fastify-accounts migrate\n$/
   for (const run of [empty, behind]) t.match(run, { code: 1, out: '', err: fix })
 })
 
