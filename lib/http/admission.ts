@@ -2,8 +2,8 @@ import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { hashQueue, reservations } from '../core/hash-queue.ts'
 
-/** How to stop watching the socket of a request. */
-const watches = new WeakMap<FastifyRequest, () => void>()
+/** How to end the reservation of a request. */
+const ends = new WeakMap<FastifyRequest, () => void>()
 
 /** An `onRequest` hook: refuses while the hash queue is too long, before the body is parsed. */
 export async function admit(): Promise<void> {
@@ -20,15 +20,21 @@ export async function reserve(request: FastifyRequest): Promise<void> {
     hungUp.abort()
   }
   reservations.set(request, reservation)
-  watches.set(request, onClose(socket, hangUp))
+  const forget = onClose(socket, hangUp)
+  ends.set(request, () => {
+    forget()
+    hangUp()
+  })
   // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
   if (socket.destroyed) hangUp()
 }
 
-/** Ends the reservation of a request when its handler is done, whether it hashed or not. */
+/**
+ * Ends the reservation of a request when its handler is done, whether it hashed or not, and when its response is: that of
+ * a cancelled HTTP/2 stream "finishes" before the stream closes, while its handler still waits in the queue.
+ */
 export function release(request: FastifyRequest): void {
-  reservations.get(request)?.release()
-  watches.get(request)?.()
+  ends.get(request)?.()
 }
 
 const listeners = new WeakMap<Socket, Set<() => void>>()
