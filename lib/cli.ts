@@ -1,11 +1,11 @@
 #!/usr/bin/env node
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { type Command, commands, flagTypes } from './cli/commands.ts'
-import { told, usageError } from './cli/errors.ts'
-import { help } from './cli/help.ts'
+import { type Command, commands, helpText } from './cli/commands.ts'
+import { flagTypes } from './cli/config.ts'
+import { errorLine, print, usageError } from './cli/output.ts'
 
-// A reader that has seen enough, such as `head`, is no fault, and what was begun is finished.
+// A reader that stops early, such as `head`, is no fault, and what was begun is finished.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   if (error.code !== 'EPIPE') throw error
 })
@@ -13,7 +13,7 @@ process.stdout.on('error', (error: NodeJS.ErrnoException) => {
 try {
   await run()
 } catch (error) {
-  const { line, exitCode } = told(error)
+  const { line, exitCode } = errorLine(error)
   process.stderr.write(`${line}\n`)
   process.exitCode = exitCode
 }
@@ -22,7 +22,7 @@ async function run(): Promise<void> {
   const { values, positionals } = readArguments()
   const { help: wantsHelp, version: wantsVersion, ...flags } = values
   if (wantsVersion) return print(version())
-  if (wantsHelp || positionals[0] === 'help') return print(help)
+  if (wantsHelp || positionals[0] === 'help') return print(helpText())
   const { name, command, given } = commandOf(positionals)
   refuseExtras(name, command, { flags: Object.keys(flags), given })
   try {
@@ -46,7 +46,7 @@ function readArguments() {
 
 function commandOf(words: string[]): { name: string; command: Command; given: string[] } {
   const [first, second] = words
-  if (first === undefined) throw usageError(`a command is missing\n\n${help}`)
+  if (first === undefined) throw usageError(`a command is missing\n\n${helpText()}`)
   for (const [length, name] of [first, `${first} ${second}`].entries()) {
     if (Object.hasOwn(commands, name)) return { name, command: commands[name]!, given: words.slice(length + 1) }
   }
@@ -59,7 +59,7 @@ function commandOf(words: string[]): { name: string; command: Command; given: st
   throw usageError(`${problem}; the actions are ${actions.map((name) => name.split(' ')[1]).join(', ')}`)
 }
 
-// What was given too much is not repeated: it may be a password.
+// A surplus argument is not repeated: it may be a password.
 function refuseExtras(name: string, { takes, flags }: Command, call: { flags: string[]; given: string[] }): void {
   const foreign = call.flags.find((flag) => !(flags as string[]).includes(flag))
   if (foreign !== undefined) throw usageError(`--${foreign} does not belong to "${name}"; see fastify-accounts --help`)
@@ -67,8 +67,8 @@ function refuseExtras(name: string, { takes, flags }: Command, call: { flags: st
   throw usageError(`the call is: fastify-accounts ${[name, ...takes].join(' ')}; see fastify-accounts --help`)
 }
 
-// The module of a config may hold connections of its own open, which would keep the process. Later, since the exit code
-// is not set yet, and when what was printed has left.
+// The module of a config may hold connections of its own open, which would keep the process. Later, because the exit
+// code is not set yet, and after what was printed has left.
 function leave(): void {
   setImmediate(() => process.stdout.write('', () => process.exit()))
 }
@@ -76,8 +76,4 @@ function leave(): void {
 function version(): string {
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8'))
   return version
-}
-
-function print(text: string): void {
-  process.stdout.write(`${text}\n`)
 }

@@ -1,9 +1,12 @@
 /**
  * The outside world on one page: what the core asks of a database, a cache and a mail transport.
  *
- * Every verb is one atomic step. Expected outcomes are return values; a throw means the dependency is out of order and
- * becomes 503. Times are absolute milliseconds of the core's clock. Adapters hold no policy: ids of sessions, clocks,
- * hashes, limits and canonical forms come from the core.
+ * Every verb is one atomic step. Expected outcomes are return values. A verb throws when the dependency cannot be used:
+ * an `AccountsError` `ACCOUNTS_UNAVAILABLE`, or an error with a code of Node's network (`ECONNREFUSED` and the like) in
+ * its chain of causes, is an outage and becomes 503; whatever else is thrown is a bug and becomes 500. The core waits a
+ * second for a verb, but longer for work in batches: `importUsers`, `endAnySessions`, `purge` and `claimMails`. Times
+ * are absolute milliseconds of the core's clock. Adapters hold no policy: ids of sessions, clocks, hashes, limits and
+ * canonical forms come from the core.
  */
 
 /**
@@ -37,16 +40,16 @@ export interface User {
   credentialVersion: number
   /** False while the account is disabled. */
   active: boolean
-  /** As `users.setRole` left it; what it may do says the option `roles`. */
+  /** As `users.setRole` left it; the option `roles` says what it may do. */
   role: string | null
   profile: Profile
   /** Milliseconds. */
   createdAt: number
-  /** When the account goes, if its address is not verified and it never had a session; null for never. Milliseconds. */
+  /** When an account is purged that was never verified and never had a session; null for never. Milliseconds. */
   expiresAt: number | null
 }
 
-/** A user as a log-in needs it. */
+/** A user as a login needs it. */
 export interface UserWithPassword extends User {
   /** A PHC string, or null when the account has no password. */
   passwordHash: string | null
@@ -70,17 +73,17 @@ export interface NewUser {
   expiresAt: number | null
 }
 
-/** One line of refresh tokens: a log-in on one device. */
+/** One line of refresh tokens: a login on one device. */
 export interface Session {
   /** Chosen by the core. */
   id: string
   userId: UserId
-  /** The user's credential version at log-in. */
+  /** The user's credential version at the login. */
   credentialVersion: number
   createdAt: number
   /** When the user last proved a credential, in milliseconds. */
   authTime: number
-  /** Time of the log-in or of the last answered refresh. */
+  /** Time of the login or of the last accepted refresh. */
   lastUsedAt: number
   /** A session unused for this many milliseconds is over. */
   idleMs: number
@@ -94,7 +97,7 @@ export interface Session {
 export interface RefreshRule {
   /** False: the newest token and its successor are accepted and the counter stays. */
   rotate: boolean
-  /** Replays of the newest token within this window are free, older tokens within it end nothing. */
+  /** Within this window replays of the newest token are free, and older tokens end nothing. */
   graceMs: number
   /** How often the newest token may come back after the window; 0 also takes the first token's exemption away. */
   lateReplays: number
@@ -103,10 +106,10 @@ export interface RefreshRule {
 /**
  * What became of a presented refresh token.
  *
- * - `accepted`: answer the token at `counter + 1`. `replayed` tells that the token had been presented before, as far as
- *   the clock can tell: a race within one millisecond may be called fresh.
+ * - `accepted`: the next token is the one at `counter + 1`. `replayed` when this one had been presented before, as far
+ *   as the clock can show it: of a race within one millisecond every caller may count as the first.
  * - `stale`: older than the newest, within the window; the session is kept.
- * - `ahead`: newer than any answered (a restored database); the session is kept.
+ * - `ahead`: newer than any that was given out (a restored database); the session is kept.
  * - `reused`: this call, and no other, ended the session.
  * - `dead`: no such session, ended, idle or past its end, or the user is disabled, deleted or has other credentials.
  */
@@ -117,18 +120,18 @@ export type RefreshOutcome =
 
 /** A mail that belongs to a change in the database and is stored with it. */
 export interface OutboxMail {
-  /** Chosen by the core. An id is stored once: storing it again changes nothing, also after it was settled. */
+  /** Chosen by the core. Storing an id again changes nothing, also after it was settled. */
   id: string
   /** Sealed by the core; opaque here. */
   sealed: string
   createdAt: number
-  /** From when on `claimMails` hands it out. */
+  /** When `claimMails` begins to return it. */
   dueAt: number
-  /** The end of its use. */
+  /** When the mail is of no use any more. */
   expiresAt: number
 }
 
-/** A change of what a user proves himself with, or of whether he may. */
+/** A change of what users prove their identity with, or of whether they may log in. */
 export interface CredentialChange {
   userId: UserId
   /** The credential version that the caller saw. */
@@ -141,16 +144,16 @@ export interface CredentialChange {
     passwordHash?: string | null
     email?: string
     emailCanonical?: string
-    /** Setting it also takes the account's expiry away. */
+    /** Setting it also clears `expiresAt`. */
     emailVerifiedAt?: number
     active?: boolean
-    /** A name, with its canonical form, that somebody else has is not set; the rest of the change is. */
+    /** With its canonical form. A name that another user has is left out, and the rest is set. */
     username?: string | null
     usernameCanonical?: string | null
     /** Replaces the whole profile. */
     profile?: Profile
   }
-  /** The username that the caller saw, where the change depends on it: with another one it is `stale`. */
+  /** The username that the caller saw, where the change depends on it: `stale` when it is another one now. */
   seenUsername?: string | null
   /** What becomes of the user's sessions: all end, all stay, or all but one end. */
   sessions: 'end' | 'keep' | { keep: string }
@@ -167,7 +170,7 @@ export interface AccountEvent {
   at: number
   /** Null when no account is known. */
   userId: UserId | null
-  /** Keyed hash of the e-mail address, so that tries at an unknown address belong together; null when there is none. */
+  /** Keyed hash of the e-mail address, so that attempts at an unknown address can be grouped; null without one. */
   identifier: string | null
   sessionId: string | null
   requestId: string | null
@@ -188,7 +191,7 @@ export interface StoredEvent extends AccountEvent {
 
 /** The database. */
 export interface Storage {
-  /** How the core reads a user's id in a token: `integer` as a number, `uuid` as a string. */
+  /** The type of user ids: the core reads `integer` from a token as a number, `uuid` as a string. */
   readonly ids: 'integer' | 'uuid'
   /**
    * Stores a user with its mails, in one step, and returns its id; when the user is refused, the mails are not stored.
@@ -200,8 +203,9 @@ export interface Storage {
     mails?: OutboxMail[],
   ): Promise<{ id: UserId } | 'email_taken' | 'username_taken' | 'invalid'>
   /**
-   * Stores many users, each as `insertUser` would, and answers their outcomes in the same order. Of two with the same
-   * e-mail or username the first is stored.
+   * Stores many users, each as `insertUser` would, and returns the outcomes in the same order. Of two with the same
+   * e-mail address or username the first is stored. Not one step: of a call that throws, some users may be stored. May
+   * take longer than other verbs; the caller bounds the batch.
    */
   importUsers(users: NewUser[]): Promise<({ id: UserId } | 'email_taken' | 'username_taken' | 'invalid')[]>
   /** Finds a user by id; null when there is none. Never reads the password hash. */
@@ -218,7 +222,7 @@ export interface Storage {
   /** Lists users by ascending id, those after the id `after` when it is given. */
   listUsers(page: { after?: UserId; limit: number }): Promise<User[]>
   /**
-   * Changes the given fields of an active user and answers the user as it is afterwards; null when there is none.
+   * Changes the given fields of an active user and returns the user as it is afterwards; null when there is none.
    * Members of `profile` replace those of the same name and leave the others alone, so that two callers who change
    * different members both succeed.
    */
@@ -229,9 +233,9 @@ export interface Storage {
     usernameCanonical?: string | null
     profile: Record<string, unknown>
     /**
-     * Whose update it is: null, and nothing changed, unless this session is the user's, has not ended and is of the
-     * current credentials, and the account has this address if one is given; also when a change of credentials commits
-     * while this call runs. May answer null to a session that such a change keeps.
+     * The session that asks: the result is null, and nothing is changed, unless the session is the user's, has not
+     * ended and is of the current credential version, and the account has this address if one is given; also when a
+     * change of credentials commits while this call runs. May be null for a session that such a change keeps.
      */
     fence?: { sessionId: string; emailCanonical?: string }
   }): Promise<User | 'username_taken' | 'invalid' | null>
@@ -243,14 +247,14 @@ export interface Storage {
    */
   replacePasswordHash(id: UserId, oldHash: string, newHash: string): Promise<boolean>
   /**
-   * Changes credentials: what `set` names, the new credential version, the sessions and the mails, in one step, and
-   * answers the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is
-   * no longer `fence`, or the user is disabled and `set` does not say what `active` is to be: exactly one of N callers
-   * with the same fence succeeds. `email_taken`, and nothing changed, when another account has the address.
+   * Changes credentials in one step: what `set` names, the new credential version, the sessions and the mails. Returns
+   * the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is not
+   * `fence` any more, or the user is disabled and `set` has no `active`: exactly one of N callers with the same fence
+   * succeeds. `email_taken`, and nothing changed, when another account has the address.
    */
   changeCredentials(change: CredentialChange): Promise<{ ended: string[] } | 'stale' | 'email_taken'>
   /**
-   * Deletes a user, ends its sessions, whose rows stay, and stores the mails, in one step; answers the ids of the ended
+   * Deletes a user, ends its sessions, whose rows stay, and stores the mails, in one step; returns the ids of the ended
    * sessions. `stale` when the credential version is no longer `fence`, `in_use` when other rows refer to the user:
    * then nothing has changed.
    */
@@ -286,27 +290,30 @@ export interface Storage {
   /** Lists the user's sessions that have not ended and are not past their end or idle, the last used first. */
   listSessions(userId: UserId, now: number): Promise<Session[]>
   /**
-   * Ends a session and answers whose it was and whether this call ended it: exactly one of N callers does. Null when
-   * there is no such session, or it is not `userId`'s; a null `userId` asks for nobody's in particular.
+   * Ends a session; returns whose it was, and whether this call ended it: exactly one of N callers does. Null when
+   * there is no such session, or it is not `userId`'s; with a null `userId` it may be anybody's.
    */
   endSession(id: string, userId: UserId | null, now: number): Promise<{ userId: UserId; ended: boolean } | null>
-  /** Ends all sessions of a user and answers the ids of those that this call ended. */
+  /** Ends all sessions of a user and returns the ids of those that this call ended. */
   endSessions(userId: UserId, now: number): Promise<string[]>
-  /** Ends at most `limit` sessions, whoever's they are, and answers the ids of those that this call ended. */
+  /**
+   * Ends at most `limit` sessions of any users and returns the ids of those that this call ended. May take longer than
+   * other verbs; the caller bounds the batch.
+   */
   endAnySessions(limit: number, now: number): Promise<string[]>
   /**
-   * Answers which sessions ended at `time` or later, of those that were last used at `usedSince` or later: older ones
+   * Lists the sessions that ended at `time` or later, of those that were last used at `usedSince` or later: older ones
    * have no access token left.
    */
   endedSince(time: number, usedSince: number): Promise<{ id: string; endedAt: number }[]>
   /** Stores mails that belong to no other change. */
   addMails(mails: OutboxMail[]): Promise<void>
   /**
-   * Hands out at most `limit` mails that are due, neither settled nor past their end, and sets their `dueAt` to
-   * `until`: of N callers exactly one gets a mail.
+   * Returns at most `limit` mails that are due, neither settled nor past their end, and sets their `dueAt` to `until`:
+   * of N callers exactly one gets a mail.
    */
   claimMails(now: number, until: number, limit: number): Promise<OutboxMail[]>
-  /** Marks mails as done: they are never handed out again, and what was sealed is forgotten. */
+  /** Marks mails as done: `claimMails` never returns them again, and what was sealed is deleted. */
   settleMails(ids: string[]): Promise<void>
   /** Stores an event. */
   addEvent(event: AccountEvent): Promise<void>
@@ -317,12 +324,12 @@ export interface Storage {
   listEvents(userId: UserId, page: { before?: EventId; limit: number }): Promise<StoredEvent[]>
   /**
    * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past
-   * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified; one who
-   * has or had a session, or whom other rows refer to, loses the expiry instead. Answers how many rows it removed or
-   * changed.
+   * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified. A user who
+   * has or had a session, or whom other rows refer to, stays, and its `expiresAt` becomes null. Returns how many rows
+   * it removed or changed. May take longer than other verbs; the caller bounds the batch.
    */
   purge(limits: { now: number; eventsBefore: number; limit: number }): Promise<number>
-  /** Answers the store's own time in milliseconds, when it answers at all; for health checks of the host. */
+  /** Returns the store's own time in milliseconds; for the health checks of the host. */
   ping(): Promise<number>
 }
 
@@ -343,7 +350,7 @@ export interface CodeMac {
   mac: string
 }
 
-/** The records of one code: the answered token's and, when a link is mailed, the link token's. */
+/** The records of one code: that of the token in the response and, when a link is mailed, that of the link's token. */
 export interface NewCode {
   purpose: CodePurpose
   tag: string
@@ -366,21 +373,21 @@ export interface NewCode {
 export interface Cache {
   /**
    * Stores all records of one code and the account's index in one step. Never overwrites: a record that exists, alive
-   * or dead, stays as it is. Answers when the life of the first record ends, 0 when it is dead.
+   * or dead, stays as it is. Returns when the life of the first record ends, 0 when it is dead.
    */
   put(code: NewCode, now: number): Promise<number>
   /**
    * Guesses a code. In state `issued` the try is counted first, then compared: of N parallel guesses exactly `tries`
-   * are compared, and a record whose tries are used up is dead. A right guess moves the record to `verified`, where
+   * are compared, and a record without tries left is dead. A right guess moves the record to `verified`, where
    * comparing counts nothing. `dead` means that nothing was compared: missing, expired, exhausted, leased, used or
-   * burnt. `exhausted` is told to exactly one caller, the first whose guess is past the last try.
+   * burnt. Exactly one caller gets `exhausted`, the first whose guess is past the last try.
    *
    * @param macs the guess under each known key; the record's `kid` chooses
    */
   guess(ref: CodeRef, macs: CodeMac[], now: number): Promise<'right' | 'wrong' | 'exhausted' | 'dead'>
   /**
-   * Borrows a verified grant until `until` and answers its sealed subject, null when there is none to borrow. Exactly
-   * one of N parallel callers gets it; a lease past its end may be taken over.
+   * Leases a verified grant until `until` and returns its sealed subject; null when there is none, or it is leased.
+   * Exactly one of N parallel callers gets it; a lease past its end may be taken over.
    */
   lease(ref: CodeRef, leaseId: string, until: number, now: number): Promise<string | null>
   /**
@@ -391,20 +398,20 @@ export interface Cache {
   /** Kills all records of an account, in one step. They stay as tombstones until their end. */
   burn(account: { tag: string; account: string }): Promise<void>
   /**
-   * Answers a record's sealed subject and changes nothing. Null when the record is missing, burnt or past its end; an
+   * Returns a record's sealed subject and changes nothing. Null when the record is missing, burnt or past its end; an
    * exhausted one still has its subject.
    */
   peek(ref: CodeRef, now: number): Promise<string | null>
-  /** Tells a text to every listener of this realm, in this process and in others, once it can be reached. */
+  /** Sends a text to the listeners of this realm, in this process and in others; throws when the cache is down. */
   publish(text: string): Promise<void>
   /**
    * Calls `listener` with every text published from now on, at most once each; texts published while the connection is
    * down are lost. Never rejects because the cache is down: listening begins, and begins again, when it is up.
    *
-   * @param restarted called each time that listening has begun: texts may have been lost before
+   * @param restarted called each time that listening begins: texts may have been lost before
    */
   subscribe(listener: (text: string) => void, restarted?: () => void): Promise<void>
-  /** Answers the cache's own time in milliseconds, when it answers at all; for health checks of the host. */
+  /** Returns the cache's own time in milliseconds; for the health checks of the host. */
   ping(): Promise<number>
   /** Closes what the adapter opened itself. */
   close(): Promise<void>
@@ -412,8 +419,8 @@ export interface Cache {
 
 /**
  * Which mail is sent: a code (`reset`, `verify`, `change`), a notice of what was done (`password_changed`,
- * `email_changed` to the old address, `account_deleted`), or the answer to a registration that could not be
- * (`account_exists`, `username_taken`).
+ * `email_changed` to the old address, `account_deleted`), or the reason why a registration failed (`account_exists`,
+ * `username_taken`).
  */
 export type MessageKind =
   | 'reset'
@@ -427,13 +434,13 @@ export type MessageKind =
 
 /** How mails look. */
 export interface Brand {
-  /** Who writes. */
+  /** Who sends the mails. */
   name: string
   /** An https address of a picture, about 40 px high. */
   logoUrl: string
   /** Colour of the button and the code, `#rgb` or `#rrggbb`. */
   color: string
-  /** Where users may ask. */
+  /** Where users can ask for help. */
   supportEmail: string
 }
 
@@ -442,7 +449,7 @@ export interface Message {
   /** Unique; the same in every copy of the mail. */
   id: string
   kind: MessageKind
-  /** The stored address, or null for a decoy: as much work as a mail, but nobody gets one. */
+  /** The stored address, or null for a decoy: as much work as a mail, but nothing is sent. */
   to: string | null
   user: { username: string | null; email: string }
   /** The digits that the user types; null in a notice. */
@@ -454,7 +461,7 @@ export interface Message {
   minutes: number
   /** When it was asked for, or done. */
   requestedAt: number
-  /** From which network it was asked for, or done; empty when the app did it by itself. */
+  /** From which network it was asked for, or done; empty when the app itself did it. */
   network: string
   /** The first language of the request's `Accept-Language`, or null. */
   locale: string | null
@@ -466,20 +473,20 @@ export interface Message {
 
 /** The mail transport. */
 export interface Mailer {
-  /** True for one whose messages are known to its own process alone: what it has accepted counts as done. */
+  /** True when only its own process knows its messages: what it has accepted counts as done. */
   readonly inProcess?: boolean
   /**
-   * Accepts a message for delivery. Settles alike, and after the same work, for mails and decoys; a mail that cannot be
-   * delivered later is not reported here. Until its `expiresAt` a message is accepted once: one of the same id changes
-   * nothing. A mailer within the process may remember fewer, the last 10,000 at least.
+   * Accepts a message for delivery. Settles alike, and after the same work, for mails and decoys; that a mail could not
+   * be delivered later is not reported here. Until its `expiresAt` a message is accepted once: another one of the same
+   * id changes nothing. A mailer within the process may remember fewer, the last 10,000 at least.
    */
   send(message: Message): Promise<void>
   /**
-   * Tells what became of messages, by id and in the same order: `done` was delivered or finally given up, `pending` is
-   * accepted and on its way, `unknown` was never accepted or has been forgotten.
+   * Returns what became of messages, by id and in the same order: `done` was delivered or given up for good, `pending`
+   * was accepted and is on its way, `unknown` was never accepted or is forgotten.
    */
   progress(ids: string[]): Promise<('done' | 'pending' | 'unknown')[]>
-  /** Answers when messages can be accepted; for health checks of the host. */
+  /** Resolves while messages can be accepted; for the health checks of the host. */
   ping(): Promise<void>
   /** Finishes what was accepted and closes what the adapter opened itself. */
   close(): Promise<void>

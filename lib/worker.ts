@@ -8,6 +8,9 @@ import { anything, fn, integer, section } from './options/checks.ts'
 import type { RedisSource } from './options/ports.ts'
 import { realmName } from './options/rules.ts'
 
+export type { MailLog } from './mail/log.ts'
+export type { Mail, MailBrand, MailInput, MailTemplate, MailTemplates, WrittenMail } from './options/mail.ts'
+
 /** Options of `startMailWorker`. */
 export interface MailWorkerOptions extends MailOptions {
   /** The Redis that the app queues its mails in. */
@@ -34,7 +37,7 @@ interface Timing {
   /** Wait before the second attempt; doubled each time. */
   retryMs: number
   retryMostMs: number
-  /** How long a mail belongs to a worker that gives no sign of life. */
+  /** How long a mail stays with a worker that has stopped responding. */
   lockMs: number
   /** How often workers look for mails of workers that died. */
   stalledMs: number
@@ -85,7 +88,7 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
     },
   })
   worker.on('error', (error) => {
-    // While Redis is away its connection has told so once, and BullMQ tells again at every attempt.
+    // While Redis is away the connection has reported it once, and BullMQ would report every attempt.
     if (connections.main.status !== 'ready') return
     log.warn({ event: 'mail.redis', error: codeOf(error) }, 'Fault of the mail queue')
   })
@@ -95,7 +98,7 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
   worker.on('stalled', (id) => log.warn({ event: 'mail.stalled', job: id }, 'A worker died; the mail is sent again'))
 
   async function shutDown(): Promise<void> {
-    // Nothing to finish, and nobody to tell: BullMQ would wait for Redis to come back.
+    // Nothing to finish: BullMQ would only wait for Redis to come back.
     const idle = active.count() === 0 && connections.main.status !== 'ready'
     const closing = worker.close(idle)
     await within(timing.drainMs, closing)
@@ -121,7 +124,7 @@ function activeWork() {
     count: () => abandons.size,
     track: (work: Promise<void>) =>
       new Promise<void>((resolve, reject) => {
-        // Of this error BullMQ writes nothing: the job stays with the dead lock until another worker takes it.
+        // BullMQ stores nothing for this error: the job keeps its lock until that expires and another worker takes it.
         const abandon = () => reject(new DelayedError())
         abandons.add(abandon)
         work.then(resolve, reject).finally(() => abandons.delete(abandon))
@@ -147,7 +150,7 @@ function processor({ open, post, log, clock, timing }: Work) {
     const expiresAt = message === 'unknown' ? job.data?.expiresAt : message.expiresAt
     if (!(clock() < Number(expiresAt))) throw new UnrecoverableError('EXPIRED OPEN')
     if (message === 'unknown') {
-      // Another worker may know it: one that was deployed a moment ago, or that has the other secret.
+      // Another worker may be able to open it: a newer one, or one with the other secret.
       log.warn({ event: 'mail.unknown', job: job.id }, 'Mail of another version or secret')
       await job.moveToDelayed(Date.now() + untilEnd(job.data, clock(), retryDelay(job.attemptsStarted, timing)), lock)
       throw new DelayedError()
@@ -196,7 +199,7 @@ function openConnections(redis: RedisSource, log: MailLog) {
   }
 }
 
-/** What may be logged of a driver's error: its text may show addresses and commands. */
+/** What may be logged of a driver's error, whose text may contain addresses and commands. */
 function codeOf(error: Error): string {
   return String((error as NodeJS.ErrnoException).code ?? error.name)
 }

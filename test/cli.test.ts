@@ -4,7 +4,8 @@ import pg from 'pg'
 import t from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
 import { migrationSql } from '../lib/adapters/kysely/index.ts'
-import { commands, flagTypes } from '../lib/cli/commands.ts'
+import { commands } from '../lib/cli/commands.ts'
+import { flagTypes } from '../lib/cli/config.ts'
 import { sampleMessage } from '../lib/testing/mailer.ts'
 import {
   freePort,
@@ -41,11 +42,18 @@ t.test('--help names every command and flag, and --version the version', async (
   t.strictSame(await Promise.all([help.ended, ofCommand.ended, version.ended]), [0, 0, 0])
   for (const name of Object.keys(commands)) t.match(help.out(), new RegExp(`^ {2}${name} `, 'm'))
   for (const name of Object.keys(flagTypes)) t.match(help.out(), new RegExp(`--${name}\\b`))
+  t.strictSame(
+    help
+      .out()
+      .split('\n')
+      .filter((line) => line.length > 120),
+    [],
+  )
   t.equal(ofCommand.out(), help.out())
   t.equal(version.out().trim(), JSON.parse(readFileSync('package.json', 'utf8')).version)
 })
 
-t.test('a reader that has seen enough is no fault', async (t) => {
+t.test('a reader that stops early is no fault', async (t) => {
   const run = cli(t, ['--help'])
   run.child.stdout?.destroy()
 
@@ -54,7 +62,7 @@ t.test('a reader that has seen enough is no fault', async (t) => {
 })
 
 t.test(
-  'a wrong command line exits 2, tells the fix on one line and never repeats what may be a password',
+  'a wrong command line exits 2, names the fix on one line and never repeats what may be a password',
   async (t) => {
     const all: [string[], RegExp][] = [
       [
@@ -231,7 +239,7 @@ t.test('migrate brings a database up to date, twice is once, and ids may be UUID
   }
 })
 
-t.test('migrate tells what is wrong without the password of the database', async (t) => {
+t.test('migrate names what is wrong without the password of the database', async (t) => {
   const missing = cli(t, ['migrate'])
   const down = cli(t, ['migrate'], { DATABASE_URL: `postgres://user:canary@127.0.0.1:${await freePort()}/app` })
 

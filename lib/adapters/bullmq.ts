@@ -21,15 +21,15 @@ export interface QueueMailerOptions {
   clock?: () => number
 }
 
-/** More waiting jobs than this and `send` refuses. */
+/** With more waiting jobs than this `send` rejects. */
 export const mostWaiting = 10_000
 
 /**
  * Makes a mailer that queues messages in Redis for the mail worker, which runs in a process of its own.
  *
- * `send` seals the message and adds exactly one job; until its end a message is added once. It rejects within about a
- * second when Redis is down or frozen, and while more than 10,000 jobs wait. It works again by itself afterwards. What
- * became of a message is known for an hour after it was sent, and for a day after it was given up.
+ * `send` seals the message and adds exactly one job, also when it is called again before the end of the message. It
+ * rejects within about a second when Redis is down or frozen, and while more than 10,000 jobs wait, and recovers by
+ * itself. `progress` knows a message for an hour after it was sent, and for a day after it was given up.
  */
 export function queueMailer(options: QueueMailerOptions): Mailer {
   const { redis, onError, clock = Date.now } = options
@@ -73,7 +73,7 @@ function openQueue(connection: Redis | Cluster, name: string, onError?: (error: 
   const queue = new Queue(queueName, {
     connection,
     prefix: queuePrefix(name),
-    // Without these a queue that starts while Redis is down waits for ever, or refuses for ever.
+    // Without these a queue that starts while Redis is down waits or fails for ever.
     skipWaitingForReady: true,
     skipVersionCheck: true,
     skipMetasUpdate: true,

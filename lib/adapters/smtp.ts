@@ -31,24 +31,24 @@ const resolve = section({
   }),
 })
 
-/** More mails on their way than this and `send` refuses. */
+/** With this many mails on their way `send` rejects. */
 export const mostPending = 10_000
-/** Of so many messages that were delivered or given up `progress` knows it. */
+/** `progress` remembers this many messages that were delivered or given up. */
 export const mostDone = 10_000
 
 /**
  * Makes a mailer that sends from this process, for hosts that want no worker.
  *
- * `send` settles before anything is sent, for mails and decoys alike, and adds a message once. What fails is tried again until the message's
- * end; it lives in memory only, so a crash loses it. `progress` remembers the last
- * 10,000 that were sent or given up. `close` waits for what is on its way, at most 8 s.
+ * `send` settles before anything is sent, for mails and decoys alike, and adds a message once. A mail that fails is
+ * tried again until the end of its life; it is in memory only, so a crash loses it. `progress` remembers the last
+ * 10,000 that were sent or given up. `close` waits for mails on their way, at most 8 s.
  */
 export function smtpMailer(options: SmtpMailerOptions): Mailer {
   const { log = jsonLog, clock, timing } = resolve('', options)
   const post = openPost(options)
   const { pending, track, stateOf } = deliveries()
   const closing = new AbortController()
-  // Every mail that waits for its next attempt listens.
+  // Every mail that waits for its next attempt adds a listener.
   setMaxListeners(0, closing.signal)
 
   async function deliver(message: Message, attempt = 1): Promise<void> {

@@ -1,36 +1,26 @@
 import { randomBytes } from 'node:crypto'
-
-/** The flags of all commands, as `parseArgs` takes them. */
-export const flagTypes = {
-  config: { type: 'string' },
-  ids: { type: 'string' },
-  sql: { type: 'boolean' },
-  all: { type: 'boolean' },
-  out: { type: 'string' },
-  after: { type: 'string' },
-  limit: { type: 'string' },
-  email: { type: 'string' },
-  username: { type: 'string' },
-  role: { type: 'string' },
-  verified: { type: 'boolean' },
-  profile: { type: 'string' },
-  'password-stdin': { type: 'boolean' },
-} as const
-
-type FlagName = keyof typeof flagTypes
-
-/** The flags of a call. */
-export type Flags = { [Name in FlagName]?: (typeof flagTypes)[Name]['type'] extends 'string' ? string : boolean }
+import type { AnyKysely } from '../options/ports.ts'
+import {
+  environment,
+  type FlagName,
+  type Flags,
+  flagTypes,
+  idsOf,
+  kyselyAdapter,
+  loadConfig,
+  openDatabase,
+} from './config.ts'
+import { failure, print, usageError } from './output.ts'
 
 /** A command. */
 export interface Command {
-  /** What it has to be called with, in order. */
+  /** The arguments that it has to be called with, in order. */
   takes: string[]
   flags: FlagName[]
+  help: string
   run(flags: Flags, given: string[]): Promise<void> | void
 }
 
-const users = () => import('./users.ts')
 const database: FlagName[] = ['config', 'ids']
 const who = ['<id|email>']
 
@@ -39,55 +29,125 @@ export const commands: Record<string, Command> = {
   worker: {
     takes: [],
     flags: ['config'],
+    help: 'send the queued mails, until SIGTERM or SIGINT; needs no database',
     run: async (flags) => (await import('./worker.ts')).work(flags),
   },
   migrate: {
     takes: [],
     flags: [...database, 'sql'],
-    run: async (flags) => (await import('./migrate.ts')).migrate(flags),
+    help: 'bring the tables of a PostgreSQL database up to date',
+    run: migrate,
   },
   'generate-secret': {
     takes: [],
     flags: [],
-    run: () => void process.stdout.write(`${randomBytes(32).toString('base64url')}\n`),
+    help: 'print a new secret',
+    run: () => print(randomBytes(32).toString('base64url')),
   },
-  'user list': {
-    takes: [],
-    flags: [...database, 'after', 'limit'],
-    run: async (flags) => (await users()).listUsers(flags),
-  },
-  'user show': { takes: who, flags: database, run: async (...call) => (await users()).showUser(...call) },
-  'user create': {
-    takes: [],
-    flags: [...database, 'email', 'username', 'role', 'verified', 'profile', 'password-stdin'],
-    run: async (flags) => (await users()).createUser(flags),
-  },
-  'user set-password': {
-    takes: who,
-    flags: [...database, 'password-stdin'],
-    run: async (...call) => (await users()).setPassword(...call),
-  },
-  'user set-role': {
-    takes: [...who, '<role|none>'],
-    flags: database,
-    run: async (...call) => (await users()).setRole(...call),
-  },
-  'user disable': { takes: who, flags: database, run: async (...call) => (await users()).disableUser(...call) },
-  'user enable': { takes: who, flags: database, run: async (...call) => (await users()).enableUser(...call) },
-  'user end-sessions': {
-    takes: who,
-    flags: database,
-    run: async (...call) => (await users()).endUserSessions(...call),
-  },
-  'user delete': { takes: who, flags: database, run: async (...call) => (await users()).deleteUser(...call) },
-  'end-sessions': {
-    takes: [],
-    flags: [...database, 'all'],
-    run: async (flags) => (await import('./sessions.ts')).endAllSessions(flags),
-  },
+  'user list': ofUsers('listUsers', 'print users by ascending id', [], ['after', 'limit']),
+  'user show': ofUsers('showUser', 'print a user'),
+  'user create': ofUsers(
+    'createUser',
+    'create a user; mails nothing; without a password the user has to reset it first',
+    [],
+    ['email', 'username', 'role', 'verified', 'profile', 'password-stdin'],
+  ),
+  'user set-password': ofUsers(
+    'setPassword',
+    'set a password (needs --password-stdin), end the sessions, mail a notice',
+    who,
+    ['password-stdin'],
+  ),
+  'user set-role': ofUsers('setRole', 'set the role that guards read; "none" takes it away', [...who, '<role|none>']),
+  'user disable': ofUsers('disableUser', "end the user's sessions and refuse logins"),
+  'user enable': ofUsers('enableUser', 'allow logins again'),
+  'user end-sessions': ofUsers('endUserSessions', 'log the user out everywhere'),
+  'user delete': ofUsers('deleteUser', 'delete the user, end the sessions and mail a notice'),
+  'end-sessions': ofUsers(
+    'endAllSessions',
+    'log everybody out; running apps refuse the access tokens at once',
+    [],
+    ['all'],
+  ),
   mails: {
     takes: [],
     flags: ['config', 'out'],
-    run: async (flags) => (await import('./mails.ts')).writeMails(flags),
+    help: 'write a preview of every kind of mail',
+    run: async (flags) => (await import('./worker.ts')).writeMails(flags),
   },
+}
+
+type UserAction = keyof typeof import('./users.ts')
+
+function ofUsers(action: UserAction, help: string, takes = who, flags: FlagName[] = []): Command {
+  const run: Command['run'] = async (...call) => (await import('./users.ts'))[action](...call)
+  return { takes, flags: [...database, ...flags], help, run }
+}
+
+/** What `--help` prints. */
+export function helpText(): string {
+  const common: string[] = database
+  const rows = Object.entries(commands).flatMap(([name, { takes, flags, help }]) => [
+    [[name, ...takes].join(' '), help] as const,
+    ...flags.filter((flag) => !common.includes(flag)).map((flag) => flagRow(flag, '    ')),
+  ])
+  const options = [
+    ...database.map((flag) => flagRow(flag)),
+    ['-h, --help', 'show this text'] as const,
+    ['-v, --version', 'show the version'] as const,
+  ]
+  return `Usage: fastify-accounts <command> [options]
+
+Commands:
+${columns(rows)}
+
+  "user" prints one line of JSON for each user: as it is afterwards, or before it was deleted.
+
+Options of every command that needs them:
+${columns(options)}
+
+Environment, for what the config leaves out:
+${columns(Object.entries(environment))}
+
+  worker takes all but DATABASE_URL; migrate takes DATABASE_URL; user and end-sessions take all but SMTP_URL and
+  MAIL_FROM.
+
+The exit code is 0 when it is done, 1 when it failed or was refused, 2 when the command line is wrong.`
+}
+
+function flagRow(name: FlagName, indent = ''): readonly [string, string] {
+  const flag = flagTypes[name]
+  return [`${indent}--${name}${'value' in flag ? ` ${flag.value}` : ''}`, flag.help]
+}
+
+function columns(rows: readonly (readonly [string, string])[]): string {
+  const width = Math.max(...rows.map(([name]) => name.length))
+  return rows.map(([name, text]) => `  ${name.padEnd(width)}  ${text}`.trimEnd()).join('\n')
+}
+
+/** Brings the tables up to date, or prints the statements that would. */
+async function migrate({ config, ids: given, sql }: Flags): Promise<void> {
+  const ids = idsOf(given)
+  if (sql && config !== undefined) throw usageError('--sql needs no database: leave --config out')
+  if (ids === 'uuid' && config !== undefined) {
+    throw usageError('--ids uuid needs DATABASE_URL instead of --config, whose "db" means integer ids')
+  }
+  const { migrateToLatest, migrationSql } = await kyselyAdapter()
+  if (sql) return void process.stdout.write(await migrationSql({ ids }))
+  const db = await databaseToMigrate(config)
+  try {
+    const applied = await migrateToLatest(db, { ids })
+    print(...applied.map((migration) => `applied ${migration}`), 'The tables are up to date.')
+  } finally {
+    await db.destroy()
+  }
+}
+
+async function databaseToMigrate(file: string | undefined): Promise<AnyKysely> {
+  const { db, storage } = await loadConfig(file)
+  if (typeof db?.selectFrom === 'function') return db
+  if (db !== undefined) throw failure(`${file}: option "db" must be a Kysely instance`)
+  if (storage === undefined) return openDatabase(file)
+  const instead = 'leave --config out and set DATABASE_URL, with --ids uuid if its ids are, or call migrateToLatest(db)'
+  throw failure(`${file} has "storage" instead of "db": ${instead}`)
 }

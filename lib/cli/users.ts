@@ -1,63 +1,62 @@
 import { realmOf } from '../accounts.ts'
 import type { Profile, User, UserId } from '../contracts.ts'
+import { endEverySession } from '../core/sessions.ts'
 import { AccountsError } from '../errors.ts'
-import { type AccountsFlags, type Opened, withAccounts } from './accounts.ts'
-import { usageError } from './errors.ts'
-
-/** What the actions of `user` take. */
-export interface UserFlags extends AccountsFlags {
-  after?: string
-  limit?: string
-  email?: string
-  username?: string
-  role?: string
-  verified?: boolean
-  profile?: string
-  'password-stdin'?: boolean
-}
+import type { StandaloneAccounts } from '../index.ts'
+import type { AccountsOptions } from '../options/options.ts'
+import {
+  type Config,
+  type Flags,
+  idsOf,
+  kyselyAdapter,
+  loadConfig,
+  openDatabase,
+  required,
+  secretOf,
+  variable,
+} from './config.ts'
+import { faultText, print, usageError } from './output.ts'
 
 /** Prints users by ascending id. */
-export function listUsers(flags: UserFlags): Promise<void> {
+export function listUsers(flags: Flags): Promise<void> {
   const { after, limit = '100' } = flags
   if (!/^\d{1,4}$/.test(limit) || Number(limit) < 1 || Number(limit) > 1000) {
     throw usageError(`--limit must be a whole number from 1 to 1000, but "${limit}" was given`)
   }
   return withAccounts(flags, async (accounts) => {
     const page = { limit: Number(limit), ...(after !== undefined && { after: idOf(after, accounts) }) }
-    for (const user of await accounts.users.list(page)) print(user)
+    for (const user of await accounts.users.list(page)) printUser(user)
   })
 }
 
 /** Prints one user. */
-export function showUser(flags: UserFlags, [who]: string[]): Promise<void> {
-  return withAccounts(flags, async (accounts) => print(await found(accounts, who!)))
+export function showUser(flags: Flags, [who]: string[]): Promise<void> {
+  return withAccounts(flags, async (accounts) => printUser(await found(accounts, who!)))
 }
 
 /** Creates a user and prints it. */
-export async function createUser(flags: UserFlags): Promise<void> {
+export async function createUser(flags: Flags): Promise<void> {
   const { email, username, role, verified } = flags
   if (email === undefined) throw usageError('user create needs --email')
   const profile = flags.profile === undefined ? undefined : profileOf(flags.profile)
   const password = flags['password-stdin'] ? await readPassword() : undefined
   await withAccounts(flags, async ({ users }) =>
-    print(await users.create({ email, username, profile, role, verified, password })),
+    printUser(await users.create({ email, username, profile, role, verified, password })),
   )
 }
 
-// What was given is not repeated: it may be personal.
 function profileOf(text: string): Profile {
-  const problem = usageError(`--profile must be a JSON object, such as '{"company":"Example"}'`)
   try {
     const profile = JSON.parse(text)
     if (typeof profile === 'object' && profile !== null && !Array.isArray(profile)) return profile
   } catch {
-    throw problem
+    // What was given is not repeated: it may be personal.
   }
-  throw problem
+  throw usageError(`--profile must be a JSON object, such as '{"company":"Example"}'`)
 }
 
 /** Sets a password, which ends all sessions. */
-export async function setPassword(flags: UserFlags, who: string[]): Promise<void> {
+export async function setPassword(flags: Flags, who: string[]): Promise<void> {
   if (!flags['password-stdin']) {
     throw usageError('user set-password needs --password-stdin: an argument could be read by everybody on this machine')
   }
@@ -68,41 +67,48 @@ export async function setPassword(flags: UserFlags, who: string[]): Promise<void
 /** Sets a role; `none` takes it away. */
 export const setRole = change(({ users }, { id }, role) => users.setRole(id, role === 'none' ? null : role!))
 
-/** Refuses log-ins and ends all sessions. */
+/** Refuses logins and ends all sessions. */
 export const disableUser = change(({ users }, { id }) => users.disable(id))
 
-/** Allows log-ins again. */
+/** Allows logins again. */
 export const enableUser = change(({ users }, { id }) => users.enable(id))
 
 /** Ends all sessions of a user. */
 export const endUserSessions = change(({ users }, { id }) => users.endSessions(id))
 
 /** Deletes a user and prints who it was. */
-export function deleteUser(flags: UserFlags, [who]: string[]): Promise<void> {
+export function deleteUser(flags: Flags, [who]: string[]): Promise<void> {
   return withAccounts(flags, async (accounts) => {
     const user = await found(accounts, who!)
     await accounts.users.delete(user.id)
-    print(user)
+    printUser(user)
   })
 }
 
+/** Logs everybody out: ends all sessions, and has running apps refuse their access tokens. */
+export async function endAllSessions({ all, ...flags }: Flags): Promise<void> {
+  if (!all) throw usageError('end-sessions logs everybody out: say so with --all')
+  const count = await withAccounts(flags, (accounts) => endEverySession(realmOf(accounts)))
+  print(`${count} ${count === 1 ? 'session was' : 'sessions were'} ended.`)
+}
+
 /** Makes a command that changes a user and prints it as it is afterwards. */
-function change(act: (accounts: Opened, user: User, argument?: string) => Promise<void>) {
-  return (flags: UserFlags, [who, argument]: string[]): Promise<void> =>
+function change(act: (accounts: StandaloneAccounts, user: User, argument?: string) => Promise<void>) {
+  return (flags: Flags, [who, argument]: string[]): Promise<void> =>
     withAccounts(flags, async (accounts) => {
       const user = await found(accounts, who!)
       await act(accounts, user, argument)
-      print((await accounts.users.find({ id: user.id })) ?? user)
+      printUser((await accounts.users.find({ id: user.id })) ?? user)
     })
 }
 
-async function found(accounts: Opened, who: string): Promise<User> {
+async function found(accounts: StandaloneAccounts, who: string): Promise<User> {
   const user = await accounts.users.find(who.includes('@') ? { email: who } : { id: idOf(who, accounts) })
   if (!user) throw new AccountsError('ACCOUNTS_NOT_FOUND')
   return user
 }
 
-function idOf(text: string, accounts: Opened): UserId {
+function idOf(text: string, accounts: StandaloneAccounts): UserId {
   const { ids } = realmOf(accounts).storage
   const possible = ids === 'uuid' ? /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i : /^\d{1,15}$/
   if (!possible.test(text)) throw usageError(`"${text}" is neither an address nor an id; ids are of the kind ${ids}`)
@@ -127,8 +133,53 @@ function decoded(bytes: Buffer): string {
   }
 }
 
-// By name: a storage adapter's own members stay where they are.
-function print({ id, username, email, emailVerifiedAt, active, role, profile, createdAt }: User): void {
-  const user = { id, username, email, emailVerifiedAt, active, role, profile, createdAt }
-  process.stdout.write(`${JSON.stringify(user)}\n`)
+// By name: a storage adapter's own members are not printed.
+function printUser({ id, username, email, emailVerifiedAt, active, role, profile, createdAt }: User): void {
+  print(JSON.stringify({ id, username, email, emailVerifiedAt, active, role, profile, createdAt }))
+}
+
+/** Runs an action on the accounts of a config or of the environment, and closes them whatever comes of it. */
+async function withAccounts<T>(flags: Flags, act: (accounts: StandaloneAccounts) => Promise<T>): Promise<T> {
+  const { options, close } = await optionsOf(flags)
+  try {
+    const { createAccounts } = await import('../index.ts')
+    const warnings = new Set<string>()
+    const accounts = await createAccounts(options, { logger: { level: 'warn', stream: collecting(warnings) } })
+    const result = await act(accounts).finally(() => accounts.close())
+    // An action that failed has an error that says why.
+    for (const line of warnings) process.stderr.write(line)
+    return result
+  } finally {
+    await close()
+  }
+}
+
+async function optionsOf({ config: file, ids }: Flags): Promise<{ options: AccountsOptions; close(): Promise<void> }> {
+  const config = await loadConfig(file)
+  const name = config.name ?? variable('ACCOUNTS_NAME')
+  const redis = redisOf(config, file)
+  const options = { ...config, secret: secretOf(config, file), ...(name && { name }), ...(redis && { redis }) }
+  if (config.db || config.storage) {
+    if (ids !== undefined) throw usageError(`--ids belongs to DATABASE_URL, and ${file} has a database of its own`)
+    return { options, close: async () => config.db?.destroy?.() }
+  }
+  const db = await openDatabase(file)
+  const { kyselyStorage } = await kyselyAdapter()
+  return { options: { ...options, storage: kyselyStorage(db, { ids: idsOf(ids) }) }, close: () => db.destroy() }
+}
+
+// An app of a config may do without Redis; the plugin says so if it cannot.
+function redisOf({ redis, cache, mailer }: Config, file: string | undefined): Config['redis'] {
+  if (redis !== undefined || (cache && mailer)) return redis
+  return file === undefined ? required('REDIS_URL', 'redis', file) : variable('REDIS_URL')
+}
+
+// What is logged of faults, such as a Redis that is down, as lines for people; each once.
+function collecting(lines: Set<string>) {
+  return {
+    write(entry: string): void {
+      const { msg, err } = JSON.parse(entry)
+      if (err) lines.add(`${msg}: ${faultText(err)}\n`)
+    },
+  }
 }

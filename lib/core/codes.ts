@@ -13,7 +13,7 @@ import { mac, open, type SecretKeys, seal } from './secrets.ts'
 export interface Subject {
   /** The canonical address of the account that the code was issued for, or of the account to be. */
   address: string
-  /** The account's credential version, which the code dies with; null for a decoy, and where there is no account yet. */
+  /** The account's, which the code dies with; null for a decoy, and where there is no account yet. */
   credentialVersion: number | null
   /** Of an e-mail change: the new address, the only one that the code can confirm. */
   email?: string

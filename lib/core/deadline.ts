@@ -48,7 +48,9 @@ function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyB
       return result
     } catch (cause) {
       if (!batch) breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
-      if (name !== heartbeat) log.error({ err: loggable(cause) }, `fastify-accounts: "${name}" failed`)
+      // The driver's own fault, which an adapter may have translated.
+      const fault = cause instanceof AccountsError ? (cause.cause ?? cause) : cause
+      if (name !== heartbeat) log.error({ err: loggable(fault) }, `fastify-accounts: "${name}" failed`)
       if (cause instanceof AccountsError || !isOutage(cause)) throw cause
       throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
     } finally {

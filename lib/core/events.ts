@@ -4,7 +4,7 @@ import { type EventDetails, type EventName, eventTable } from './hooks.ts'
 import type { Realm } from './realm.ts'
 
 /** Whom and what an event is about. */
-export interface Happening<Name extends EventName> {
+export interface EventInput<Name extends EventName> {
   client: Client
   userId?: UserId | null
   identifier?: string | null
@@ -13,15 +13,15 @@ export interface Happening<Name extends EventName> {
 }
 
 /**
- * Tells of a security event: one line in the log, the hooks after it and, with `eventLog`, the database. Never throws,
+ * Records a security event: one line in the log, the hooks after it and, with `eventLog`, the database. Never throws,
  * and is waited for within a host's transaction only, which may end next.
  */
 export function emit<Name extends EventName>(
   realm: Realm,
   name: Name,
-  happening: Happening<Name>,
+  input: EventInput<Name>,
 ): Promise<void> | undefined {
-  const { client, userId = null, identifier = null, sessionId = null, details } = happening
+  const { client, userId = null, identifier = null, sessionId = null, details } = input
   const { ip, network, userAgent, requestId } = client
   const fields = { at: realm.clock(), userId, identifier, sessionId, requestId, ip, network, userAgent }
   const [level, words] = eventTable[name]

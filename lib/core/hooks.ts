@@ -3,10 +3,10 @@ import type { AccountEvent, CodePurpose, Profile, User } from '../contracts.ts'
 import { hostRefusal, loggable } from '../errors.ts'
 import type { Client } from './client.ts'
 
-/** What events tell beside who, when and from where. */
+/** What events record beside who, when and from where. */
 export interface EventDetails {
   register: Record<never, never>
-  /** Only with `concealExisting`, where the client is not told. */
+  /** Also with `concealExisting`, where the client does not learn of it. */
   registerFail: { reason: 'email_taken' | 'username_taken' }
   login: Record<never, never>
   /** `stale`: the credentials changed while the password was verified. */
@@ -17,10 +17,10 @@ export interface EventDetails {
   codeExhaust: { purpose: CodePurpose }
   passwordReset: Record<never, never>
   passwordChange: { by: 'user' | 'admin' }
-  /** A logged-in user gave a wrong password for what asks for it. */
+  /** A logged-in user gave a wrong password where it is required. */
   passwordFail: Record<never, never>
   refresh: Record<never, never>
-  /** The newest token came back: a race, or an answer that was lost. */
+  /** The newest token came back: a race, or a response that was lost. */
   refreshReplay: Record<never, never>
   refreshReuse: Record<never, never>
   refreshFail: { reason: 'dead' | 'stale' | 'ahead' | 'unverified' }
@@ -43,10 +43,10 @@ export type EventOf<Name extends EventName> = Omit<AccountEvent, 'name' | 'detai
   details: EventDetails[Name]
 }
 
-/** An event of any name, which tells what its details are. */
+/** An event of any name, which decides what its details are. */
 export type SecurityEvent = { [Name in EventName]: EventOf<Name> }[EventName]
 
-/** What hooks are called with: `before…` may refuse, `after…` are told. */
+/** What hooks are called with: `before…` may refuse, `after…` may not. */
 export type HookContexts = {
   beforeRegister: {
     username: string | null
@@ -56,7 +56,7 @@ export type HookContexts = {
   }
   /** After the password was proved. */
   beforeLogin: { user: User; client: Client }
-  /** `by` tells a reset from a change by a logged-in user. */
+  /** `by` distinguishes a reset from a change by a logged-in user. */
   beforePasswordChange: { user: User; by: 'reset' | 'user'; client: Client }
   /** `email` is the new address, before a code is mailed to it. */
   beforeEmailChange: { user: User; email: string; client: Client }
@@ -74,7 +74,7 @@ export interface Hooks {
   add<Name extends HookName>(name: Name, hook: (context: HookContexts[Name]) => unknown): void
   /** Awaits the hooks before an act; the first that throws refuses it. */
   before<Name extends BeforeHook>(name: Name, context: HookContexts[Name]): Promise<void>
-  /** Tells the hooks of an event; none of them can change the answer. */
+  /** Calls the hooks after an event; none of them can change the response. */
   after(event: AccountEvent): void
 }
 
@@ -99,13 +99,13 @@ export function createHooks(log: FastifyBaseLogger): Hooks {
     },
     after(event) {
       for (const hook of hooksOf(`after${event.name[0]?.toUpperCase()}${event.name.slice(1)}`)) {
-        void tell(hook, event, log)
+        void callAfter(hook, event, log)
       }
     },
   }
 }
 
-async function tell(hook: (event: never) => unknown, event: AccountEvent, log: FastifyBaseLogger): Promise<void> {
+async function callAfter(hook: (event: never) => unknown, event: AccountEvent, log: FastifyBaseLogger): Promise<void> {
   try {
     await hook(event as never)
   } catch (error) {
@@ -118,7 +118,7 @@ export const eventTable = {
   register: ['info', 'registered'],
   registerFail: ['info', 'a registration met an existing account'],
   login: ['info', 'logged in'],
-  loginFail: ['info', 'a log-in failed'],
+  loginFail: ['info', 'a login failed'],
   codeIssue: ['info', 'a code was issued'],
   codeAccept: ['info', 'a code was right'],
   codeFail: ['info', 'a code was wrong'],

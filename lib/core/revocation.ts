@@ -121,7 +121,7 @@ function createFeed(parts: FeedParts, reads: ReturnType<typeof rowReads>): Revoc
   }
 }
 
-/** Judges by heartbeats and polls whether this process knows of every end. */
+/** Judges by heartbeats and polls whether this process has seen every end. */
 function watchedLink(poll: () => Promise<boolean>) {
   // Whether nothing was missed since the last poll.
   let synced = false
@@ -210,8 +210,9 @@ function endedSessions(keepMs: number, clock: () => number) {
 }
 
 /**
- * Reads what ended while its access tokens may still be out, and returns whether it could. The whole of it at each poll:
- * an end is dated by when it was asked for, and may be committed long after, by a host's transaction or behind a lock.
+ * Reads what ended while its access tokens may still be out, and returns whether it could. The whole of it at each
+ * poll: an end is dated by when it was asked for, and may be committed long after, by a host's transaction or behind a
+ * lock.
  */
 function poller({ storage, clock, options }: RevocationParts, ended: ReturnType<typeof endedSessions>) {
   const accessMs = options.tokens.accessTtl * 1000

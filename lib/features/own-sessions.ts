@@ -13,7 +13,7 @@ import { type Route, route } from '../http/routes.ts'
 const SessionBody = Type.Object({
   id: Type.String(),
   created_at: Type.String({ description: 'ISO 8601, UTC' }),
-  last_used_at: Type.String({ description: 'Of the log-in or the last refresh' }),
+  last_used_at: Type.String({ description: 'Of the login or the last refresh' }),
   ip: Type.String(),
   user_agent: Type.String(),
   current: Type.Boolean({ description: 'Whether it is the one of this request' }),

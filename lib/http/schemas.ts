@@ -12,7 +12,7 @@ export const Email = Type.Refine(
   () => 'must be an e-mail address',
 )
 
-/** A password as it is typed; the policy is not the schema's, so that old users get in. */
+/** A password as it is typed. The policy is not checked here, so that users with older passwords can log in. */
 export const Password = Type.Refine(
   Type.String({
     format: 'password',
@@ -33,10 +33,10 @@ export const TokenPairBody = Type.Object({
   refresh: Type.Optional(Type.String({ description: 'Exchange it at the refresh route; keep the newest' })),
 })
 
-/** An answer that is one sentence. */
+/** A response that is one sentence. */
 export const MessageBody = Type.Object({ message: Type.String() })
 
-/** An answer with the token that belongs to the mailed code. */
+/** A response with the token that belongs to the mailed code. */
 export const MessageAndToken = Type.Object({
   ...MessageBody.properties,
   token: Type.String({ description: 'Goes with the code that was mailed' }),
@@ -64,19 +64,19 @@ export const Username = Type.Refine(
   () => badUsername,
 )
 
-/** The members of a user that every answer has. */
+/** The members of a user in every response. */
 export function userFields({ options: { registration }, storage }: Realm): TProperties {
   const { username, profile } = registration || { username: 'optional', profile: Type.Object({}) }
   return {
     id: storage.ids === 'integer' ? Type.Integer() : Type.String(),
     ...(username === false ? {} : { username: Type.Union([Type.String(), Type.Null()]) }),
     email: Type.String(),
-    // Rows of yesterday may lack a field that is required today.
+    // Older rows may lack a field that is required now.
     ...Type.Partial(profile).properties,
   }
 }
 
-/** A user as answers show it: what `userFields` names, and nothing else. */
+/** A user as responses show it: the members of `userFields` and nothing else. */
 export function shownUser({ options: { registration } }: Realm, { id, username, email, profile }: User) {
   const named = Object.keys(registration ? registration.profile.properties : {})
   const kept = Object.entries(profile ?? {}).filter(([name]) => named.includes(name))
@@ -85,8 +85,8 @@ export function shownUser({ options: { registration } }: Realm, { id, username, 
 }
 
 /**
- * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and others are let through, so
- * that a host's own error shape passes whole.
+ * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and further ones are allowed, so
+ * that an error format of the host passes unchanged.
  */
 export function errorResponses(codes: AccountsErrorCode[]): Record<number, TSchema> {
   const rows = errorTable.filter(({ code }) => codes.includes(code))
@@ -102,7 +102,7 @@ export function errorResponses(codes: AccountsErrorCode[]): Record<number, TSche
 const errorNames = ['statusCode', 'code', 'error', 'message', 'errors', 'reasons']
 const errorMembers = Object.fromEntries(errorNames.map((name) => [name, Type.Optional(Type.Any())]))
 
-/** What a client sees of an error that nobody else has formatted: its named members, inherited ones too. */
+/** The body of an error that no error handler has formatted: its named members, inherited ones too. */
 export function errorBody(error: Error): Record<string, unknown> {
   return Object.fromEntries(errorNames.map((name) => [name, (error as unknown as Record<string, unknown>)[name]]))
 }

@@ -5,7 +5,7 @@ import { Settings } from 'typebox/system'
 import { storable } from '../core/storable.ts'
 import { AccountsError, type FieldError } from '../errors.ts'
 
-/** Neither coerces, strips nor defaults; tells every failing field; ignores members it does not know. */
+/** Does not coerce, strip or fill in defaults; reports every failing field; ignores unknown members. */
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema }) => {
   const compiled = Compile(schema)
   return (value: unknown) => {
@@ -23,7 +23,7 @@ function failures(compiled: Compiled, schema: TObject, value: unknown): FieldErr
 
 const deepest = 64
 
-// What walks a value by recursion, JSON.stringify and jsonb among them, fails on a body of brackets alone.
+// JSON.stringify, jsonb and whatever else recurses into a value would fail on a body of nothing but brackets.
 function tooDeep(value: unknown): boolean {
   for (let level = [value], depth = 0; level.length > 0; level = level.flatMap(children), depth++) {
     if (depth > deepest) return true
@@ -45,7 +45,7 @@ function failingFields(compiled: Compiled, { properties = {} }: TObject, value: 
   })
 }
 
-// TypeBox asks a refinement only when the keywords hold, but a regular expression is no message for a user.
+// TypeBox runs a refinement only when the keywords hold; its own message would show a regular expression to the user.
 function refinementOf(schema: TSchema | undefined): string | undefined {
   return Type.IsRefine(schema) ? schema['~refine'][0]?.error(undefined) : undefined
 }
@@ -61,12 +61,12 @@ function allErrors(compiled: Compiled, value: unknown) {
   }
 }
 
-// RFC 6901 4.
+// RFC 6901 4: `~1` stands for a slash and `~0` for a tilde.
 function unescaped(part: string): string {
   return part.replaceAll('~1', '/').replaceAll('~0', '~')
 }
 
-// Passwords are hashed, and have a policy of their own.
+// Passwords are exempt: they are hashed, and their policy is checked elsewhere.
 function unstorableFields({ properties = {} }: TObject, value: unknown): FieldError[] {
   return Object.entries(properties)
     .filter(

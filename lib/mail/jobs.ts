@@ -4,7 +4,7 @@ import { createRing, open, type Ring, seal } from '../core/secrets.ts'
 import { secrets } from '../options/secrets.ts'
 import { builtInMails } from './texts.ts'
 
-// Roomy for any usual name, address and link: one that did not fit would tell a mail from a decoy.
+// Room for any usual name, address and link: one that did not fit would show that the mail is no decoy.
 const sealedBytes = 2048
 
 /** Name of the BullMQ queue. */

@@ -36,7 +36,7 @@ function textOf(block: MailBlock): string {
   return wrap(block.text)
 }
 
-/** Breaks lines at 76 columns, which a terminal and a quoted answer still show whole. */
+/** Breaks lines at 76 columns, which a terminal and a quoted reply still show whole. */
 function wrap(text: string): string {
   return text.split(' ').reduce((lines, word) => {
     const line = lines.slice(lines.lastIndexOf('\n') + 1)

@@ -45,9 +45,9 @@ export function proofOf(realm: Realm, proof: Proof, client: Client): { token: st
 }
 
 /**
- * Mails whoever registers where nobody is to learn what exists, and returns the token that goes with it: one look, one
+ * Mails whoever registers without showing what exists, and returns the token that goes with the mail: one look-up, one
  * code and one mail, whatever the registration meets. It is stored nowhere but in the sealed subject of the code. The
- * owner of a proved account is told of it once a day, and who wants a username that somebody has is told that.
+ * owner of a proved account gets a notice at most once a day; a username that somebody has is refused by mail.
  */
 export async function mailRegistration(
   realm: Realm,
@@ -64,9 +64,9 @@ export async function mailRegistration(
   const to = owner?.email ?? email
   const proof = { purpose: 'verify', subject, to, shown: { username, email: to } } as const
   const { token, draft } = proofOf(realm, proof, client)
-  const answer = reason && { ...answerTo(realm, reason, owner, email), code: null }
+  const reply = reason && { ...replyTo(realm, reason, owner, email), code: null }
 
-  await post(realm, { ...draft, message: { ...draft.message, ...answer } })
+  await post(realm, { ...draft, message: { ...draft.message, ...reply } })
 
   // One event whatever it is: with `eventLog` each is a statement.
   const about = { client, userId: reason ? null : owner?.id, identifier: identifierOf(realm, address) }
@@ -81,7 +81,7 @@ function refusalOf(owner: User | undefined, holders: User[]): 'email_taken' | 'u
 }
 
 // In place of a code; a disabled account gets no mail at all.
-function answerTo(realm: Realm, reason: 'email_taken' | 'username_taken', owner: User | undefined, email: string) {
+function replyTo(realm: Realm, reason: 'email_taken' | 'username_taken', owner: User | undefined, email: string) {
   if (reason === 'username_taken') return { kind: reason, to: email }
   if (!owner?.active) return { to: null }
   // Once a day: a mailer accepts a message of one id once.

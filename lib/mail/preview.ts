@@ -4,7 +4,7 @@ import { jsonLog, type MailLog } from './log.ts'
 import { brandOf, render } from './render.ts'
 import { builtInMails } from './texts.ts'
 
-/** A mail as its readers will see it. */
+/** A mail as its recipients will see it. */
 export interface MailPreview extends WrittenMail {
   kind: MessageKind
 }

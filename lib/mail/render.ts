@@ -35,9 +35,9 @@ function tried(template: MailTemplate, input: MailInput, log: MailLog): WrittenM
     const { subject, text, html } = written ?? {}
     const whole = [subject, text, html].every((part) => typeof part === 'string' && part.trim() !== '')
     if (whole && !/\p{Cc}/u.test(subject!)) return { subject: subject!, text: text!, html: html! }
-    // A promise is not a mail, and must not end the process when it is rejected.
+    // A promise is no mail, and its rejection must not end the process.
     if (written instanceof Promise) written.catch(() => {})
-    log.error({ event: 'mail.template', kind: input.kind }, 'A mail template answered no { subject, text, html }')
+    log.error({ event: 'mail.template', kind: input.kind }, 'A mail template returned no { subject, text, html }')
   } catch (error) {
     // Not the message: the template may have put the code into it.
     log.error({ event: 'mail.template', kind: input.kind, error: (error as Error)?.name }, 'A mail template threw')

@@ -2,7 +2,7 @@ import type { MessageKind } from '../contracts.ts'
 import type { MailInput, MailTemplate } from '../options/mail.ts'
 import { grouped, layout, type MailBlock, plain, readable, unlinked } from './layout.ts'
 
-/** The built-in mails: every kind that there is has one. */
+/** The built-in mails, one for each kind. */
 export const builtInMails: Readonly<Record<MessageKind, MailTemplate>> = Object.freeze({
   reset: codeMail((name) => ({
     subject: `Reset your ${name} password`,
@@ -25,7 +25,7 @@ export const builtInMails: Readonly<Record<MessageKind, MailTemplate>> = Object.
   password_changed: notice((name, help) => ({
     subject: `Your ${name} password was changed`,
     done: `The password of your ${name} account was changed`,
-    otherwise: `ask for a new password at once, by "forgot password" on the log-in page${help && `, and ${help}`}.`,
+    otherwise: `ask for a new password at once, by "forgot password" on the login page${help && `, and ${help}`}.`,
   })),
   email_changed: notice((name, help) => ({
     subject: `The e-mail address of your ${name} account was changed`,
@@ -40,18 +40,18 @@ export const builtInMails: Readonly<Record<MessageKind, MailTemplate>> = Object.
       `somebody may know your password: ${help && `${help} at once, and `}` +
       'change that password wherever else you use it.',
   })),
-  account_exists: answer(({ name }) => ({
+  account_exists: failedRegistration(({ name }) => ({
     subject: `You already have an account at ${name}`,
     intro: `Somebody, hopefully you, tried to register at ${name} with this e-mail address. It already has an account.`,
-    advice: 'Log in with your password. If you do not know it any more, ask for a new one on the log-in page.',
+    advice: 'Log in with your password. If you do not know it any more, ask for a new one on the login page.',
   })),
-  username_taken: answer(({ name, username }) => ({
+  username_taken: failedRegistration(({ name, username }) => ({
     subject: `Your registration at ${name}`,
     intro:
       `Somebody, hopefully you, tried to register at ${name} with this e-mail address, but the username` +
       `${username && ` "${username}"`} is taken.`,
     advice: 'Register again with another username.',
-    // The account of this name is somebody else's.
+    // The account with this username is somebody else's.
     nameless: true,
   })),
 })
@@ -116,7 +116,7 @@ function notice(words: (name: string, help: string) => NoticeWords): MailTemplat
   }
 }
 
-interface AnswerWords {
+interface FailureWords {
   subject: string
   intro: string
   advice: string
@@ -124,8 +124,8 @@ interface AnswerWords {
   nameless?: boolean
 }
 
-/** The answer to a registration that could not be. */
-function answer(words: (about: { name: string; username: string }) => AnswerWords): MailTemplate {
+/** A mail about a registration that failed. */
+function failedRegistration(words: (about: { name: string; username: string }) => FailureWords): MailTemplate {
   return (input) => {
     const username = usernameOf(input)
     const { subject, intro, advice, nameless } = words({ name: brandName(input), username })

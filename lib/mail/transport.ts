@@ -9,7 +9,7 @@ import { brand, type MailTemplates, templates } from '../options/mail.ts'
 import { jsonLog, type MailLog } from './log.ts'
 import { brandOf, render } from './render.ts'
 
-/** What the senders of mails have in common. */
+/** Options of every sender of mails. */
 export interface MailOptions {
   transport: MailTransport
   /** The sender: an address, or `Example <no-reply@example.com>`. */
@@ -39,7 +39,7 @@ export interface MailPost {
   close(): void
 }
 
-/** A mail takes no longer than this, however slowly the server trickles its answers. */
+/** A mail takes no longer than this, however slowly the server trickles its replies. */
 const longestSendMs = 120_000
 
 /** Checks the options and opens the transport. */
@@ -54,7 +54,7 @@ export function openPost(options: MailOptions): MailPost {
     async deliver(message) {
       const written = render(message, brandFor(message), templates, log)
       if (message.to === null) return
-      // The core stores canonical addresses only; a job that says otherwise must not reach an address parser.
+      // The core stores canonical addresses only; any other must not reach an address parser.
       if (canonicalEmail(message.to) === null)
         throw Object.assign(new Error('address'), { code: 'EENVELOPE', command: 'API' })
       const signal = AbortSignal.timeout(longestSendMs)
@@ -63,7 +63,7 @@ export function openPost(options: MailOptions): MailPost {
         to: message.to,
         from: options.from,
         messageId: `<${encodeURIComponent(message.id)}@${sender.domain}>`,
-        // RFC 3834: nobody's holiday notice answers a code.
+        // RFC 3834: so that no holiday notice is sent in reply.
         headers: { 'Auto-Submitted': 'auto-generated', 'X-Auto-Response-Suppress': 'All' },
       }
       await Promise.race([send(mail, { sender, signal }), timedOut(signal)])
@@ -104,7 +104,7 @@ function openTransport(transport: MailTransport): { send: Send; close(): void } 
   if (typeof transport === 'function') return { send: (mail) => Promise.resolve(transport(mail)), close() {} }
   if (hasSendMail(transport)) return { send: (mail, how) => transport.sendMail(sealedEnvelope(mail, how)), close() {} }
   const opened = createTransport(smtpOptions(transport))
-  // `force`: whoever closes has waited long enough.
+  // `force`: the caller has waited long enough.
   return {
     send: (mail, how) => opened.sendMail(sealedEnvelope(mail, how)),
     close: () => opened.transporter.close?.({ force: true }),
@@ -115,7 +115,7 @@ function hasSendMail(transport: unknown): transport is { sendMail(mail: Record<s
   return typeof (transport as { sendMail?: unknown } | null)?.sendMail === 'function'
 }
 
-/** nodemailer parses address texts, where a comma makes two recipients; objects and an envelope it leaves alone. */
+/** nodemailer parses addresses given as text, where a comma makes two recipients; it does not parse objects. */
 function sealedEnvelope({ to, from, ...mail }: Mail, { sender, signal }: { sender: Sender; signal: AbortSignal }) {
   return {
     ...mail,
@@ -151,7 +151,7 @@ export function smtpOptions(transport: unknown): SMTPPoolOptions & { pool: true 
   if (given.url !== undefined && !/^smtps?:$/.test(url?.protocol ?? ''))
     throw wrongOption('transport', fix, 'another text')
   const host = url?.hostname ?? given.host ?? 'localhost'
-  // Without this, whoever strips STARTTLS from the server's greeting is handed the password.
+  // Without this, an attacker who strips STARTTLS from the server's greeting gets the password.
   const requireTLS = Boolean(url?.username || given.auth) && !/^(localhost|127\.\d+\.\d+\.\d+|\[?::1\]?)$/.test(host)
   return { ...smtpLimits, ...(requireTLS ? { requireTLS } : {}), ...given, pool: true }
 }

@@ -20,7 +20,7 @@ import { peekCases } from './peeks.ts'
 
 const recordCases: CacheCase[] = [
   {
-    name: 'ping answers the time of the cache, in milliseconds',
+    name: 'ping returns the time of the cache, in milliseconds',
     async run(cache) {
       const [first, second] = [await cache.ping(), await cache.ping()]
 
@@ -61,7 +61,7 @@ const recordCases: CacheCase[] = [
     },
   },
   {
-    name: 'put answers when the life of the code that is stored ends, and 0 when it is dead',
+    name: 'put returns when the life of the code that is stored ends, and 0 when it is dead',
     async run(cache) {
       const code = newCode()
       const [ref, later] = [refOf(code), { ...code, expiresAt: code.expiresAt + 5000 }]
@@ -152,13 +152,13 @@ const recordCases: CacheCase[] = [
     async run(cache) {
       const code = newCode({ records: 2 })
       await cache.put(code, now)
-      const [answered, link] = [refOf(code, 0), refOf(code, 1)]
+      const [given, link] = [refOf(code, 0), refOf(code, 1)]
 
-      await parallel(6, () => cache.guess(answered, wrong, now))
+      await parallel(6, () => cache.guess(given, wrong, now))
 
-      assert.equal(await cache.guess(answered, right, now), 'dead')
+      assert.equal(await cache.guess(given, right, now), 'dead')
       assert.equal(await cache.guess(link, right, now), 'right')
-      assert.equal(await cache.lease(answered, 'lease', now + 30_000, now), null)
+      assert.equal(await cache.lease(given, 'lease', now + 30_000, now), null)
       assert.equal(await cache.lease(link, 'lease', now + 30_000, now), 'subject 1')
     },
   },
@@ -185,7 +185,7 @@ const recordCases: CacheCase[] = [
     },
   },
   {
-    name: 'strings of an attacker are one name each and never another',
+    name: 'each string of an attacker names one record and never another',
     async run(cache) {
       const base = unique()
       const hostile = [

@@ -3,36 +3,36 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Cache } from '../contracts.ts'
 import { type CacheCase, parallel, unique } from './codes.ts'
 
-/** How texts are published and heard. */
+/** The part of `cacheContract` about texts that are published. */
 export const channelCases: CacheCase[] = [
   {
-    name: '[R-SES-1] every listener hears every text once, also those of its own publisher',
+    name: '[R-SES-1] every listener gets every text once, also those of its own publisher',
     async run(cache) {
-      const heard = await parallel(3, () => listen(cache))
+      const received = await parallel(3, () => listen(cache))
       const texts = Array.from({ length: 50 }, () => unique())
 
       await Promise.all(texts.map((text) => cache.publish(text)))
 
-      await drained(cache, heard)
-      for (const own of heard) assert.deepEqual(own.sort(), texts.toSorted())
+      await drained(cache, received)
+      for (const own of received) assert.deepEqual(own.sort(), texts.toSorted())
     },
   },
   {
-    name: 'the texts of one publisher are heard in their order',
+    name: 'the texts of one publisher arrive in their order',
     async run(cache) {
-      const heard = await listen(cache)
+      const received = await listen(cache)
       const texts = Array.from({ length: 50 }, () => unique())
 
       await Promise.all(texts.map((text) => cache.publish(text)))
 
-      await drained(cache, [heard])
-      assert.deepEqual(heard, texts)
+      await drained(cache, [received])
+      assert.deepEqual(received, texts)
     },
   },
   {
     name: 'hostile texts come back whole',
     async run(cache) {
-      const heard = await listen(cache)
+      const received = await listen(cache)
       const texts = [
         '',
         ' ',
@@ -48,12 +48,12 @@ export const channelCases: CacheCase[] = [
 
       for (const text of texts) await cache.publish(text)
 
-      await drained(cache, [heard])
-      assert.deepEqual(heard, texts)
+      await drained(cache, [received])
+      assert.deepEqual(received, texts)
     },
   },
   {
-    name: 'a text of before is not heard, and every listener is told when its listening begins',
+    name: 'a text published before does not arrive, and every listener learns when its listening begins',
     async run(cache) {
       const first = await listen(cache)
       const before = unique()
@@ -67,7 +67,7 @@ export const channelCases: CacheCase[] = [
     },
   },
   {
-    name: 'a listener that throws keeps no other from hearing, nor itself from hearing more',
+    name: 'a listener that throws gets the next text all the same, and so do the others',
     async run(cache) {
       const texts = [unique(), unique()]
       const seen: string[] = []
@@ -76,55 +76,55 @@ export const channelCases: CacheCase[] = [
         throw new Error('a listener of the contract')
       }
       await cache.subscribe(fail, () => fail('restarted'))
-      const heard = await listen(cache)
+      const received = await listen(cache)
 
       for (const text of texts) await cache.publish(text)
 
-      await drained(cache, [heard])
-      assert.deepEqual(heard, texts)
+      await drained(cache, [received])
+      assert.deepEqual(received, texts)
       assert.deepEqual(seen.slice(0, 3), ['restarted', ...texts])
     },
   },
   {
-    name: 'after close nothing is heard and nobody begins to listen',
+    name: 'after close no text arrives and no listening begins',
     async run(cache) {
-      const heard = await listen(cache)
+      const received = await listen(cache)
       const late: string[] = []
       const publishing = cache.publish(unique()).catch(() => {})
 
       await cache.close()
-      const before = heard.length
+      const before = received.length
       await cache.subscribe((text) => late.push(text))
       await publishing
       await cache.publish(unique()).catch(() => {})
 
       await sleep(50)
-      assert.equal(heard.length, before)
+      assert.equal(received.length, before)
       assert.deepEqual(late, [])
     },
   },
 ]
 
-/** What a new listener hears, from when its listening has begun. */
+/** The texts that a new listener gets, once its listening has begun. */
 async function listen(cache: Cache): Promise<string[]> {
-  const heard: string[] = []
+  const received: string[] = []
   const begun = new Promise<void>((resolve) => {
-    cache.subscribe((text) => heard.push(text), resolve).catch(() => {})
+    cache.subscribe((text) => received.push(text), resolve).catch(() => {})
   })
   await within(begun)
-  return heard
+  return received
 }
 
-/** Publishes a last text and waits until everybody has heard it, and with it all before; takes it away again. */
-async function drained(cache: Cache, heard: string[][]): Promise<void> {
+/** Publishes a last text and waits until every listener has it, and with it all before; removes it again. */
+async function drained(cache: Cache, received: string[][]): Promise<void> {
   const last = unique()
   await cache.publish(last)
   const deadline = Date.now() + patienceMs
-  while (!heard.every((texts) => texts.includes(last))) {
-    if (Date.now() > deadline) throw new Error('A text was not heard.')
+  while (!received.every((texts) => texts.includes(last))) {
+    if (Date.now() > deadline) throw new Error('A text did not arrive.')
     await sleep(5)
   }
-  for (const texts of heard) texts.splice(texts.indexOf(last), 1)
+  for (const texts of received) texts.splice(texts.indexOf(last), 1)
 }
 
 const patienceMs = 5000

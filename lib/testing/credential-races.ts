@@ -40,7 +40,7 @@ export const credentialRaceContract: { name: string; run(subject: Storage): Prom
     },
   },
   {
-    name: '[R-SES-1] no session of the old password outlives a change that races 50 log-ins',
+    name: '[R-SES-1] no session of the old password outlives a change that races 50 logins',
     async run(subject) {
       const user = await storedUser(subject)
       const sessions = Array.from({ length: 50 }, () => sampleSession(user))
@@ -55,7 +55,7 @@ export const credentialRaceContract: { name: string; run(subject: Storage): Prom
     },
   },
   {
-    name: 'a change that keeps sessions and races 50 log-ins keeps those that were stored, and no other is',
+    name: 'a change that keeps sessions and races 50 logins keeps those that were stored, and no other is',
     async run(subject) {
       const user = await storedUser(subject)
       const sessions = Array.from({ length: 50 }, () => sampleSession(user))
@@ -171,7 +171,7 @@ export const credentialRaceContract: { name: string; run(subject: Storage): Prom
     },
   },
   {
-    name: 'exactly one of 50 changes that set the same name sets it, and all are done',
+    name: 'exactly one of 50 changes that set the same name sets it, and all succeed',
     async run(subject) {
       const name = uniqueName()
       const users = await race(() => storedUser(subject))
@@ -217,7 +217,7 @@ export const credentialRaceContract: { name: string; run(subject: Storage): Prom
   },
 ]
 
-/** Makes a change that nothing stands in the way of, and answers the ended sessions. */
+/** Makes a change that must succeed, and returns the ended sessions. */
 async function changes(subject: Storage, change: CredentialChange): Promise<string[]> {
   const result = await subject.changeCredentials(change)
   assert.ok(typeof result === 'object', `The change is ${result}.`)

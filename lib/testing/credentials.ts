@@ -44,7 +44,7 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'a change behind another, and one of a disabled user, changes nothing',
+    name: 'a change after another, and one of a disabled user, changes nothing',
     async run(subject) {
       for (const active of [true, false]) {
         const user = await storedUser(subject)
@@ -90,7 +90,7 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'what a change gives away is free, and what it takes is taken',
+    name: 'the old address and name of a changed user are free, and the new ones are taken',
     async run(subject) {
       const user = await storedUser(subject)
       const name = uniqueName()

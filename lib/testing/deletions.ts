@@ -37,7 +37,7 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
     },
   },
   {
-    name: '[R-SES-8] a deletion ends the sessions of the user and no other’s, and their ends are still told',
+    name: '[R-SES-8] a deletion ends the sessions of the user and no other’s, and `endedSince` still lists them',
     async run(subject) {
       const user = await storedUser(subject)
       const own = [await storedSession(subject, {}, user), await storedSession(subject, {}, user)]
@@ -77,7 +77,7 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
     },
   },
   {
-    name: 'a deletion behind a change of credentials, and of nobody, changes nothing',
+    name: 'a deletion after a change of credentials, or of a missing user, changes nothing',
     async run(subject) {
       const user = await storedUser(subject)
       const session = await storedSession(subject, {}, user)
@@ -135,7 +135,7 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
     },
   },
   {
-    name: '[R-SES-8] no session outlives a deletion that races 50 log-ins and refreshes',
+    name: '[R-SES-8] no session outlives a deletion that races 50 logins and refreshes',
     async run(subject) {
       const user = await storedUser(subject)
       const old = await storedSession(subject, {}, user)

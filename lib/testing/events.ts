@@ -62,7 +62,7 @@ export const eventContract: { name: string; run(subject: Storage): Promise<void>
     },
   },
   {
-    name: 'what the caller holds of an event is not what is stored',
+    name: 'changing an event that was stored or listed changes nothing in the store',
     async run(subject) {
       const { id } = await storedUser(subject)
       const event = sampleEvent(id, start, { details: { reason: 'first' } })
@@ -101,7 +101,7 @@ export const eventContract: { name: string; run(subject: Storage): Promise<void>
     },
   },
   {
-    name: 'ping answers the store’s time in milliseconds',
+    name: 'ping returns the store’s time in milliseconds',
     async run(subject) {
       const time = await subject.ping()
 

@@ -2,10 +2,10 @@ import assert from 'node:assert/strict'
 import type { CodeMac } from '../contracts.ts'
 import { type CacheCase, count, expiresAt, now, parallel, put, putVerified, right, wrong } from './codes.ts'
 
-/** How codes are guessed, and how often. */
+/** The part of `cacheContract` about guesses. */
 export const guessCases: CacheCase[] = [
   {
-    name: '[R-OTP-3] 200 parallel guesses with 5 tries compare exactly 5 and tell exactly one of the end',
+    name: '[R-OTP-3] 200 parallel guesses with 5 tries compare exactly 5, and exactly one is exhausted',
     async run(cache) {
       const ref = await put(cache)
 
@@ -54,7 +54,7 @@ export const guessCases: CacheCase[] = [
     },
   },
   {
-    name: '[R-OTP-3] a verified record says right and wrong without counting',
+    name: '[R-OTP-3] a verified record compares without counting',
     async run(cache) {
       const ref = await putVerified(cache)
 

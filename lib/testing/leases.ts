@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { type CacheCase, count, expiresAt, grantMs, now, parallel, put, putVerified, right, wrong } from './codes.ts'
 
-/** How grants are borrowed and given back. */
+/** The part of `cacheContract` about leases of grants. */
 export const leaseCases: CacheCase[] = [
   {
     name: '[R-OTP-9] only a verified record can be leased',

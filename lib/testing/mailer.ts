@@ -99,7 +99,7 @@ export const mailerContract: readonly MailerCase[] = [
     },
   },
   {
-    name: 'progress tells of a hundred messages within a second',
+    name: 'progress reports on a hundred messages within a second',
     async run(subject) {
       const messages = Array.from({ length: 100 }, () => sampleMessage())
       await Promise.all(messages.map((message) => accepts(subject, message)))
@@ -111,7 +111,7 @@ export const mailerContract: readonly MailerCase[] = [
     },
   },
   {
-    name: 'ping answers within a second',
+    name: 'ping resolves within a second',
     run: (subject) => soon(subject.ping()),
   },
   {

@@ -5,7 +5,7 @@ import { claimedOf, hostileTexts, hour, idsOf, minute, race, sampleMail, sampleU
 /** The part of `storageContract` about mails that wait. */
 export const outboxContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   {
-    name: 'a stored mail is handed out with every field',
+    name: 'a stored mail is claimed with every field',
     async run(subject) {
       const mails = [sampleMail({ sealed: 'x'.repeat(8192) }), sampleMail({ createdAt: start - 5, dueAt: start - 4 })]
       await subject.addMails([])
@@ -21,7 +21,7 @@ export const outboxContract: { name: string; run(subject: Storage): Promise<void
     },
   },
   {
-    name: 'a mail is handed out from when it is due, not again before `until`, and never past its end',
+    name: 'a mail can be claimed once it is due, not again before `until`, and never past its end',
     async run(subject) {
       const mails = [sampleMail({ dueAt: start + minute, expiresAt: start + hour })]
       await subject.addMails(mails)
@@ -41,7 +41,7 @@ export const outboxContract: { name: string; run(subject: Storage): Promise<void
     },
   },
   {
-    name: 'a mail is handed out to exactly one of 50 callers, and no caller gets more than its limit',
+    name: 'a mail is claimed by exactly one of 50 callers, and no caller gets more than its limit',
     async run(subject) {
       const mails = Array.from({ length: 120 }, () => sampleMail())
       await claimedOf(subject, [])
@@ -55,7 +55,7 @@ export const outboxContract: { name: string; run(subject: Storage): Promise<void
     },
   },
   {
-    name: 'a settled mail is never handed out again, nor stored again under its id',
+    name: 'a settled mail is never claimed again, nor stored again under its id',
     async run(subject) {
       const [settled, other] = [sampleMail(), sampleMail()]
       await subject.addMails([settled, other])

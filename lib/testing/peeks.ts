@@ -14,10 +14,10 @@ import {
   wrong,
 } from './codes.ts'
 
-/** How a record's subject is looked at. */
+/** The part of `cacheContract` about `peek`. */
 export const peekCases: CacheCase[] = [
   {
-    name: '[R-OTP-8] peek answers the subject in every state but burnt, and changes nothing',
+    name: '[R-OTP-8] peek returns the subject in every state but burnt, and changes nothing',
     async run(cache) {
       const code = newCode({ records: 2 })
       const ref = refOf(code)

@@ -16,7 +16,7 @@ import {
 /** The part of `storageContract` about profiles, roles and lists of users. */
 export const profileContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   {
-    name: 'an update changes what it names, leaves the rest alone and answers the user as it is afterwards',
+    name: 'an update changes what it names, leaves the rest alone and returns the user as it is afterwards',
     async run(subject) {
       const user = await storedUser(subject, { profile: profileOf({ city: 'Oslo', plan: { name: 'x', size: 1 } }) })
       const before = await subject.findUserById(user.id)
@@ -126,7 +126,7 @@ export const profileContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'no update lands after a change of credentials that ended its session, or of the address it was judged by',
+    name: 'no update lands after a change of credentials that ended its session, or of the address that it depends on',
     async run(subject) {
       for (const sessions of ['end', 'keep'] as const) {
         const user = await storedUser(subject)

@@ -110,7 +110,7 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
     },
   },
   {
-    name: '[R-REG-3] an account with a session loses its expiry instead, be the session over or long past its end',
+    name: '[R-REG-3] an account with a session loses its expiry instead, even when the session has long ended',
     async run(subject) {
       const users = await Promise.all([0, 1, 2].map(() => storedUser(subject, { expiresAt: start + hour })))
       const [open, over, past] = users as [UserOf, UserOf, UserOf]
@@ -119,14 +119,14 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
       await storedSession(subject, { expiresAt: start + 1 }, past)
 
       await purge(subject, start + 2 * day)
-      // By now all sessions are gone, and with them what speaks for the accounts.
+      // By now all sessions are gone, and nothing shows any more that the accounts were used.
       await purge(subject, start + 99 * day)
 
       for (const { id, email } of users) assert.equal((await subject.findUserById(id))?.email, email)
     },
   },
   {
-    name: 'a purge takes at most its limit of each kind and tells how many rows it took',
+    name: 'a purge takes at most its limit of each kind and returns how many rows it took',
     async run(subject) {
       const now = start + 60 * day
       const limits = { now, eventsBefore: start, limit: 2 }
@@ -160,7 +160,7 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
     },
   },
   {
-    name: 'an account that is used or proved while it expires is either gone or there to stay',
+    name: 'an account that is used or proved while it expires is either removed or kept for good',
     async run(subject) {
       const users = await race(() => storedUser(subject, { expiresAt: start }))
       const sessions = users.map((user) => sampleSession(user))
@@ -185,7 +185,7 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
 
 type UserOf = Awaited<ReturnType<typeof storedUser>>
 
-/** Purges until nothing is left to remove, and answers how many rows it took. */
+/** Purges until nothing is left to remove, and returns how many rows it took. */
 async function purge(subject: Storage, now: number, eventsBefore = 0): Promise<number> {
   const count = await subject.purge({ now, eventsBefore, limit: 1000 })
   return count === 0 ? 0 : count + (await purge(subject, now, eventsBefore))

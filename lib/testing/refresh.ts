@@ -10,7 +10,7 @@ const fixed = { ...rule, rotate: false }
 /** The part of `storageContract` about `refreshSession`: a case for each row of its rule. */
 export const refreshContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   {
-    name: 'each new token advances the session and answers it with its user',
+    name: 'each new token advances the session and returns it with its user',
     async run(subject) {
       const user = await storedUser(subject, { profile: { plan: 'x' } as NewUser['profile'] })
       const session = await storedSession(subject, {}, user)
@@ -47,7 +47,7 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'a token that comes back is told from a fresh one, free, counted or exempt',
+    name: 'a token that comes back counts as replayed, whether free, counted or exempt',
     async run(subject) {
       const { id } = await storedSession(subject)
       const replayed = async (token: number, now: number, by = rule) => {
@@ -93,7 +93,7 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'a phone that lost an answer goes on three hours later',
+    name: 'a phone that lost a response goes on three hours later',
     async run(subject) {
       const { id } = await sessionAt(subject, 3, start)
 
@@ -183,7 +183,7 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'exactly one of 50 callers that reuse a token is told so',
+    name: 'exactly one of 50 callers that reuse a token gets `reused`',
     async run(subject) {
       const { id } = await sessionAt(subject, 3, start)
 
@@ -194,7 +194,7 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: 'a token newer than any answered is ahead and changes nothing',
+    name: 'a token newer than any that was given out is ahead and changes nothing',
     async run(subject) {
       const { id } = await sessionAt(subject, 2, start)
 
@@ -242,7 +242,7 @@ export const refreshContract: { name: string; run(subject: Storage): Promise<voi
     },
   },
   {
-    name: '[R-SQL-1] sessions and tokens that cannot be are dead',
+    name: '[R-SQL-1] impossible sessions and tokens are dead',
     async run(subject) {
       const { id } = await storedSession(subject)
 

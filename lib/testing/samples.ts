@@ -75,7 +75,7 @@ export function race<T>(caller: (index: number) => Promise<T>): Promise<T[]> {
   return Promise.all(Array.from({ length: 50 }, (_, index) => caller(index)))
 }
 
-/** Texts that mean something to a database, a driver or a language, and should mean nothing to a store. */
+/** Texts with a meaning to some database, driver or language, which a store must treat like any other text. */
 export const hostileTexts = [
   '',
   "' or '1'='1",
@@ -144,7 +144,7 @@ export function sampleMail(change: Partial<OutboxMail> = {}): OutboxMail {
   return { id: uniqueName(), sealed: 'sealed', createdAt: start, dueAt: start, expiresAt: start + hour, ...change }
 }
 
-/** Claims everything that is due, for a minute, and answers those of the given mails that were among it. */
+/** Claims everything that is due, for a minute, and returns those of the given mails that were among it. */
 export async function claimedOf(subject: Storage, mails: OutboxMail[], now = start): Promise<OutboxMail[]> {
   const claimed: OutboxMail[] = []
   for (;;) {

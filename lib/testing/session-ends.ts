@@ -13,10 +13,10 @@ import {
   uniqueName,
 } from './samples.ts'
 
-/** The part of `storageContract` about sessions that are ended, and about telling which have. */
+/** The part of `storageContract` about sessions that are ended, and about `endedSince`. */
 export const sessionEndContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   {
-    name: '[R-SES-3] a session is ended by exactly one of 50 callers, and all hear whose it was',
+    name: '[R-SES-3] a session is ended by exactly one of 50 callers, and all learn whose it was',
     async run(subject) {
       for (const asUser of [true, false]) {
         const { id, userId } = await storedSession(subject)
@@ -62,7 +62,7 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'no refresh brings a session back that ends meanwhile',
+    name: 'no refresh revives a session that ends meanwhile',
     async run(subject) {
       const { id, userId } = await storedSession(subject)
 
@@ -76,7 +76,7 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: '[R-SES-3] all sessions of a user end, no other’s does, and each is told by exactly one of 50 callers',
+    name: '[R-SES-3] all sessions of a user end, no other’s does, and each is returned to exactly one of 50 callers',
     async run(subject) {
       const user = await storedUser(subject)
       const sessions = await Promise.all(Array.from({ length: 5 }, () => storedSession(subject, {}, user)))
@@ -88,12 +88,12 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
       assert.deepEqual(await subject.listSessions(user.id, start), [])
       assert.equal(await subject.sessionActive(foreign.id, foreign.userId, start), true)
       assert.deepEqual(await subject.endSessions(missingId(subject), start), [])
-      // The credentials are the same: the next log-in is.
+      // The credentials are the same, so the next login works.
       assert.equal(await subject.insertSession(sampleSession(user)), true)
     },
   },
   {
-    name: 'a session that one, all of a user or anybody’s end is told by exactly one of 50 callers',
+    name: 'a session that callers end in three ways is returned to exactly one of 50',
     async run(subject) {
       const user = await storedUser(subject)
       const { id } = await storedSession(subject, {}, user)
@@ -108,7 +108,7 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'everybody’s sessions end in batches, each told once, until none is left',
+    name: 'everybody’s sessions end in batches, each returned once, until none is left',
     async run(subject) {
       const sessions = await Promise.all(Array.from({ length: 5 }, () => storedSession(subject)))
 
@@ -126,7 +126,7 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
     },
   },
   {
-    name: 'the ends since a time are told of sessions used since a time, both included',
+    name: '`endedSince` lists the sessions ended since a time and used since a time, both included',
     async run(subject) {
       const used = { early: start - 1, late: start }
       const [early, late, later] = [
@@ -137,7 +137,7 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
       await storedSession(subject, { lastUsedAt: used.late })
       for (const { id } of [early, late]) await subject.endSession(id, null, start + 5)
       await subject.endSessions(later.userId, start + 6)
-      const told = async (time: number, usedSince: number) => {
+      const endedSince = async (time: number, usedSince: number) => {
         const ends = await subject.endedSince(time, usedSince)
         const own = ends.filter(({ id }) => [early, late, later].some((session) => session.id === id))
         return own.sort((one, other) => one.endedAt - other.endedAt || (one.id === early.id ? -1 : 1))
@@ -148,15 +148,15 @@ export const sessionEndContract: { name: string; run(subject: Storage): Promise<
         { id: late.id, endedAt: start + 5 },
         { id: later.id, endedAt: start + 6 },
       ]
-      assert.deepEqual(await told(start + 5, used.early), [one, two, three])
-      assert.deepEqual(await told(start + 5, used.late), [two, three])
-      assert.deepEqual(await told(start + 6, used.early), [three])
-      assert.deepEqual(await told(start + 7, used.early), [])
-      assert.deepEqual(await told(start + 5, used.late + 1), [])
+      assert.deepEqual(await endedSince(start + 5, used.early), [one, two, three])
+      assert.deepEqual(await endedSince(start + 5, used.late), [two, three])
+      assert.deepEqual(await endedSince(start + 6, used.early), [three])
+      assert.deepEqual(await endedSince(start + 7, used.early), [])
+      assert.deepEqual(await endedSince(start + 5, used.late + 1), [])
     },
   },
   {
-    name: 'the end of a reused session and of changed credentials is told, and the first end stays',
+    name: '`endedSince` lists reused sessions and those of changed credentials, and the first end stays',
     async run(subject) {
       const { id, userId } = await storedSession(subject)
       const strict = { ...rule, lateReplays: 0 }

@@ -15,7 +15,7 @@ import {
   storedUser,
 } from './samples.ts'
 
-/** The part of `storageContract` about sessions that begin, go on and are over, but for the rule of their refresh. */
+/** The part of `storageContract` about sessions, except the rule of their refresh. */
 export const sessionContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   {
     name: 'a session of other credentials or of nobody is not stored',

@@ -15,8 +15,8 @@ import { userContract } from './users.ts'
 /**
  * What every `Storage` must do, for any test runner: each case rejects when the subject breaks it. Cases use names of
  * their own, so the suite may run again and again on one store; but one after another, and never on a store in use,
- * since they claim mails, end sessions and purge rows, whoever's they are. A database needs at least 10 connections, or
- * no race is a race.
+ * since they claim mails, end sessions and purge rows, of any user. A database needs at least 10 connections, or
+ * nothing races.
  */
 export const storageContract: { name: string; run(subject: Storage): Promise<void> }[] = [
   ...userContract,

@@ -43,7 +43,7 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
     },
   },
   {
-    name: 'users without a username never stand in each other’s way',
+    name: 'users without a username never conflict',
     async run(subject) {
       const results = await race(() => subject.insertUser(sampleUser({ username: null, usernameCanonical: null })))
 
@@ -73,7 +73,7 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
     },
   },
   {
-    name: 'an e-mail that is taken is told before a username that is',
+    name: 'a taken e-mail address is reported before a taken username',
     async run(subject) {
       const one = await storedUser(subject)
       const other = await storedUser(subject)
@@ -146,7 +146,7 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
     },
   },
   {
-    name: 'what the caller holds is not what is stored',
+    name: 'changing the object that was stored changes nothing in the store',
     async run(subject) {
       const profile = { tags: ['a'] }
       const { id } = await storedUser(subject, { profile: profile as NewUser['profile'] })

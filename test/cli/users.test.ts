@@ -94,7 +94,7 @@ longRun('user works on ids that are UUIDs', { skip: noPostgres }, async (t) => {
 })
 
 t.test(
-  'user tells each refusal on one line, with its reasons and without what was given',
+  'user prints each refusal on one line, with its reasons and without what was given',
   {
     skip: noPostgres,
   },
@@ -127,7 +127,7 @@ t.test(
 )
 
 t.test(
-  'user ends while the database or Redis is down, and tells it without their passwords',
+  'user ends while the database or Redis is down, and says so without their passwords',
   {
     skip: noPostgres,
   },
@@ -160,7 +160,7 @@ t.test(
   },
 )
 
-t.test('user tells to migrate a database whose tables are missing or old', { skip: noPostgres }, async (t) => {
+t.test('user asks to migrate a database whose tables are missing or old', { skip: noPostgres }, async (t) => {
   const { url, drop } = await freshDatabase()
   t.teardown(() => drop())
   const old = await openDatabase(t)
@@ -170,7 +170,7 @@ t.test('user tells to migrate a database whose tables are missing or old', { ski
 
   const [empty, behind] = await Promise.all([url, old.url].map(list))
 
-  const fix = /^ACCOUNTS_UNAVAILABLE: .+ does not exist \(42(P01|703)\)\); run fastify-accounts migrate\n$/
+  const fix = /^fastify-accounts: .+ does not exist \(42(P01|703)\); run fastify-accounts migrate\n$/
   for (const run of [empty, behind]) t.match(run, { code: 1, out: '', err: fix })
 })
 
@@ -199,7 +199,7 @@ async function slowRedis(t: Teardown, ms: number): Promise<string> {
 }
 
 t.test(
-  'end-sessions --all tells running apps before it ends, also over a slow link',
+  'end-sessions --all notifies running apps before it ends, also over a slow link',
   { skip: noPostgres },
   async (t) => {
     const name = uniqueName()

@@ -138,6 +138,24 @@ t.test('[R-HASH-1] a hash is argon2id at the configured cost, with a salt of 16 
   t.equal(outdated(await rules({ cost: older }).hash('x')), true)
 })
 
+t.test(
+  '[R-HASH-4] a stored hash is outdated when it is weaker or of another variant, never when it is stronger',
+  async (t) => {
+    const { outdated } = rules()
+    const stored = (start: string) => `${start}$${'A'.repeat(22)}$${'A'.repeat(43)}`
+
+    for (const cost of ['m=65536,t=3,p=4', 'm=65536,t=3,p=1', 'm=47104,t=1,p=1', 'm=19456,t=2,p=2']) {
+      t.equal(outdated(stored(`$argon2id$v=19$${cost}`)), false, cost)
+    }
+    for (const cost of ['m=19456,t=1,p=1', 'm=4096,t=3,p=1', 'm=7168,t=5,p=1']) {
+      t.equal(outdated(stored(`$argon2id$v=19$${cost}`)), true, cost)
+    }
+    for (const variant of ['$argon2i$v=19', '$argon2d$v=19', '$argon2id$v=16', '$argon2id']) {
+      t.equal(outdated(stored(`${variant}$m=65536,t=3,p=1`)), true, variant)
+    }
+  },
+)
+
 t.test('[R-HASH-1] costs below OWASP’s table are refused at boot', async (t) => {
   const weak = [
     { memoryCost: 19_455 },

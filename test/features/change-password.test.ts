@@ -1,7 +1,7 @@
 import t, { type Test } from 'tap'
 import { realmOf } from '../../lib/accounts.ts'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
-import type { Storage, UserId } from '../../lib/contracts.ts'
+import type { Storage, User, UserId } from '../../lib/contracts.ts'
 import { noClient } from '../../lib/core/client.ts'
 import { startSession } from '../../lib/core/sessions.ts'
 import {
@@ -19,7 +19,7 @@ import {
 } from '../helpers/account-acts.ts'
 import { type Answer, clientOf, memoryApp, openDatabase, settableClock } from '../helpers/app.ts'
 import { noPostgres, redisUrl, rounds, uniqueName } from '../helpers/helper.ts'
-import { claimsOf } from '../helpers/members.ts'
+import { claimsOf, sessionFor } from '../helpers/members.ts'
 import { instance } from '../helpers/reset-flow.ts'
 
 // A thousand changes take their time on a busy machine.
@@ -57,6 +57,23 @@ for (const { on, open, skip } of backends) {
         t.equal(claims.auth_time, Math.floor(clock() / 1000), 'the credential was proved just now')
       },
     )
+
+    await t.test('the new session lives as long as the one that asked was to live', async (t) => {
+      const user = await member()
+      const lives = { idle: 7, absolute: 40 }
+      const remembering = { ...realmOf(accounts), options: { ...realmOf(accounts).options, session: () => lives } }
+      const stored = (await realmOf(accounts).storage.findUserById(user.id)) as User
+      const { access } = await sessionFor(remembering, stored)
+      clock.pass(3000)
+
+      const body = { current_password: password, new_password: newPassword }
+      const headers = { authorization: `Bearer ${access}` }
+      const changed = await host.send({ method: 'POST', url: '/auth/change_password/', payload: body, headers })
+
+      t.equal(changed.status, 200)
+      const [session] = await realmOf(accounts).storage.listSessions(user.id, clock())
+      t.strictSame([session?.idleMs, (session?.expiresAt ?? 0) - clock()], [7000, 40_000])
+    })
 
     await t.test('[R-PW-6] [R-SES-6] without the current password nothing is changed, ended or mailed', async (t) => {
       const user = await member()

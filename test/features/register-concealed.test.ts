@@ -2,8 +2,9 @@ import fc from 'fast-check'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
 import { realmOf } from '../../lib/accounts.ts'
-import { memoryCache } from '../../lib/adapters/memory/index.ts'
+import { memoryCache, memoryMailer } from '../../lib/adapters/memory/index.ts'
 import type { NewCode } from '../../lib/contracts.ts'
+import { AccountsError } from '../../lib/errors.ts'
 import { createUser } from '../../lib/testing/index.ts'
 import { accountActs, backends, counted, type Host, told } from '../helpers/account-acts.ts'
 import { type Answer, memoryApp, realApp, settableClock } from '../helpers/app.ts'
@@ -474,6 +475,22 @@ t.test('[R-ENUM-5] what is stored has one size, whatever a registration meets an
     const known = await sizesOf({ email, username: uniqueName() }, bytes)
     const unknown = await sizesOf({ email: newAddress(), username: uniqueName() }, bytes)
     if (known.join() !== unknown.join()) t.fail(`${bytes} bytes: ${known} and ${unknown}`)
+  }
+})
+
+t.test('a registration is 503, whatever it meets, while the cache or the queue is down', async (t) => {
+  const down = async () => {
+    throw new AccountsError('ACCOUNTS_UNAVAILABLE')
+  }
+  const parts = [{ cache: { ...memoryCache(), put: down } }, { mailer: { ...memoryMailer(), send: down } }]
+  for (const part of parts) {
+    const host: Host = await memoryApp(t, { registration, ...part })
+    const known = await createUser(host.app, { verified: true })
+    for (const email of [newAddress(), known.email]) {
+      const answer = await verificationActs(host).post('/api/register/', { email, username: uniqueName(), password })
+      t.equal(told(answer), '503 UNAVAILABLE')
+    }
+    t.equal((await verificationActs(host).accounts.users.list()).length, 1)
   }
 })
 

@@ -12,7 +12,7 @@ const profile = Type.Object({
   }),
   tags: Type.Optional(Type.Array(Type.Object({ text: Type.String() }))),
   score: Type.Optional(Type.Number()),
-  newsletter: Type.Optional(Type.Boolean({ default: true })),
+  newsletter: Type.Optional(Type.Boolean()),
   contact: Type.Optional(Type.Union([Type.String({ format: 'email' }), Type.Object({ phone: Type.String() })])),
   labels: Type.Optional(Type.Record(Type.String(), Type.String())),
   free: Type.Optional(Type.Unknown()),
@@ -190,13 +190,37 @@ t.test('every field of a wrong type is named, however many and however deep', as
   )
 })
 
-t.test('a default of the schema is neither stored nor answered', async (t) => {
-  const app = await memoryApp(t, { registration })
-  const { answered, kept } = await roundTrip(app, { company: { name: 'a' } })
+t.test(
+  'a field with a default may be left out, and the default is stored: at a registration and users.create',
+  async (t) => {
+    const plan = Type.Object({ name: Type.String() }, { default: { name: 'free' } })
+    const profile = Type.Object({ plan, beta: Type.Optional(Type.Boolean({ default: false })), note: Type.String() })
+    const app = await memoryApp(t, { registration: { profile, username: 'optional' } })
+    const { users } = accountsOf(app)
 
-  t.strictSame(answered, { company: { name: 'a' } })
-  t.strictSame(kept, { company: { name: 'a' } })
-})
+    const { answered, kept, registered } = await roundTrip(app, { note: 'x' })
+    t.equal(registered.status, 201)
+    t.strictSame(answered, { plan: { name: 'free' }, beta: false, note: 'x' })
+    t.strictSame(kept, answered)
+    t.strictSame((await roundTrip(app, { note: 'x', plan: { name: 'pro' }, beta: true })).kept, {
+      ...{ plan: { name: 'pro' }, beta: true, note: 'x' },
+    })
+    t.match((await roundTrip(app, {})).registered.body.errors, [{ field: 'note', message: 'is required' }])
+
+    const { profile: created, id } = await users.create({ email: 'bob@example.org', profile: { note: 'y' } })
+    t.strictSame(created, { plan: { name: 'free' }, beta: false, note: 'y' })
+    ;(created.plan as { name: string }).name = 'changed'
+    t.strictSame((await users.create({ email: 'cyd@example.org', profile: { note: 'y' } })).profile.plan, {
+      name: 'free',
+    })
+
+    const [imported] = await users.import([{ email: 'dan@example.org', profile: { note: 'z' } }])
+    t.strictSame((await users.find(imported as { id: number }))?.profile, { note: 'z' }, 'an import fills in nothing')
+    const { storage } = realmOf(app.app.accounts)
+    await storage.updateUser({ id, profile: { beta: true } })
+    t.match((await users.find({ id }))?.profile, { beta: true })
+  },
+)
 
 t.test('a row of an older profile is answered with what it has of the new one', async (t) => {
   const before = await memoryApp(t, {

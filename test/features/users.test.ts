@@ -6,11 +6,11 @@ import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import type { Storage, User } from '../../lib/contracts.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
-import plugin, { type AccountsOptions, createAccounts } from '../../lib/index.ts'
-import { testOptions } from '../../lib/testing/index.ts'
+import plugin, { type Accounts, type AccountsOptions, createAccounts } from '../../lib/index.ts'
+import { createUser, loginAs, testOptions } from '../../lib/testing/index.ts'
 import { passwordChange } from '../../lib/testing/samples.ts'
 import { type Answer, accountsOf, memoryApp, openDatabase, realApp, secret, settableClock } from '../helpers/app.ts'
-import { noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
+import { noPostgres, redisUrl, uniqueName, until } from '../helpers/helper.ts'
 import { sessionFor } from '../helpers/members.ts'
 
 const ada = { username: 'ada', email: 'Ada@Example.org', password: 'correct horse battery' }
@@ -287,7 +287,7 @@ t.test('what does not boot leaves nothing open', async (t) => {
   })
   const app = Fastify()
   app.post('/api/login/', async () => 'the host’s own')
-  await t.rejects(async () => app.register(plugin, parts()), { code: 'FST_ERR_DUPLICATED_ROUTE' })
+  await t.rejects(async () => app.register(plugin, parts()), { name: 'TypeError', message: /already declared/ })
   await app.close()
   t.same(closed.sort(), ['cache', 'mailer'])
 
@@ -379,6 +379,60 @@ t.test('within a transaction of the host everything comes and goes with it', { s
   t.ok(rows.every((row: { ended_at: unknown }) => row.ended_at !== null))
 })
 
+for (const revocation of ['feed', 'storage', 'none'] as const) {
+  t.test(
+    `[R-SES-1] the token of a session that a transaction starts works once it has committed, with '${revocation}'`,
+    { skip: noPostgres },
+    async (t) => {
+      const { db } = await openDatabase(t)
+      const { storage, ...parts } = testOptions()
+      const claims = () => ({ plan: 'pro', uncommitted: 'mine' }) as never
+      // Another process, as one of the same realm without what this one knows.
+      const instances = [1, 2].map(async () => {
+        const app = Fastify()
+        t.teardown(() => app.close())
+        await app.register(plugin, { ...parts, db, revocation, tokens: { claims } })
+        return accountsOf({ app })
+      })
+      const [accounts, other] = (await Promise.all(instances)) as [Accounts, Accounts]
+      const { id } = await accounts.users.create({ ...ada, verified: true })
+      const session = await accounts.startSession(id)
+      if (revocation === 'feed') {
+        for (const one of [accounts, other]) {
+          await one.verifyToken(session.access)
+          await until(() => realmOf(one).revocation.alive('nobody', id) === true)
+        }
+      }
+      const start = async (fails: boolean) => {
+        let access = ''
+        const work = db.transaction().execute(async (trx) => {
+          access = (await accounts.using(kyselyStorage(trx)).startSession(id)).access
+          if (fails) throw new Error('rolled back')
+        })
+        await work.catch(() => {})
+        return access
+      }
+      const works = (one: Accounts, access: string) =>
+        one.verifyToken(access).then(
+          () => true,
+          () => false,
+        )
+
+      const undone = await start(true)
+      for (const one of [accounts, other]) t.equal(await works(one, undone), false, 'rolled back')
+
+      const done = await start(false)
+      for (const one of [accounts, other]) t.equal(await works(one, done), true, 'committed')
+      t.strictSame((await accounts.verifyToken(done)).claims, { plan: 'pro' })
+      t.match((await accounts.verifyToken(session.access)).claims, { plan: 'pro' })
+      await accounts.users.disable(id)
+      if (revocation === 'none') return
+      for (const one of [accounts, other]) await until(async () => !(await works(one, done)))
+      t.equal(await works(accounts, undone), false)
+    },
+  )
+}
+
 /** Accounts on a database, and the errors that they log. */
 async function openJoinable(t: Test) {
   const { db } = await openDatabase(t)
@@ -398,7 +452,6 @@ for (const level of ['repeatable read', 'serializable'] as const) {
     const { db, accounts, id, lines, sessions } = await openJoinable(t)
     const user = await realmOf(accounts).storage.findUserWithPassword(id)
     const cause = { name: 'TypeError', message: /isolation level "read committed"/ }
-    const refused = { code: 'ACCOUNTS_UNAVAILABLE', cause }
 
     await db
       .transaction()
@@ -407,10 +460,10 @@ for (const level of ['repeatable read', 'serializable'] as const) {
         const { users } = accounts.using(kyselyStorage(trx))
         await users.find({ id })
         await accounts.startSession(id)
-        await t.rejects(users.setPassword(id, 'another horse battery'), refused)
-        await t.rejects(users.disable(id), refused)
-        await t.rejects(users.endSessions(id), refused)
-        await t.rejects(users.delete(id), refused)
+        await t.rejects(users.setPassword(id, 'another horse battery'), cause)
+        await t.rejects(users.disable(id), cause)
+        await t.rejects(users.endSessions(id), cause)
+        await t.rejects(users.delete(id), cause)
         await t.rejects(kyselyStorage(trx).changeCredentials(passwordChange(user!, { sessions: { keep: 'x' } })), cause)
         await users.create({ email: 'grace@example.org' })
       })
@@ -533,4 +586,57 @@ t.test('an access token does not outlive an idle session', async (t) => {
   t.equal((await get('/auth/user/', access)).status, 200)
   clock.pass(2000)
   t.same(told(await get('/auth/user/', access)), [401, 'ACCOUNTS_TOKEN_EXPIRED'])
+})
+
+t.test('no notice goes to a mailbox that nobody has proved, where addresses are proved', async (t) => {
+  for (const [verifyEmail, expected] of [
+    [true, []],
+    [false, ['password_changed', 'account_deleted']],
+  ] as const) {
+    const { users, mailer } = await open(t, { registration: { verifyEmail } })
+    const { id } = await users.create(ada)
+    const proved = await users.create({ username: 'bob', email: 'bob@example.org', verified: true })
+
+    for (const user of [id, proved.id]) {
+      await users.setPassword(user, 'another horse battery')
+      await users.delete(user)
+    }
+
+    const kindsTo = (email: string) => mailer.sent.filter(({ to }) => to === email).map(({ kind }) => kind)
+    t.strictSame(kindsTo(ada.email), expected)
+    t.strictSame(kindsTo(proved.email), ['password_changed', 'account_deleted'])
+  }
+})
+
+t.test('a user who has yet to prove the address gets no session that would never be refreshed', async (t) => {
+  const { app, accounts, users } = await open(t, { registration: { verifyEmail: true } })
+  const { id } = await users.create(ada)
+
+  await t.rejects(accounts.startSession(id), { code: 'ACCOUNTS_EMAIL_UNVERIFIED', statusCode: 403 })
+  await t.rejects(loginAs(app, id), { message: /loginAs: user 1 has not proved the address.*verified: true/ })
+  await t.rejects(loginAs(app, 99), { message: 'loginAs: user 99 does not exist or is disabled' })
+
+  const proved = await createUser(app, { verified: true })
+  t.type((await accounts.startSession(proved.id)).access, 'string')
+  t.match(await loginAs(app, proved), { authorization: /^Bearer / })
+})
+
+t.test('createUser stores no user that cannot exist', async (t) => {
+  const profile = Type.Object({ company: Type.String() })
+  const roles = { admin: ['*'] }
+  const { app } = await open(t, { registration: { profile }, roles })
+  const given = { profile: { company: 'x' } }
+  const wrong = {
+    'profile.company': {},
+    role: { ...given, role: 'amdin' },
+    email: { ...given, email: 'nobody' },
+    username: { ...given, username: ' ' },
+    admin: { ...given, admin: true },
+  }
+
+  for (const [field, user] of Object.entries(wrong)) {
+    await t.rejects(createUser(app, user), { code: 'ACCOUNTS_VALIDATION', errors: [{ field }] }, field)
+  }
+  await t.rejects(createUser(app, { ...given, password: 'short' }), { code: 'ACCOUNTS_PASSWORD_REFUSED' })
+  t.match(await createUser(app, { ...given, role: 'admin' }), { profile: given.profile, role: 'admin' })
 })

@@ -22,7 +22,7 @@ t.test('authenticate called without the reply refuses all the same', async (t) =
   t.match(await get('/short'), { status: 401, body: { code: 'ACCOUNTS_TOKEN_INVALID' } })
 })
 
-t.test('request.account tells who the request is for, behind the guard as any hook', async (t) => {
+t.test('request.account is who is logged in, behind the guard as any hook', async (t) => {
   const claims = () => ({ plan: 'pro' })
   const host = await hostApp(t, {
     options: { tokens: { claims } },

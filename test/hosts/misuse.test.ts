@@ -93,27 +93,45 @@ t.test('the helpers for tests of hosts name what is wrong with their arguments',
   const user = await createUser(app)
 
   t.match(await loginAs(app, user), { authorization: /^Bearer / })
-  await t.rejects(createUser(app, { email: 'nope' }), { message: /nope is not an e-mail address/ })
+  await t.rejects(createUser(app, { email: 'nope' }), { errors: [{ field: 'email', message: /e-mail address/ }] })
   await t.rejects(createUser(app, { name: 'staff' }), { message: /not registered under the name "staff"/ })
 })
 
-t.test(
-  'a host that has a route of ours itself meets an error that names it and the options that move ours',
-  async (t) => {
-    const boot = async (url: string, options: Partial<AccountsOptions> = {}) => {
-      const app = Fastify()
-      t.teardown(() => app.close())
-      app.post(url, async () => 'mine')
-      await app.register(accounts, parts(options))
-    }
-    const fix = /; if it is the app's own, move ours with the option "prefix" or "routes.logout"$/
+t.test('a host that has a route of ours itself meets an error that names it and what moves ours', async (t) => {
+  const boot = async (url: string, options: Partial<AccountsOptions> = {}) => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    app.post(url, async () => 'mine')
+    await app.register(accounts, parts(options))
+  }
+  const fix = /; if it is the app's own, move ours with the option "prefix" or "routes.logout"$/
 
-    for (const url of ['/auth/logout', '/auth/logout/']) {
-      const error = await boot(url).catch((error) => error)
-      t.match(error, { name: 'TypeError', message: fix })
-      t.ok(error.message.includes(`POST' already declared for route '${url}'`), error.message)
-    }
-    await t.resolves(boot('/auth/logout', { prefix: '/v1' }))
-    await t.resolves(boot('/auth/logout', { routes: { logout: '/auth/log_out/' } }))
-  },
-)
+  for (const url of ['/auth/logout', '/auth/logout/']) {
+    const error = await boot(url).catch((error) => error)
+    t.match(error, { name: 'TypeError', message: fix })
+    t.ok(error.message.includes(`POST' already declared for route '${url}'`), error.message)
+  }
+  await t.resolves(boot('/auth/logout', { prefix: '/v1' }))
+  await t.resolves(boot('/auth/logout', { routes: { logout: '/auth/log_out/' } }))
+})
+
+t.test('a session function that returns nonsense for a request, or throws, is a logged 500', async (t) => {
+  const broken: [(request: any) => any, RegExp][] = [
+    [(request) => (request ? { idle: '1h' } : {}), /option \\"session.idle\\" must be a whole number/],
+    [(request) => (request ? Promise.reject(new Error('late')) : {}), /option \\"session\\" must return/],
+    [(request) => ({ idle: request.missing.idle }), /Cannot read properties of undefined/],
+  ]
+
+  for (const [session, reason] of broken) {
+    const { post, log } = await loggedApp(t, async (app) => {
+      await app.register(accounts, parts({ session }))
+    })
+    await post('/api/register/', ada)
+
+    const { status, body } = await post('/api/login/', ada)
+
+    t.equal(status, 500)
+    t.notMatch(JSON.stringify(body), /session|properties/)
+    t.match(log(), reason)
+  }
+})

@@ -64,7 +64,7 @@ t.test('swagger of the host, registered before us, documents every route and no 
   t.strictSame(all.map(({ route }) => route).sort(), inventory.map(named).sort())
 })
 
-t.test('every route is documented with tag, summary, body, answer, refusals and security', async (t) => {
+t.test('every route is documented with tag, summary, body, response, refusals and security', async (t) => {
   const { find } = await documented(t, allRoutes)
 
   for (const route of inventory) {

@@ -116,7 +116,7 @@ t.test('the user is read once per request, and not at all where nothing asks', a
   t.equal(reads.length, 1)
 })
 
-t.test('an unverified address is told to prove itself', async (t) => {
+t.test('a guard that asks for a verified address refuses an unverified one', async (t) => {
   const { app, visit } = await host(t)
   guard(app, '/verified', { verified: true })
 
@@ -127,7 +127,7 @@ t.test('an unverified address is told to prove itself', async (t) => {
   t.equal(verified.status, 200)
 })
 
-t.test('[R-SES-6] recent looks at the log-in, not at the age of the token', async (t) => {
+t.test('[R-SES-6] recent looks at the login, not at the age of the token', async (t) => {
   // docs: "within five minutes, or so many seconds"
   const clock = settableClock()
   const { app, send, visit } = await host(t, { clock })
@@ -152,7 +152,7 @@ t.test('[R-SES-6] recent looks at the log-in, not at the age of the token', asyn
   t.equal((await visit('/recent', bearer(changed))).status, 200, 'a password was proved')
 })
 
-t.test('what is foreign is answered as if it did not exist', async (t) => {
+t.test('someone else’s resource is a 404, as if it were missing', async (t) => {
   const { app, visit } = await host(t)
   const owners = new Map<string, unknown>()
   guard(app, '/orders/:id', { owner: (request) => owners.get(request.params.id) })
@@ -167,7 +167,7 @@ t.test('what is foreign is answered as if it did not exist', async (t) => {
   for (const id of ['3', '4', '6']) t.same((await visit(`/orders/${id}`, headers)).body, foreign.body)
 })
 
-t.test('[R-LOG-5] a fault while a guard asks is a refusal, never a pass', async (t) => {
+t.test('[R-LOG-5] a fault in a guard refuses the request', async (t) => {
   const storage = memoryStorage()
   const broken: Storage = {
     ...storage,
@@ -252,7 +252,7 @@ t.test('a deleted or disabled user is refused by what reads the user', async (t)
   t.same(told(await visit('/verified', second)), invalid)
 })
 
-t.test('a requirement that is wrong is told where the route is built', async (t) => {
+t.test('a wrong requirement throws where the route is built, and names what was given', async (t) => {
   const { app } = await host(t)
   const wrong: [unknown, RegExp][] = [
     [{}, /one or more of role, permission, verified, recent, owner/],
@@ -284,7 +284,7 @@ t.test('a requirement that is wrong is told where the route is built', async (t)
   t.ok(plain.app.accounts.require({ role: 'anything' }), 'without the option any role may be asked for')
 })
 
-t.test('a refusal leaves no header on the answer of another guard that lets the request in', async (t) => {
+t.test('a refusal leaves no header on the response when another guard lets the request in', async (t) => {
   const { app, visit } = await host(t)
   const { authenticate, require } = app.accounts
   const key = async (request: { headers: Record<string, unknown> }) => {

@@ -61,7 +61,7 @@ t.test('an error handler of the host, set before us, gets every refusal and its 
   t.strictSame(seen[1]?.reasons, ['too_short'])
 })
 
-t.test('an error handler of the host that names no status answers with that of the refusal', async (t) => {
+t.test('an error handler of the host that sets no status keeps the status of the refusal', async (t) => {
   const host = await hostApp(t, {
     before: (app) =>
       app.setErrorHandler((_error, request, reply) =>
@@ -81,7 +81,7 @@ t.test('an error handler of the host that names no status answers with that of t
   })
 })
 
-t.test('an error handler of the host may answer with another status', async (t) => {
+t.test('an error handler of the host may set another status', async (t) => {
   const host = await hostApp(t, {
     before: (app) => app.setErrorHandler((_error, _request, reply) => reply.code(200).send({ ok: false })),
   })
@@ -100,7 +100,7 @@ t.test('an error handler of the host, set after us, breaks nothing', async (t) =
 })
 
 for (const order of ['before', 'after'] as const) {
-  t.test(`a not-found handler of the host, set ${order} us, answers what is not ours`, async (t) => {
+  t.test(`a not-found handler of the host, set ${order} us, handles what is not ours`, async (t) => {
     const missing = (app: FastifyInstance) =>
       app.setNotFoundHandler((_request, reply) => reply.code(404).send({ nothing: 'here' }))
     const host = await hostApp(t, { [order]: missing })
@@ -113,7 +113,7 @@ for (const order of ['before', 'after'] as const) {
   })
 }
 
-t.test('hooks of the host that throw or wrap answers work on our routes too', async (t) => {
+t.test('hooks of the host that throw or wrap responses work on our routes too', async (t) => {
   const host = await hostApp(t, {
     before(app) {
       app.addHook('onRequest', async (request) => {
@@ -163,7 +163,33 @@ t.test('a bug is 500 without its text, and its stack is logged once', async (t) 
   t.notOk(lines.join('').includes('row canary'), 'drivers put rows into other members of their errors')
 })
 
-t.test('an error handler of the host that names no status answers a bug with 500', async (t) => {
+t.test('a bug of the storage is 500 on our routes and behind guards, without its text', async (t) => {
+  const { storage, mailer } = memoryParts()
+  let broken = false
+  const throwing = <Args extends unknown[], Result>(verb: (...args: Args) => Promise<Result>) => {
+    return (...args: Args) => (broken ? Promise.reject(driverError()) : verb(...args))
+  }
+  const { findUserById, findUserByEmail } = storage
+  const buggy = { ...storage, findUserById: throwing(findUserById), findUserByEmail: throwing(findUserByEmail) }
+  const host = await hostApp(t, {
+    options: { storage: buggy, mailer, roles: { admin: ['*'] } },
+    after(app) {
+      app.get('/admin', { onRequest: app.accounts.require({ role: 'admin' }) }, async () => 'ok')
+    },
+  })
+  const { access } = await liveThrough(t, { ...host, mailer })
+  broken = true
+
+  for (const { status, body } of [
+    await host.get('/auth/user/', access),
+    await host.get('/admin', access),
+    await host.post('/api/login/', { email: 'ada@example.org', password: 'x' }),
+  ]) {
+    t.strictSame([status, body.message, body.code], [500, 'Internal Server Error', undefined])
+  }
+})
+
+t.test('an error handler of the host that sets no status keeps the 500 of a bug', async (t) => {
   const before = (app: FastifyInstance) =>
     app.setErrorHandler((error, _request, reply) => reply.send({ text: (error as Error).message }))
   const network = () => {
@@ -199,7 +225,7 @@ t.test('a function of the host refuses with a status of its own, as an Error or 
   t.match(await hooked.post('/api/register/', user), { status: 402, body: { code: 'UNPAID', message: 'Pay first.' } })
 })
 
-t.test('a fault of a part is 503 with Retry-After, and no answer carries its text', async (t) => {
+t.test('an outage of a part is 503 with Retry-After, and no response carries its text', async (t) => {
   const { storage, cache, mailer } = memoryParts()
   const causes: unknown[] = []
   const broken = { ...storage, findUserByEmail: down, findUserById: down, insertUser: down, refreshSession: down }
@@ -233,7 +259,7 @@ t.test('a fault of a part is 503 with Retry-After, and no answer carries its tex
   )
 })
 
-t.test('an expired token is told apart, with its header, before and behind a handler of the host', async (t) => {
+t.test('an expired token has a code of its own, and its header, before and behind a handler of the host', async (t) => {
   const clock = settableClock()
   const host = await hostApp(t, { options: { clock } })
   const { access } = await liveThrough(t, host)

@@ -252,7 +252,7 @@ t.test('[R-WEB-9] reading by GET and HEAD changes nothing that is stored', async
   t.strictSame(mailer.sent, [])
 })
 
-t.test('[R-TOK-9] [R-WEB-10] every answer, refusals too, is no-store, nosniff and JSON', async (t) => {
+t.test('[R-TOK-9] [R-WEB-10] every response, refusals too, is no-store, nosniff and JSON', async (t) => {
   const { send, post, app } = await hostApp(t, {})
   await post('/api/register/', { username: 'ada', email: 'ada@example.org', password: 'correct horse' })
   const { body: tokens } = await post('/api/login/', { email: 'ada@example.org', password: 'correct horse' })
@@ -297,7 +297,7 @@ t.test('[R-TOK-9] [R-WEB-10] every answer, refusals too, is no-store, nosniff an
   t.match(head, { statusCode: 200, body: '', headers: { 'cache-control': 'no-store' } })
 })
 
-t.test('[R-TOK-9] [R-WEB-10] what a logged-in user is answered is no-store, also where it is empty', async (t) => {
+t.test('[R-TOK-9] [R-WEB-10] every response to a logged-in user is no-store, empty ones too', async (t) => {
   const { app, mailer } = await hostApp(t, { options: allRoutes })
   const password = 'correct horse'
   const user = await createUser(app, { verified: true, password })

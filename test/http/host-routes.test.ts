@@ -20,7 +20,7 @@ function strangersAnswer({ guarded, partial }: WireRoute): string {
   return guarded || partial === 'body' ? '401 ACCOUNTS_TOKEN_INVALID' : '400 ACCOUNTS_VALIDATION'
 }
 
-t.test('every route answers with and without its trailing slash, without a redirect', async (t) => {
+t.test('every route works with and without its trailing slash, without a redirect', async (t) => {
   const host = await hostApp(t, { options: allRoutes })
 
   for (const route of inventory) {
@@ -31,7 +31,7 @@ t.test('every route answers with and without its trailing slash, without a redir
 })
 
 for (const server of [{ ignoreTrailingSlash: true }, { routerOptions: { ignoreTrailingSlash: true } }]) {
-  t.test(`a host with ${JSON.stringify(server)} boots, and both spellings answer`, async (t) => {
+  t.test(`a host with ${JSON.stringify(server)} boots, and both spellings work`, async (t) => {
     const host = await hostApp(t, { server })
     const whole = await hostApp(t, { server, options: allRoutes })
 

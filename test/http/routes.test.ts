@@ -9,10 +9,8 @@ type App = Awaited<ReturnType<typeof memoryApp>>
 
 const ada = { username: 'ada', password: 'correct horse', email: 'Ada@Example.org' }
 
-t.test('the six routes answer as the contract says on the memory parts', (t) => contract(t, memoryApp))
-t.test('the six routes answer as the contract says on PostgreSQL and Redis', { skip: noPostgres }, (t) =>
-  contract(t, realApp),
-)
+t.test('the six routes keep the contract on the memory parts', (t) => contract(t, memoryApp))
+t.test('the six routes keep the contract on PostgreSQL and Redis', { skip: noPostgres }, (t) => contract(t, realApp))
 
 async function contract(t: Test, start: (t: Test) => Promise<App>): Promise<void> {
   const { post, get, mailer } = await start(t)
@@ -59,11 +57,9 @@ function refusal(t: Test, { status, body, headers }: Answer, expected: number, c
   t.equal(headers['www-authenticate'], expected === 401 ? 'Bearer' : undefined)
 }
 
-t.test('the routes of the account life answer as the contract says on the memory parts', (t) => life(t, memoryApp))
-t.test(
-  'the routes of the account life answer as the contract says on PostgreSQL and Redis',
-  { skip: noPostgres },
-  (t) => life(t, realApp),
+t.test('the routes of the account life keep the contract on the memory parts', (t) => life(t, memoryApp))
+t.test('the routes of the account life keep the contract on PostgreSQL and Redis', { skip: noPostgres }, (t) =>
+  life(t, realApp),
 )
 
 const iso = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/

@@ -108,7 +108,7 @@ t.test('each kind of mail says what happened and what to do', async (t) => {
 
 t.test('a notice tells what to do also without an address for questions', async (t) => {
   const advice = {
-    password_changed: /ask for a new password at once, by "forgot password" on the log-in page\./,
+    password_changed: /ask for a new password at once, by "forgot password" on the login page\./,
     email_changed: /somebody else may have taken your account: ask Acme for help at once\./,
     account_deleted: /somebody may know your password: change that password wherever else you use it\./,
   }

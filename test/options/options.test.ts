@@ -2,7 +2,7 @@ import { inspect } from 'node:util'
 import Fastify from 'fastify'
 import { Kysely, PostgresDialect } from 'kysely'
 import t from 'tap'
-import Type from 'typebox'
+import Type, { type TSchema } from 'typebox'
 import { realmOf } from '../../lib/accounts.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type AccountsOptions } from '../../lib/index.ts'
@@ -448,4 +448,17 @@ t.test('the memory parts refuse production unless one process is meant', async (
     t.throws(() => part(), { name: 'TypeError', message: /singleProcess/ })
     t.doesNotThrow(() => part({ singleProcess: true }))
   }
+})
+
+t.test('a default of a profile field that cannot be honoured is an error at boot', async (t) => {
+  const refused = (field: TSchema) => refusal({ registration: { profile: Type.Object({ field }) } })
+  const nested = /option "registration\.profile\.field" must not have a default within/
+
+  t.match(refused(Type.String({ default: 1 })), /option "registration\.profile\.field\.default" must match its schema/)
+  t.match(refused(Type.Optional(Type.Integer({ default: null }))), /must match its schema/)
+  t.match(refused(Type.Object({ name: Type.String({ default: 'x' }) })), nested)
+  t.match(refused(Type.Array(Type.String({ default: 'x' }))), nested)
+  t.match(refused(Type.Union([Type.Null(), Type.String({ default: 'x' })])), nested)
+  t.equal(refused(Type.Object({ default: Type.String() })), '', 'a field of that name is none')
+  t.equal(refused(Type.Object({ name: Type.String() }, { default: { name: 'x' } })), '')
 })

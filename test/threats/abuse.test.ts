@@ -44,7 +44,7 @@ t.test('[R-HASH-6] pipelined requests of a connection that dies leave no place i
   for (let free = 0; free < 100; free++) t.doesNotThrow(() => hashQueue.admit())
 })
 
-t.test('[R-HASH-6] pipelined log-ins of a connection that dies leave the queue', async (t) => {
+t.test('[R-HASH-6] pipelined logins of a connection that dies leave the queue', async (t) => {
   const leave = fillHashQueue(hashQueue.concurrency)
   await pipeline(t, Array(60).fill(login), 60)
 
@@ -52,7 +52,7 @@ t.test('[R-HASH-6] pipelined log-ins of a connection that dies leave the queue',
   await leave()
 })
 
-t.test('[R-HASH-6] HTTP/2 log-ins that are cancelled leave the queue, and the others are answered', async (t) => {
+t.test('[R-HASH-6] HTTP/2 logins that are cancelled leave the queue, and the others succeed', async (t) => {
   const app = Fastify({ http2: true })
   t.teardown(() => app.close())
   const parts = { storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer() }
@@ -121,7 +121,7 @@ t.test('what a mail client may turn into a link is not shown', async (t) => {
   t.equal(unlinked('Ada L.', 40), 'Ada L.')
 })
 
-t.test('[R-LOG-1] what a driver tells of a row is not logged', async (t) => {
+t.test('[R-LOG-1] what a driver reports of a row is not logged', async (t) => {
   const fault = Object.assign(new Error('check'), { code: '23514', detail: 'Failing row contains ($argon2id$canary)' })
   const lines: string[] = []
   const app = Fastify({ logger: { level: 'trace', stream: { write: (line: string) => void lines.push(line) } } })

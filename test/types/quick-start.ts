@@ -3,6 +3,7 @@ import fastifyRedis from '@fastify/redis'
 import Fastify from 'fastify'
 import accounts, { AccountsError, type AccountsErrorCode } from 'fastify-accounts'
 import { migrateToLatest } from 'fastify-accounts/kysely'
+import { type MailTemplates, startMailWorker } from 'fastify-accounts/worker'
 import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
 
@@ -24,6 +25,21 @@ app.setErrorHandler((error, _request, reply) => {
   const code: AccountsErrorCode = error.code
   const fields: string[] | undefined = error.errors?.map(({ field }) => field)
   return reply.code(error.statusCode).headers(error.headers).send({ code, fields, reasons: error.reasons })
+})
+
+const templates: MailTemplates = {
+  reset: ({ code, minutes }) => ({
+    subject: 'Your code',
+    text: `${code}, for ${minutes} minutes`,
+    html: `<b>${code}</b>`,
+  }),
+}
+startMailWorker({
+  redis: process.env.REDIS_URL!,
+  secret: process.env.ACCOUNTS_SECRET!,
+  transport: process.env.SMTP_URL!,
+  from: 'Example <no-reply@example.com>',
+  templates,
 })
 
 function orders(id: number | string) {

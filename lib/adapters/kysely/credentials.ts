@@ -10,9 +10,9 @@ import { inTransaction, requireReadCommitted, violatesReference, violatesUnique 
 type CredentialVerbs = Pick<Storage, 'changeCredentials' | 'deleteUser'>
 
 /**
- * The verbs that change users and their sessions; each is one transaction. Several statements, not one with CTEs: the
- * second one's snapshot sees a session whose insert held the user's row before. Users before sessions, as everywhere,
- * or two callers could wait for each other.
+ * The verbs that change users and their sessions; each is one transaction of several statements, not one statement with
+ * CTEs: the snapshot of the second sees a session whose insert had locked the user's row. Users are locked before
+ * sessions, as everywhere, or two callers could wait for each other.
  */
 export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): CredentialVerbs {
   return {
@@ -35,8 +35,8 @@ export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids'])
   }
 }
 
-// Repeated when the address or the name in the way is gone, or only the name was: a change leaves out a name that it
-// sees taken.
+// Tried again when the address that was taken is free by now, or when only the name was: the next try leaves the name
+// out, which it sees taken.
 async function changeOrName(
   db: Kysely<AccountsTables>,
   change: CredentialChange,
@@ -120,7 +120,7 @@ function freeUsername(db: Kysely<AccountsTables>, { userId, set: { username, use
   }
 }
 
-// One statement locks them all, in the one order.
+// One statement locks all of them, in the same order as everywhere.
 async function changeSessions(db: Kysely<AccountsTables>, change: CredentialChange): Promise<string[]> {
   const { userId, now, sessions, fence, credentialVersion } = change
   if (sessions === 'end') return endSessionsOf(db, userId, now)
@@ -130,7 +130,7 @@ async function changeSessions(db: Kysely<AccountsTables>, change: CredentialChan
     .updateTable('accounts_sessions')
     .set({
       ended_at: sql`case when ${kept} then ended_at else ${now} end`,
-      // One of yet older credentials is dead and stays so.
+      // A session of even older credentials is dead and stays dead.
       credential_version: sql`case
         when ${kept} and credential_version = ${fence} then ${credentialVersion}
         else credential_version

@@ -34,7 +34,7 @@ export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pic
   }
 }
 
-// Whatever a client sent must not lose the event.
+// No value that a client sent may prevent the event from being stored.
 function rowOf(event: AccountEvent, ids: Storage['ids']) {
   return boundAll({
     name: event.name,

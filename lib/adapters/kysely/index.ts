@@ -3,7 +3,6 @@ import type { Storage } from '../../contracts.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 import { credentialVerbs } from './credentials.ts'
 import { eventVerbs } from './events.ts'
-import { newUserVerbs } from './new-users.ts'
 import { outboxVerbs } from './outbox.ts'
 import { purgeVerb } from './purge.ts'
 import { databaseTime } from './rows.ts'
@@ -20,16 +19,15 @@ export type { AccountsTables, IdOptions } from './tables.ts'
 /**
  * Stores accounts in PostgreSQL (or PGlite) through the host's Kysely; `migrateToLatest` makes the tables.
  *
- * A transaction as `db` joins it: everything rolls back with the host, and what a verb refuses aborts nothing. There
- * the isolation must be READ COMMITTED, the default of PostgreSQL: the verbs that end all sessions of a user refuse a
- * stricter one, in which a racing session would outlive a password change.
+ * With a transaction as `db` the verbs join it: everything rolls back with the host, and a verb that refuses something
+ * aborts nothing. Its isolation must be READ COMMITTED, the default of PostgreSQL: the verbs that end all sessions of a
+ * user refuse a stricter one, in which a racing session would outlive a password change.
  */
 export function kyselyStorage(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Storage {
   if (ids !== 'integer' && ids !== 'uuid') throw new TypeError(`"ids" is ${ids}: pass 'integer' or 'uuid'.`)
   const tables: Kysely<AccountsTables> = db
   const storage: Storage = {
     ids,
-    ...newUserVerbs(tables, ids),
     ...userVerbs(tables, ids),
     ...credentialVerbs(tables, ids),
     ...sessionVerbs(tables, ids),

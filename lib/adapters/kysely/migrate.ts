@@ -16,14 +16,14 @@ import type { AccountsTables, IdOptions } from './tables.ts'
 const LOCK_ID = 6_102_025_071_409
 
 /**
- * Brings the tables up to date and answers the names of the migrations that ran. All or nothing; any number of
+ * Brings the tables up to date and returns the names of the migrations that ran. All or nothing; any number of
  * processes may call it at once, and inside a host's transaction it joins that.
  *
  * @throws {Error} when the tables have other ids, or are newer than this version of the package
  */
 export async function migrateToLatest(db: AnyKysely, { ids = 'integer' }: IdOptions = {}): Promise<string[]> {
   if (db.isTransaction) return runPending(db, ids)
-  // Under any other isolation the look at the table would not see what was committed while the lock was awaited.
+  // Under any other isolation the query would not see what was committed while this waited for the lock.
   return db
     .transaction()
     .setIsolationLevel('read committed')
@@ -32,7 +32,7 @@ export async function migrateToLatest(db: AnyKysely, { ids = 'integer' }: IdOpti
 
 async function runPending(host: AnyKysely, ids: 'integer' | 'uuid'): Promise<string[]> {
   const db = host as Kysely<AccountsTables>
-  // Before the table: eight racing "create table if not exists" fail now and then.
+  // Before the table is made: eight racing "create table if not exists" fail now and then.
   await sql`select pg_advisory_xact_lock(${LOCK_ID})`.execute(db)
   await createMigrations(db)
   const known = migrationsFor({ ids })
@@ -57,7 +57,7 @@ export async function createMigrations(db: AnyKysely): Promise<void> {
     .execute()
 }
 
-/** Notes that a migration ran, at the database's own time. */
+/** Records that a migration ran, at the database's own time. */
 export async function markApplied(db: AnyKysely, name: string): Promise<void> {
   await db.insertInto('accounts_migrations').values({ name, applied_at: databaseTime }).execute()
 }
@@ -80,8 +80,8 @@ async function refuseOtherIds(db: Kysely<AccountsTables>, ids: 'integer' | 'uuid
 }
 
 /**
- * Answers the SQL of all migrations, for hosts that migrate with Flyway, Prisma and the like: one statement after the
- * other, each migration under a comment with its name. It notes what ran, so that `migrateToLatest` goes on from there.
+ * Returns the SQL of all migrations, for hosts that migrate with Flyway, Prisma and the like: one statement after the
+ * other, each migration under a comment with its name. It records what ran, so that `migrateToLatest` can continue.
  */
 export async function migrationSql({ ids = 'integer' }: IdOptions = {}): Promise<string> {
   const parts = [`-- accounts_migrations\n${await textOf(createMigrations)}`]
@@ -103,11 +103,11 @@ async function textOf(run: (db: AnyKysely) => Promise<void>): Promise<string> {
     createIntrospector: (db: AnyKysely) => new PostgresIntrospector(db),
     createQueryCompiler: () => new PostgresQueryCompiler(),
   }
-  await run(new Kysely({ dialect, log: ({ query }) => void statements.push(`${written(query)};\n`) }))
+  await run(new Kysely({ dialect, log: ({ query }) => void statements.push(`${inlined(query)};\n`) }))
   return statements.join('')
 }
 
-// The only parameters are the names of migrations, which nobody else chooses.
-function written({ sql, parameters }: CompiledQuery): string {
+// The only parameters are the names of our migrations.
+function inlined({ sql, parameters }: CompiledQuery): string {
   return sql.replace(/\$(\d+)/g, (_, number) => `'${parameters[number - 1]}'`)
 }

@@ -31,7 +31,7 @@ export function migrationsFor({ ids = 'integer' }: IdOptions = {}): Record<strin
           .on('accounts_sessions')
           .column('expires_at')
           .execute()
-        // For whoever ends all of them, batch by batch.
+        // For `endAnySessions`, which ends them batch by batch.
         await db.schema
           .createIndex('accounts_sessions_open')
           .on('accounts_sessions')
@@ -136,7 +136,7 @@ async function createOutbox(db: AnyKysely) {
 }
 
 async function createEvents(db: AnyKysely, ids: 'integer' | 'uuid') {
-  // No foreign key: what happened stays when the user is deleted.
+  // No foreign key: the events stay when the user is deleted.
   await db.schema
     .createTable('accounts_events')
     .addColumn('id', 'bigint', (column) => column.primaryKey().generatedByDefaultAsIdentity())

@@ -24,7 +24,7 @@ export function purgeVerb(db: Kysely<AccountsTables>): Pick<Storage, 'purge'> {
   }
 }
 
-// While an account may still expire, its sessions speak for it.
+// The sessions of an account show whether it was ever used: they are kept until it can no longer expire.
 function pastSession(db: Kysely<AccountsTables>, now: number) {
   const expiring = db
     .selectFrom('accounts_users')
@@ -35,11 +35,11 @@ function pastSession(db: Kysely<AccountsTables>, now: number) {
   return sql<boolean>`expires_at < ${now - DAY} and not exists ${expiring}`
 }
 
-type Emptied = 'accounts_sessions' | 'accounts_outbox' | 'accounts_events'
+type PurgedTable = 'accounts_sessions' | 'accounts_outbox' | 'accounts_events'
 
-// Whatever somebody else is at work on is left to the next call.
-async function deleteSome(db: AnyKysely, table: Emptied, needless: RawBuilder<boolean>, limit: number) {
-  const rows = db.selectFrom(table).select('id').where(needless).limit(limit).forUpdate().skipLocked()
+// Rows that another call has locked are left to the next call.
+async function deleteSome(db: AnyKysely, table: PurgedTable, unneeded: RawBuilder<boolean>, limit: number) {
+  const rows = db.selectFrom(table).select('id').where(unneeded).limit(limit).forUpdate().skipLocked()
   const { numDeletedRows } = await db.deleteFrom(table).where(isOneOf(rows)).executeTakeFirstOrThrow()
   return Number(numDeletedRows)
 }
@@ -60,7 +60,7 @@ async function purgeUsers(db: Kysely<AccountsTables>, users: { id: Int8 }[], now
     return await inTransaction(db, (transaction) => removeUsers(transaction, users, now))
   } catch (error) {
     if (!violatesReference(error)) throw error
-    // Rows of the host refer to one of them: that one stays, or it would keep the others for ever.
+    // Rows of the host refer to one of them: that one is kept, so that it does not block the others for ever.
     if (users.length === 1) return clearExpiry(db, users)
     const counts: number[] = []
     for (const user of users) counts.push(await purgeUsers(db, [user], now))
@@ -68,7 +68,7 @@ async function purgeUsers(db: Kysely<AccountsTables>, users: { id: Int8 }[], now
   }
 }
 
-// Locked first, and judged by a new statement: its snapshot sees the session of a log-in that held the user's row.
+// Locked first and judged by a second statement, whose snapshot sees the session of a login that had locked the row.
 async function removeUsers(db: Kysely<AccountsTables>, users: { id: Int8 }[], now: number): Promise<number> {
   const locked = await expiredUsers(db, now).where('id', 'in', idsOf(users)).execute()
   if (locked.length === 0) return 0

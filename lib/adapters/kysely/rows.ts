@@ -13,7 +13,7 @@ export const userColumns = [
   'role',
   'accounts_users.created_at as userCreatedAt',
   'accounts_users.expires_at as userExpiresAt',
-  // As text: type parsers and plugins of the host must not reach into the profile.
+  // As text, so that no type parser or plugin of the host changes the profile.
   sql<string>`profile::text`.as('profile'),
 ] as const
 
@@ -68,7 +68,7 @@ export function idOf(id: string | number, ids: Storage['ids']): UserId {
 }
 
 /**
- * Passes a value that may be bound to a statement; objects and arrays some drivers expand into SQL.
+ * Returns a value that may be bound to a statement; some drivers expand objects and arrays into SQL.
  *
  * @throws {TypeError} for anything but a string, number, boolean or null
  */
@@ -84,8 +84,8 @@ export function boundAll<T extends object>(row: T): T {
 }
 
 /**
- * Whether a row's `id` is among those that a query selects. The query runs once, before: as a plain `in` PostgreSQL may
- * run it again and again, and lock more rows than its limit.
+ * Whether a row's `id` is among those that a query selects. The query runs once, beforehand: PostgreSQL may run that
+ * of a plain `in` again and again, and lock more rows than its limit.
  */
 export function isOneOf(query: Expression<unknown>): RawBuilder<boolean> {
   return sql<boolean>`id = any(array(${query}))`

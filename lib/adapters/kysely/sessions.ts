@@ -30,8 +30,8 @@ function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
             .where('id', '=', row.user_id)
             .where('credential_version', '=', row.credential_version)
             .where('active', '=', true)
-            // Waits for a credential change under way and judges the row it leaves; without it 117 of 300 raced
-            // sessions outlived a password change.
+            // Waits for a change of credentials in progress and reads the row that it leaves; without it 117 of 300
+            // racing sessions outlived a password change.
             .forShare(),
         )
         .returning('id')
@@ -98,7 +98,7 @@ export const sessionColumns = [
   'user_agent as userAgent',
 ] as const
 
-/** A row of `sessionColumns`, and of what tells its user. */
+/** A row of `sessionColumns`, with its user and credential version. */
 export interface SessionRow {
   userId: string | number
   credentialVersion: string | number
@@ -189,7 +189,7 @@ interface RefreshRow extends UserRow, SessionRow {
   endedAt: string | number | null
 }
 
-// Reads the row after the step: whoever finds it ended has ended it.
+// Reads the row after the step: the call that sees it ended is the one that ended it.
 function outcomeOf(
   row: RefreshRow,
   ids: Storage['ids'],

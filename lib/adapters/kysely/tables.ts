@@ -1,6 +1,6 @@
 import type { Generated } from 'kysely'
 
-/** What ids of users are in the database; the core reads `integer` as a number and `uuid` as a string. */
+/** The type of user ids in the database; the core reads `integer` as a number and `uuid` as a string. */
 export interface IdOptions {
   /** @default 'integer' */
   ids?: 'integer' | 'uuid'

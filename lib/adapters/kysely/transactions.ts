@@ -16,7 +16,7 @@ export async function inTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>
   return db.transaction().setIsolationLevel('read committed').execute(step)
 }
 
-/** Runs a statement that may fail; within a host's transaction behind a savepoint, so that it survives. */
+/** Runs a statement that may fail; within a host's transaction behind a savepoint, so that the transaction survives. */
 export async function withSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   return db.isTransaction ? saved(db, step) : step(db)
 }
@@ -79,7 +79,7 @@ export function withRetries<Verbs extends object>(verbs: Verbs): Verbs {
   return around(verbs, retried)
 }
 
-/** The verbs, with `ACCOUNTS_UNAVAILABLE` for what the database or the way to it is to blame for. */
+/** The verbs, throwing `ACCOUNTS_UNAVAILABLE` for faults of the database and of the connection to it. */
 export function withOutages<Verbs extends object>(verbs: Verbs): Verbs {
   return around(verbs, async (call) => {
     try {

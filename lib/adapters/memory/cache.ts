@@ -11,9 +11,9 @@ interface CodeRecord {
   /** The end of the code, then of the grant. */
   endsAt: number
   grantMs: number
-  /** Gone from a burnt record. */
+  /** Null in a burnt record. */
   subject: string | null
-  /** Gone from a tombstone. */
+  /** Null in an exhausted or burnt record. */
   live: { mac: CodeMac; lease?: { id: string; until: number } } | null
 }
 
@@ -23,8 +23,8 @@ export interface MemoryCacheOptions {
 }
 
 /**
- * Keeps one-time codes in this process, for tests and trials. Every verb is done within one tick; what is published
- * reaches the listeners of this cache alone, in a later one.
+ * Keeps one-time codes in this process, for tests and trials. Every verb completes within one tick; published texts
+ * reach the listeners of this cache alone, in a later tick.
  *
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
@@ -85,7 +85,7 @@ function memoryChannel(): Pick<Cache, 'publish' | 'subscribe' | 'close'> {
   let closed = false
   return {
     async publish(text) {
-      // A listener that comes later is not called with it.
+      // Listeners that are added later do not get this text.
       for (const entry of listeners) defer(() => listeners.has(entry) && entry.listener(text))
     },
     async subscribe(listener, restarted) {
@@ -100,7 +100,7 @@ function memoryChannel(): Pick<Cache, 'publish' | 'subscribe' | 'close'> {
   }
 }
 
-// Each call by itself: a listener that throws harms no other, and not who published.
+// Each call by itself: a listener that throws affects neither the others nor the publisher.
 function defer(call: () => void): void {
   queueMicrotask(() => {
     try {
@@ -118,7 +118,7 @@ function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number]):
 }
 
 function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'exhausted' {
-  // Counted before the comparison counts: a guess past the last try is never told whether it was right.
+  // Counted before it is compared: a guess past the last try never learns whether it was right.
   if (++record.used > record.tries) {
     record.state = 'exhausted'
     record.live = null

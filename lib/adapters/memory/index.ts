@@ -15,8 +15,8 @@ export interface MemoryStorageOptions {
 }
 
 /**
- * Keeps users, sessions, waiting mails and events in this process, for tests and trials. Every verb is done within one
- * tick, and what is stored is a copy: callers cannot reach it.
+ * Keeps users, sessions, waiting mails and events in this process, for tests and trials. Every verb completes within
+ * one tick, and stores copies that callers cannot reach.
  *
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */

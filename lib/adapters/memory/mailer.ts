@@ -13,16 +13,16 @@ export interface MemoryMailer extends Mailer {
 /**
  * Makes a mailer that keeps messages in this process and delivers nothing.
  *
- * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` says that it is meant
+ * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` is true
  */
 export function memoryMailer(options: { singleProcess?: boolean } = {}): MemoryMailer {
   refuseProduction(
     options.singleProcess,
     'fastify-accounts: option "mailer" is a memoryMailer, which delivers nothing; pass "redis" for the mail queue, ' +
-      'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is meant',
+      'smtpMailer({ transport, from }), or memoryMailer({ singleProcess: true }) if that is intended',
   )
   const sent: SentMessage[] = []
-  // Decoys too: they are as much done as mails.
+  // Decoys too: they count as done like mails.
   const done = new Set<string>()
   return {
     inProcess: true,

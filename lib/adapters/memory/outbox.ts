@@ -56,10 +56,10 @@ export function purgeVerbs(state: MemoryState) {
   const { sessions, mails, events } = state
   return {
     async purge({ now, eventsBefore, limit }) {
-      // Users first: a session that goes now still speaks for its account.
+      // Users first: a session that is removed now still shows that its account was used.
       return (
         expireUsers(state, now, limit) +
-        removeFrom(sessions, ([, session]) => session.expiresAt < now - dayMs && !speaks(state, session), limit) +
+        removeFrom(sessions, ([, session]) => session.expiresAt < now - dayMs && !showsUse(state, session), limit) +
         removeFrom(mails, ([, { expiresAt }]) => expiresAt <= now, limit) +
         removeFrom(events, ([, { at }]) => at < eventsBefore, limit)
       )
@@ -79,8 +79,8 @@ function expireUsers(state: MemoryState, now: number, limit: number): number {
   return expired.length
 }
 
-// While an account may still expire, its sessions speak for it.
-function speaks({ users }: MemoryState, { userId }: Session): boolean {
+// The sessions of an account show whether it was ever used: they are kept until it can no longer expire.
+function showsUse({ users }: MemoryState, { userId }: Session): boolean {
   const user = users.get(userId)
   return user !== undefined && user.expiresAt !== null && user.emailVerifiedAt === null
 }

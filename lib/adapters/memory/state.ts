@@ -1,6 +1,6 @@
 import type { OutboxMail, Session, StoredEvent, User, UserId } from '../../contracts.ts'
 
-/** A user as the memory storage keeps it; replaced as a whole, never changed. */
+/** A user as the memory storage keeps it; always replaced as a whole. */
 export interface StoredUser extends User {
   usernameCanonical: string | null
   emailCanonical: string
@@ -35,9 +35,9 @@ export interface MemoryState {
 }
 
 /**
- * Refuses a part that lives in one process's memory where several may run.
+ * Refuses production for a part that lives in one process's memory.
  *
- * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` says that it is meant
+ * @throws {TypeError} with `NODE_ENV=production`, unless `singleProcess` is true
  */
 export function refuseProduction(singleProcess: boolean | undefined, message: string): void {
   if (process.env.NODE_ENV === 'production' && !singleProcess) throw new TypeError(message)
@@ -67,7 +67,7 @@ export function keepUser(state: MemoryState, user: StoredUser): void {
   if (user.usernameCanonical !== null) state.byUsername.set(user.usernameCanonical, user.id)
 }
 
-/** Removes a user, and nothing else of it. */
+/** Removes a user, but none of its sessions. */
 export function dropUser(state: MemoryState, id: UserId): void {
   const user = state.users.get(id)
   if (!user) return
@@ -89,20 +89,8 @@ export function usernameTaken(state: MemoryState, canonical: string | null | und
 }
 
 /** A copy of a user as profiles show it. */
-export function shownUser(user: StoredUser): User {
-  const { id, username, email, emailVerifiedAt, credentialVersion, active, role, profile, createdAt, expiresAt } = user
-  return structuredClone({
-    id,
-    username,
-    email,
-    emailVerifiedAt,
-    credentialVersion,
-    active,
-    role,
-    profile,
-    createdAt,
-    expiresAt,
-  })
+export function shownUser({ usernameCanonical, emailCanonical, passwordHash, ...user }: StoredUser): User {
+  return structuredClone(user)
 }
 
 /** A copy of a profile, through JSON, as a database keeps it. */
@@ -110,12 +98,12 @@ export function storedProfile<T>(profile: T): T {
   return JSON.parse(JSON.stringify(profile))
 }
 
-/** The sessions of a user that have not ended, be they past their end or not. */
+/** The sessions of a user that were not ended, also those past their `expiresAt`. */
 export function openSessions({ sessions }: MemoryState, userId: UserId): StoredSession[] {
   return [...sessions.values()].filter((session) => session.userId === userId && session.endedAt === null)
 }
 
-/** Ends sessions and answers their ids. */
+/** Ends sessions and returns their ids. */
 export function endAll(sessions: StoredSession[], now: number): string[] {
   for (const session of sessions) session.endedAt = now
   return sessions.map(({ id }) => id)
@@ -133,7 +121,7 @@ export function shownSession(session: Session): Session {
   return { id, userId, credentialVersion, createdAt, authTime, lastUsedAt, idleMs, expiresAt, ip, userAgent }
 }
 
-/** Stores mails but for those whose id is known. */
+/** Stores mails, except those whose id is known. */
 export function keepMails({ mails }: MemoryState, added: OutboxMail[]): void {
   for (const { id, sealed, createdAt, dueAt, expiresAt } of added) {
     if (!mails.has(id)) mails.set(id, { id, sealed, createdAt, dueAt, expiresAt, settled: false })

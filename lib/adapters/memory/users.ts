@@ -159,7 +159,7 @@ function changed(state: MemoryState, user: StoredUser, { set, credentialVersion 
   return { ...user, ...given({ ...rest, ...name }), ...expiry, profile, credentialVersion }
 }
 
-/** The members that are not undefined: those are left out, and stay. */
+/** The members that are not undefined. */
 function given<T extends object>(members: T) {
   const entries = Object.entries(members).filter(([, value]) => value !== undefined)
   return Object.fromEntries(entries) as { [K in keyof T]?: Exclude<T[K], undefined> }

@@ -75,7 +75,7 @@ export function redisChannel(
   }
 }
 
-// Each is called by itself: one that throws harms no other.
+// Each is called by itself: one that throws does not affect the others.
 function createListeners(onError: (error: Error) => void) {
   const entries = new Set<{ onMessage(text: string): void; onBegin(): void }>()
   function guarded<Args extends unknown[]>(call: (...args: Args) => void) {

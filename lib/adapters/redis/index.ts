@@ -22,8 +22,8 @@ export interface RedisCacheOptions {
 
 /**
  * Keeps one-time codes in Redis (6 or later; single, Sentinel or Cluster). Each verb is one script on one cluster slot.
- * Redis lifetimes only clean up: expiry is judged by the caller's clock. Opens a connection of its own, a second one
- * with the first listener, and closes both.
+ * The lifetimes of keys only clean up; the caller's clock decides what has expired. Opens a connection of its own, a
+ * second one with the first listener, and closes both.
  */
 export function redisCache({ redis, name = 'accounts', onError }: RedisCacheOptions): Cache {
   const client = openRedis(redis, {}, onError)
@@ -104,7 +104,7 @@ function keysOf(name: string) {
   }
 }
 
-// Whatever a client sends as a tag stays inside its own part of the key, and inside the braces that choose the slot.
+// No tag that a client sends can leave its part of the key, nor the braces that choose the slot.
 function keyPart(text: string): string {
   return text.replace(/[^\w-]/g, (unit) => `%${unit.charCodeAt(0).toString(16).padStart(4, '0')}`)
 }
@@ -135,5 +135,5 @@ function milliseconds(reply: unknown): number {
 }
 
 function unexpected(): Error {
-  return commandFault(new Error('Redis gave a reply that no command of ours has'))
+  return commandFault(new Error('Redis sent an unexpected reply'))
 }

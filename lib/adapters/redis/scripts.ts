@@ -46,7 +46,7 @@ if state == 'verified' then
   if record[7] and now < tonumber(record[7]) then return 'dead' end
   return right and 'right' or 'wrong'
 end
--- Counted before the comparison counts: a guess past the last try is never told whether it was right.
+-- Counted before it is compared: a guess past the last try never learns whether it was right.
 if redis.call('HINCRBY', KEYS[1], 'used', 1) > tonumber(record[4]) then
   redis.call('HSET', KEYS[1], 'state', 'exhausted')
   redis.call('HDEL', KEYS[1], 'kid', 'mac')

@@ -1,6 +1,6 @@
 import { AccountsError } from '../errors.ts'
 
-/** What is wrong with a call is told without a stack: it is the caller's to mend. Exit code 2: nothing was tried. */
+/** A wrong command line: printed without a stack, since the caller can correct it. Exit code 2: nothing was tried. */
 export function usageError(message: string, exitCode: 1 | 2 = 2): Error {
   return Object.assign(new Error(message), { exitCode })
 }
@@ -10,12 +10,12 @@ export function failure(message: string): Error {
   return usageError(message, 1)
 }
 
-/** The one line that tells an error, and the exit code that goes with it. */
-export function told(error: unknown): { line: string; exitCode: number } {
+/** An error as one line, and its exit code. */
+export function errorLine(error: unknown): { line: string; exitCode: number } {
   if (error instanceof AccountsError) return { line: refusalText(error), exitCode: 1 }
-  const { exitCode, message } = error as { exitCode?: number; message?: string }
+  const { exitCode, message } = Object(error) as { exitCode?: number; message?: string }
   const ours = (exitCode !== undefined || error instanceof TypeError) && message
-  const text = ours ? message.replace(/^fastify-accounts: /, '') : faultText(error)
+  const text = ours ? message.replace(/^fastify-accounts: /, '') : `${faultText(error)}${fixOf(error)}`
   return { line: `fastify-accounts: ${text}`, exitCode: exitCode ?? 1 }
 }
 
@@ -26,24 +26,19 @@ function refusalText({ code, message, reasons, errors, cause }: AccountsError): 
 }
 
 // PostgreSQL's codes for a table and a column that are missing.
-function fixOf(cause: unknown): string {
-  const { code } = Object(cause) as NodeJS.ErrnoException
+function fixOf(fault: unknown): string {
+  const { code } = Object(fault) as NodeJS.ErrnoException
   return code === '42P01' || code === '42703' ? '; run fastify-accounts migrate' : ''
 }
 
-/** A driver's error may hold the address of a server: its code says enough, or its first line without addresses. */
+/** The first line of an error's message and its code; without URLs, which may hold a password. */
 export function faultText(error: unknown): string {
   const { code, message } = Object(error) as NodeJS.ErrnoException
   const line = `${message ?? ''}`.split('\n', 1)[0]!.replace(/\b[a-z]+:\/\/\S+/gi, '[address]')
   return [line, code && !line.includes(code) ? `(${code})` : ''].filter(Boolean).join(' ') || 'failed'
 }
 
-/** Loads a package that not every host has. */
-export async function installed<T>(load: () => Promise<T>, name: string): Promise<T> {
-  try {
-    return await load()
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error
-    throw failure(`the package ${name} is needed for this; run: npm install ${name}`)
-  }
+/** Prints lines. */
+export function print(...lines: string[]): void {
+  process.stdout.write(lines.map((line) => `${line}\n`).join(''))
 }
