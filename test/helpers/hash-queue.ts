@@ -7,7 +7,10 @@ export function fillHashQueue(places = Number.POSITIVE_INFINITY): () => Promise<
     leave = resolve
   })
   const taken: Promise<void>[] = []
-  while (taken.length < places && admits()) taken.push(hashQueue.run(() => left))
+  const take = () => taken.push(hashQueue.run(() => left).catch(() => {}))
+  while (taken.length < places && admits()) take()
+  // Those who hold a reservation may go a little further than those who ask.
+  for (let more = 0; more < 10 && taken.length < places; more++) take()
   return () => {
     leave()
     return Promise.all(taken)
