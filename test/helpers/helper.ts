@@ -88,8 +88,8 @@ export async function until(condition: () => unknown, ms = 30_000): Promise<void
 }
 
 /**
- * Runs a case of a contract over a real server, and again when the machine was too busy to show anything: the server did
- * not answer within its half a second.
+ * Runs a case of a contract over a real server, and again when the machine was too busy to show anything: the server
+ * did not reply within its half a second.
  */
 export async function despiteLoad(run: () => Promise<void>): Promise<void> {
   for (let attempt = 1; ; attempt++) {
