@@ -182,7 +182,7 @@ export interface AccountEvent {
 }
 
 /** Names a stored event; chosen by the storage. */
-export type EventId = number | string
+export type EventId = number
 
 /** A security event as it is listed. */
 export interface StoredEvent extends AccountEvent {

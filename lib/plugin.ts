@@ -14,7 +14,7 @@ import { sessionRoutes } from './features/own-sessions.ts'
 import { passwordResetRoutes } from './features/password-reset.ts'
 import { refreshRoutes } from './features/refresh.ts'
 import { registerRoutes } from './features/register.ts'
-import { entranceKey, requestAccount, requestAccountOrNull } from './http/guards.ts'
+import { requestAccount, requestAccountOrNull } from './http/guards.ts'
 import { isolate, mount } from './http/routes.ts'
 import { wrongOption } from './options/checks.ts'
 import { type AccountsOptions, type ResolvedOptions, resolveOptions } from './options/options.ts'
@@ -85,9 +85,12 @@ function usersOf({ storage, db }: ResolvedOptions): unknown {
   return storage ?? db?.reveal()
 }
 
+// Realms of one app share the decorators.
+const decorated = Symbol('fastify-accounts')
+
 function decorateRequests(app: FastifyInstance): void {
-  if (app.hasRequestDecorator(entranceKey)) return
-  app.decorateRequest(entranceKey, null)
+  if (app.hasRequestDecorator(decorated)) return
+  app.decorateRequest(decorated, null)
   app.decorateRequest('account', { getter: requestAccount })
   app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
 }

@@ -51,8 +51,8 @@ function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyB
       // The driver's own fault, which an adapter may have translated.
       const fault = cause instanceof AccountsError ? (cause.cause ?? cause) : cause
       if (name !== heartbeat) log.error({ err: loggable(fault) }, `fastify-accounts: "${name}" failed`)
-      if (cause instanceof AccountsError || !isOutage(cause)) throw cause
-      throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+      if (!isOutage(cause)) throw cause
+      throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: loggable(fault) })
     } finally {
       timer.stop()
     }

@@ -62,8 +62,8 @@ const rememberedTokens = 5000
 const longestToken = 8192
 
 /**
- * Registers @fastify/jwt in our own scope, one instance for each kind of token and key of the ring, and builds the
- * token functions over them. A key serves one kind and one algorithm.
+ * Registers @fastify/jwt in a scope that has no routes, so that no request leads to it: one instance for each kind of
+ * token and key of the ring. Builds the token functions over them. A key serves one kind and one algorithm.
  */
 export async function createTokens(
   scope: FastifyInstance,
@@ -72,12 +72,16 @@ export async function createTokens(
   ids: Storage['ids'],
 ): Promise<Tokens> {
   const kinds: Kinds = {
-    access: {
-      audience: options.tokens.audience ?? options.name,
-      instances: await openInstances(scope, ring, options, 'access'),
-    },
-    refresh: { audience: `${options.name}:refresh`, instances: await openInstances(scope, ring, options, 'refresh') },
+    access: { audience: options.tokens.audience ?? options.name, instances: new Map() },
+    refresh: { audience: `${options.name}:refresh`, instances: new Map() },
   }
+  await scope.register(async (own) => {
+    // @fastify/jwt writes to `app.jwt`. Scopes inherit from the app: an own property keeps our keys off the host's.
+    Object.defineProperty(own, 'jwt', { value: Object.create(null), configurable: true })
+    for (const kind of ['access', 'refresh'] as const)
+      kinds[kind].instances = await openInstances(own, ring, options, kind)
+    Reflect.deleteProperty(own, 'jwt')
+  })
   const issuer = options.tokens.issuer ?? options.name
   const seconds = () => Math.floor(options.clock() / 1000)
   return { ...signers(kinds, issuer, seconds, options), ...verifiers(kinds, issuer, seconds, options, ids) }

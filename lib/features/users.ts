@@ -136,7 +136,7 @@ export function createUsers(realm: Realm): Users {
       await emit(realm, 'accountDelete', { client, userId: id, details: { mode: 'row', by: 'admin' } })
     },
     async history(id, { before, limit } = {}) {
-      if (!['undefined', 'number', 'string'].includes(typeof before)) {
+      if (before !== undefined && !Number.isSafeInteger(before)) {
         throw new TypeError('fastify-accounts: "before" must be the id of an event')
       }
       const events = await storage.listEvents(id, { before, limit: pageSize(limit) })

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
+import type { FastifyBaseLogger, FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
 import type { Storage, User } from '../contracts.ts'
 import type { Revocation } from '../core/revocation.ts'
 import type { AccessToken, Account, Tokens } from '../core/tokens.ts'
@@ -62,6 +62,7 @@ export interface GuardParts {
   storage: Pick<Storage, 'findUserById'>
   tokens: Pick<Tokens, 'verifyAccess'>
   revocation: Pick<Revocation, 'alive'>
+  log: FastifyBaseLogger
   clock(): number
 }
 
@@ -81,7 +82,7 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
   async function authenticateRequest(request: GuardedRequest, optional: boolean): Promise<void> {
     const { authorization } = request.headers
     const visitor = optional && authorization === undefined
-    ;(request as Guarded)[entranceKey] = visitor ? null : await enter(parts, bearerToken(authorization))
+    entrances.set(request, visitor ? null : await enter(parts, bearerToken(authorization)))
   }
 
   function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
@@ -96,23 +97,28 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
   function require(given: Requirements): Guard {
     const checks = checksOf(parts, Object(given))
     return known(async (request) => {
-      const guarded = request as Guarded
-      const before = guarded[entranceKey] ?? null
+      const before = entrances.get(request) ?? null
       const fresh = await enter(parts, bearerToken(request.headers.authorization))
       // Guards of one request share what they read of the user.
       const entrance = before?.text === fresh.text && before.parts === parts ? before : fresh
-      guarded[entranceKey] = entrance
+      entrances.set(request, entrance)
       try {
         for (const check of checks) await check(entrance, request)
       } catch (error) {
         // In `app.auth([…])` another guard may let the request in, but not as this account.
-        guarded[entranceKey] = before
+        entrances.set(request, before)
         throw error
       }
     })
   }
   guards.add(authenticate)
-  const verifyToken = async (token: string) => (await enter(parts, token)).account
+  async function verifyToken(token: string): Promise<Account> {
+    try {
+      return (await enter(parts, token)).account
+    } catch (error) {
+      throw errorForClient(error, parts.log, 'verifyToken')
+    }
+  }
   return {
     authenticate: authenticate as Authenticate,
     require,
@@ -272,16 +278,12 @@ function guarded({ onRequest, preParsing, preValidation, preHandler }: RouteOpti
   return [onRequest, preParsing, preValidation, preHandler].flat().some((hook) => hook && guards.has(hook))
 }
 
-/** Where a guard keeps whom it let in; null while nobody is. */
-export const entranceKey = Symbol('fastify-accounts.entrance')
-
-interface Guarded {
-  [entranceKey]?: Entrance | null
-}
+// Whom a guard let in. Not kept on the request, from which a host's code would reach the realm.
+const entrances = new WeakMap<object, Entrance | null>()
 
 /** The getter behind `request.account`. */
 export function requestAccount(this: FastifyRequest): Account {
-  const entrance = (this as Guarded)[entranceKey]
+  const entrance = entrances.get(this)
   if (entrance) return entrance.account
   throw new Error(
     `fastify-accounts: request.account was read on ${routeOf(this)}, but no guard let anybody in; ` +
@@ -291,7 +293,7 @@ export function requestAccount(this: FastifyRequest): Account {
 
 /** The getter behind `request.accountOrNull`. */
 export function requestAccountOrNull(this: FastifyRequest): Account | null {
-  return (this as Guarded)[entranceKey]?.account ?? null
+  return entrances.get(this)?.account ?? null
 }
 
 function routeOf({ method, routeOptions, url }: FastifyRequest): string {

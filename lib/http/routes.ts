@@ -10,7 +10,7 @@ import type { Static, TSchema, TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
-import { AccountsError, type AccountsErrorCode, errorForClient, isRefusal } from '../errors.ts'
+import { AccountsError, type AccountsErrorCode, errorForClient, hostRefusal, isRefusal } from '../errors.ts'
 import type { RouteName } from '../options/options.ts'
 import { abandon, admit, release, reserve } from './admission.ts'
 import type { Guards } from './guards.ts'
@@ -73,8 +73,6 @@ const bodyLimit = 16_384
  * parser or `*` parser does not reach it, and nothing in it reaches the host.
  */
 export function isolate(scope: FastifyInstance): void {
-  // @fastify/jwt writes to `app.jwt`. Scopes inherit from the app: an own property keeps our keys off the host's.
-  Object.defineProperty(scope, 'jwt', { value: Object.create(null), configurable: true, writable: true })
   scope.setValidatorCompiler(validatorCompiler)
   scope.setSerializerCompiler(() => serialize)
   scope.setReplySerializer(serialize)
@@ -84,10 +82,11 @@ export function isolate(scope: FastifyInstance): void {
     { parseAs: 'buffer', bodyLimit },
     strictJson(scope.getDefaultJsonParser('error', 'error')),
   )
-  scope.setErrorHandler((error, _request, reply) => {
-    const refusal = translate(error)
-    // A host's error handler need not know `error.headers`, and without `reply.code` it must not turn this into a 200.
+  scope.setErrorHandler((thrown, _request, reply) => {
+    const refusal = translate(hostRefusal(thrown))
+    // A host's error handler need not know `error.headers`, and what is thrown here must never leave as a 200.
     if (isRefusal(refusal)) reply.code(refusal.statusCode).headers(refusal.headers ?? {})
+    else reply.code(500)
     throw refusal
   })
   scope.addHook('onResponse', abandon)
@@ -241,8 +240,8 @@ function invalidBody(cause: unknown, message: string): AccountsError {
 }
 
 function translate(error: unknown): unknown {
-  const { code, statusCode } = error as { code?: string; statusCode?: number }
-  if (error instanceof AccountsError || !code?.startsWith('FST_ERR_CTP_')) return error
+  const { code, statusCode } = Object(error) as { code?: unknown; statusCode?: number }
+  if (error instanceof AccountsError || !String(code).startsWith('FST_ERR_CTP_')) return error
   if (statusCode === 413) return new AccountsError('ACCOUNTS_BODY_TOO_LARGE', { cause: error })
   if (statusCode === 415) return new AccountsError('ACCOUNTS_MEDIA_TYPE_UNSUPPORTED', { cause: error })
   return invalidBody(error, notJson)
