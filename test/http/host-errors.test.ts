@@ -271,3 +271,73 @@ t.test('an expired token has a code of its own, and its header, before and behin
     headers: { 'www-authenticate': 'Bearer', 'cache-control': 'no-store' },
   })
 })
+
+t.test('whatever a hook of the host throws on a route of ours, it never leaves as a 200', async (t) => {
+  let thrown: unknown
+  const host = await hostApp(t, {
+    options: {
+      routes: {
+        login: {
+          onRequest: async () => {
+            throw thrown
+          },
+        },
+      },
+    } as Partial<AccountsOptions>,
+  })
+  const statuses: [unknown, number][] = [
+    [{ statusCode: 403, message: 'Banned.' }, 403],
+    [Object.assign(new Error('slow down'), { statusCode: 429, code: 429 }), 429],
+    [{ code: 429, statusCode: 429, error: 'Too Many Requests' }, 429],
+    ['text', 500],
+    [42, 500],
+    [{ message: 'no status' }, 500],
+    [new Error('no status'), 500],
+  ]
+
+  for (const [what, status] of statuses) {
+    thrown = what
+    const payload = { email: 'a@b.co', password: 'x' }
+    const { statusCode } = await host.app.inject({ method: 'POST', url: '/api/login/', payload })
+    t.equal(statusCode, status, String(what))
+  }
+})
+
+t.test('neither a 503 nor verifyToken lets out what a driver says', async (t) => {
+  const parts = memoryParts()
+  const row = { detail: 'ROW canary', parameters: ['ada@example.org'] }
+  const causes: unknown[] = []
+  const storage = { ...parts.storage, findUserByEmail: () => Promise.reject(outage()), sessionActive: failing }
+  function outage() {
+    return Object.assign(new Error('connect'), refusedConnection, row)
+  }
+  async function failing(): Promise<never> {
+    throw Object.assign(new Error('canary'), { statusCode: 422 })
+  }
+  const host = await hostApp(t, {
+    options: { ...parts, storage, revocation: 'storage' } as Partial<AccountsOptions>,
+    before(app) {
+      app.setErrorHandler((error, _request, reply) => {
+        causes.push((error as Error).cause)
+        return reply.send(error)
+      })
+    },
+  })
+
+  t.equal((await host.post('/api/login/', { email: 'a@b.co', password: 'x' })).status, 503)
+  const { tokens } = realmOf(host.app.accounts)
+  const session = {
+    id: 'x',
+    userId: 1,
+    createdAt: 0,
+    authTime: 0,
+    lastUsedAt: Date.now(),
+    idleMs: 1e9,
+    expiresAt: 1e14,
+  }
+  const token = await tokens.signAccess(session as never, { id: 1 } as never)
+
+  t.match(causes, [{ message: 'connect', code: 'ECONNREFUSED' }])
+  t.notMatch(JSON.stringify(Object.entries(causes[0] as object)), /canary|ada@/)
+  await t.rejects(host.app.accounts.verifyToken(token), { statusCode: 500, message: 'Internal Server Error' })
+})
