@@ -126,7 +126,7 @@ t.test('a config that cannot be loaded is reported on one line, without a stack 
     ...(strips ? [] : [['typed.ts', /this Node cannot load ".+typed\.ts"; use Node 22\.18/] as [string, RegExp]]),
   ]
 
-  const wrong = sampled(all, 4)
+  const wrong = sampled(all, 2)
   const runs = await Promise.all(wrong.map(([file]) => done(t, ['worker', '--config', `${folder}/${file}`], env)))
 
   for (const [index, { code, out, err }] of runs.entries()) {
@@ -204,7 +204,7 @@ t.test('the worker names the option or the variable that is missing or wrong, ne
       /config\.json\.js: option "mail\.template" is unknown; the names are brand, transport, from, templates/,
     ],
   ]
-  const wrong = sampled(all, 4)
+  const wrong = sampled(all, 2)
   const files = wrong.map(([options], index) => [
     `${index}-config.json.js`,
     `export default ${JSON.stringify({ ...right, ...options })}`,
