@@ -8,6 +8,8 @@ import { until } from './helper.ts'
  */
 export async function traceRedis(t: Teardown, url: string) {
   const redis = new Redis(url)
+  // Idle before the monitor starts: what ioredis itself sends on connecting must not reach it with its first reply.
+  await redis.ping()
   const monitor = await redis.monitor()
   const lines: string[] = []
   const markers = { count: 0 }
