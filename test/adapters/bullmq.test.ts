@@ -9,6 +9,7 @@ import { createRing } from '../../lib/core/secrets.ts'
 import { openJob, sealJob } from '../../lib/mail/jobs.ts'
 import { mailerContract, sampleMessage } from '../../lib/testing/mailer.ts'
 import { despiteLoad, inProduction, noRedis, redisUrl, startRedis, uniqueName, until } from '../helpers/helper.ts'
+import { monitorOf } from '../helpers/redis-trace.ts'
 
 const secret = randomBytes(32).toString('base64url')
 
@@ -197,7 +198,7 @@ t.test('[R-ENUM-3] a mail and a decoy are one enqueue of the same size by the sa
   const clock = () => 0
   const subject = mailer(t, { name, clock })
   await subject.send(sampleMessage())
-  const watcher = await redis(t).monitor()
+  const watcher = await monitorOf(redis(t))
   t.teardown(() => watcher.disconnect())
   const seen: string[][] = []
   watcher.on('monitor', (_time: string, args: string[]) => {

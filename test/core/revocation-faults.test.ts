@@ -7,6 +7,7 @@ import { openDatabase } from '../helpers/app.ts'
 import { fedFor, watchedInstance } from '../helpers/channel.ts'
 import { faultProxy, freePort, noPostgres, noRedis, startRedis, uniqueName, until } from '../helpers/helper.ts'
 import { newMember } from '../helpers/members.ts'
+import { monitorOf } from '../helpers/redis-trace.ts'
 
 const skip = noPostgres || noRedis
 t.jobs = 4
@@ -267,7 +268,7 @@ async function timeUntilRefused({ me }: { me(access: string): Promise<number> },
 /** The names of the commands that a server gets from now on. */
 async function commandsOf(t: Test, url: string): Promise<string[]> {
   const redis = new Redis(url)
-  const monitor = await redis.monitor()
+  const monitor = await monitorOf(redis)
   t.teardown(() => {
     redis.disconnect()
     monitor.disconnect()

@@ -8,9 +8,7 @@ import { until } from './helper.ts'
  */
 export async function traceRedis(t: Teardown, url: string) {
   const redis = new Redis(url)
-  // Idle before the monitor starts: what ioredis itself sends on connecting must not reach it with its first reply.
-  await redis.ping()
-  const monitor = await redis.monitor()
+  const monitor = await monitorOf(redis)
   const lines: string[] = []
   const markers = { count: 0 }
   monitor.on('monitor', (_time: string, args: string[], source: string) => {
@@ -36,4 +34,10 @@ export async function traceRedis(t: Teardown, url: string) {
     await mark()
     return { result, seen: lines.slice(start, -1) }
   }
+}
+
+/** Watches the commands of a server. What ioredis sends on connecting must not reach the monitor with its first reply. */
+export async function monitorOf(redis: Redis): Promise<Redis> {
+  await redis.ping()
+  return redis.monitor()
 }

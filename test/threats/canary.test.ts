@@ -18,6 +18,7 @@ import {
   uniqueName,
   until,
 } from '../helpers/helper.ts'
+import { monitorOf } from '../helpers/redis-trace.ts'
 
 const jsonType = { 'content-type': 'application/json' }
 const serverSecrets = { 'database password': 'canary-database-Rr4nB7', 'Redis password': 'canary-redis-Ff6cX3' }
@@ -192,11 +193,9 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
 async function observedHost(t: Test) {
   const server = await startRedis()
   const redis = new Redis(server.url)
-  // Idle before the monitor starts: what ioredis itself sends on connecting must not reach it with its first reply.
-  await redis.ping()
   const commands: string[] = []
   // Before there is a password, which a monitor does not send.
-  const monitor = await redis.monitor()
+  const monitor = await monitorOf(redis)
   monitor.on('monitor', (_time: string, args: string[]) => commands.push(args.join(' ')))
   await redis.config('SET', 'requirepass', serverSecrets['Redis password'])
   const { url, drop } = await freshDatabase()

@@ -16,6 +16,7 @@ import { openDatabase, settableClock } from '../helpers/app.ts'
 import { calls } from '../helpers/counted-argon2.ts'
 import { noPostgres, noRedis, startRedis, uniqueName, until } from '../helpers/helper.ts'
 import { catchMails } from '../helpers/mail-catch.ts'
+import { monitorOf } from '../helpers/redis-trace.ts'
 import { instance, newPassword, wrong } from '../helpers/reset-flow.ts'
 
 const url = 'https://app.example.com/reset'
@@ -303,7 +304,7 @@ async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue', options: P
   const queued = mailer === 'queue' ? { mailer: undefined } : {}
   const host = await instance(t, { ...parts, ...queued })
   const redis = new Redis(server.url)
-  const monitor = await redis.monitor()
+  const monitor = await monitorOf(redis)
   const lines: string[] = []
   monitor.on('monitor', (_time: string, args: string[], source: string) => {
     // Bytes of every argument, as MONITOR escapes them: sealed values are padded, so even these are equal.
