@@ -112,18 +112,19 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     })
   }
   guards.add(authenticate)
-  async function verifyToken(token: string): Promise<Account> {
-    try {
-      return (await enter(parts, token)).account
-    } catch (error) {
-      throw errorForClient(error, parts.log, 'verifyToken')
-    }
-  }
   return {
     authenticate: authenticate as Authenticate,
     require,
     protect: (scope) => protect(scope, guards),
-    verifyToken,
+    verifyToken: (token) => verifyToken(parts, token),
+  }
+}
+
+async function verifyToken(parts: GuardParts, token: string): Promise<Account> {
+  try {
+    return (await enter(parts, token)).account
+  } catch (error) {
+    throw errorForClient(error, parts.log, 'verifyToken')
   }
 }
 

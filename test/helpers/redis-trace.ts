@@ -36,7 +36,7 @@ export async function traceRedis(t: Teardown, url: string) {
   }
 }
 
-/** Watches the commands of a server. What ioredis sends on connecting must not reach the monitor with its first reply. */
+/** Watches the commands of a server. What ioredis sends on connecting must not come with the first reply. */
 export async function monitorOf(redis: Redis): Promise<Redis> {
   await redis.ping()
   return redis.monitor()
