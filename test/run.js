@@ -1,35 +1,36 @@
 // `npm test` is the suite of a commit and `npm run test:all` the whole, with every variant and with coverage;
-// `node test/run.js test/foo.test.ts` runs one file. `--all` adds the variants, and what else starts with a dash is for
-// tap.
+// `node test/run.js test/foo.test.ts` runs one file or folder, and with `--all` its variants. Each file is a process of
+// its own.
 import { spawn, spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { chmodSync, existsSync, mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync, statSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
-import { dirname, join, relative } from 'node:path'
+import { join, relative } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
-import { countTests } from './count-tests.js'
+import { compiledFile, compileTests } from './compile.js'
+import { readTests } from './read-tests.js'
 import { findBinaries, freePort, processes, startPostgres, startRedis } from './servers.js'
 
 const coverageFloor = 90
+const jobs = 2
+const secondsPerFile = 300
 const root = fileURLToPath(new URL('..', import.meta.url))
 process.chdir(root)
 
-const require = createRequire(import.meta.url)
-const tapProgram = join(dirname(require.resolve('tap/package.json')), 'dist/esm/run.mjs')
-const { Parser } = createRequire(tapProgram)('tap-parser')
 const runId = randomBytes(8).toString('hex')
 const folder = mkdtempSync(join(tmpdir(), 'accounts-test-'))
 // PostgreSQL, which runs under another account, keeps its files in here.
 chmodSync(folder, 0o711)
+const coverageFolder = join(folder, 'coverage')
 // Everything that the tests start inherits both, which is how what they leave behind is found.
 process.env.TEST_RUN = runId
 process.env.TMPDIR = folder
 
 const servers = []
-let tap
+const running = new Set()
 let interrupted = false
 for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP']) process.on(name, () => interrupt(name))
 process.once('uncaughtException', async (error) => {
@@ -38,10 +39,9 @@ process.once('uncaughtException', async (error) => {
   process.exit(1)
 })
 
-const named = process.argv.slice(2).filter((argument) => !argument.startsWith('-'))
+const named = process.argv.slice(2).filter((argument) => argument !== '--all')
 const everything = process.argv.includes('--all')
-const flags = process.argv.slice(2).filter((argument) => argument.startsWith('-') && argument !== '--all')
-const measured = everything && !named.length && !flags.includes('--disable-coverage')
+const measured = everything && !named.length
 if (everything) process.env.TEST_ALL = '1'
 const filesWithSkips = []
 const counts = { passed: 0, failed: 0, skipped: 0 }
@@ -58,14 +58,16 @@ process.exitCode = interrupted ? 130 : counts.failed ? 1 : 0
 
 async function main() {
   const files = chosenFiles()
+  const ready = !files.some(usesBuild) || build()
+  await compileTests()
   const standIns = await provideServers()
   if (interrupted) throw new Error('interrupted')
   const skipped = files.filter((file) => needsMissingServer(file, standIns))
   const chosen = files.filter((file) => !skipped.includes(file))
-  if (chosen.some(usesBuild) && !build()) throw new Error('the build failed')
+  if (!(await ready)) throw new Error('the build failed')
   for (const file of skipped)
     tally(file, { passed: [], failed: [], skipped: [{ title: 'the file', reason: 'it needs real servers' }] })
-  if (chosen.length) await runTap(chosen)
+  await runFiles(chosen)
   reportLeftovers()
   if (measured && counts.failed === 0) checkCoverage()
   tellStandIns(standIns)
@@ -144,28 +146,50 @@ function usesBuild(file) {
   return /dist\/|examples\/|demo|fastify-accounts|startServer/.test(readFileSync(file, 'utf8'))
 }
 
-function build() {
+/** Answers whether dist/ can be tested; a build that fails is no obstacle to a single file. */
+async function build() {
   const built = existsSync('dist/index.js') ? statSync('dist/index.js').mtimeMs : 0
   const sources = readdirSync('lib', { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
   const fresh = sources.every((entry) => statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs < built)
   if (fresh) return true
-  return spawnSync('npm', ['run', '--silent', 'build'], { stdio: 'inherit' }).status === 0 || named.length > 0
+  const [code] = await once(start('npm', ['run', '--silent', 'build'], { stdio: 'inherit' }), 'close')
+  return code === 0 || named.length > 0
 }
 
-async function runTap(files) {
-  const coverage = measured ? ['--coverage-report=none'] : ['--disable-coverage', '--allow-empty-coverage']
-  const { TAP, NODE_OPTIONS = '', ...rest } = process.env
-  const env = { ...rest, NODE_OPTIONS: `--import=${new URL('typescript.js', import.meta.url)} ${NODE_OPTIONS}` }
-  tap = spawn(process.execPath, [tapProgram, 'run', '--reporter=tap', ...coverage, ...flags, ...files], {
+async function runFiles(files) {
+  const waiting = files.values()
+  const work = async () => {
+    for (const file of waiting) tally(file, await runFile(file))
+  }
+  await Promise.all(Array.from({ length: jobs }, work))
+}
+
+async function runFile(file) {
+  if (interrupted) throw new Error('interrupted')
+  const env = {
+    ...process.env,
+    TAP: '1',
+    TAP_TIMEOUT: secondsPerFile,
+    ...(measured && { NODE_V8_COVERAGE: coverageFolder }),
+  }
+  const child = start(process.execPath, ['--enable-source-maps', compiledFile(file)], {
     stdio: ['ignore', 'pipe', 'inherit'],
     env,
   })
-  const counting = countTests(new Parser(), files, tally)
-  tap.stdout.setEncoding('utf8').on('data', counting.write)
-  const [code] = await once(tap, 'close')
-  if (interrupted) throw new Error('interrupted')
-  counting.end()
-  if (code !== 0 && counts.failed === 0) throw new Error(`tap ended with ${code} though no test failed`)
+  // A file whose own time limit does not end it.
+  const limit = setTimeout(() => child.kill('SIGKILL'), (secondsPerFile + 30) * 1000)
+  const [found, [code, signal]] = await Promise.all([readTests(child.stdout), once(child, 'close')])
+  clearTimeout(limit)
+  const { passed, skipped, failed } = found
+  if (code !== 0 && !failed.length) failed.push({ title: 'the file itself', details: `ended with ${signal ?? code}` })
+  if (![...passed, ...skipped, ...failed].length) failed.push({ title: 'it ran no test', details: '' })
+  return found
+}
+
+function start(...program) {
+  const child = spawn(...program)
+  running.add(child)
+  return child.once('close', () => running.delete(child))
 }
 
 function tally(file, { passed, failed, skipped }) {
@@ -180,8 +204,8 @@ function tally(file, { passed, failed, skipped }) {
 }
 
 function checkCoverage() {
-  const c8 = require.resolve('c8/bin/c8.js')
-  const args = ['report', '--temp-directory=.tap/coverage', '--check-coverage', `--lines=${coverageFloor}`]
+  const c8 = createRequire(import.meta.url).resolve('c8/bin/c8.js')
+  const args = ['report', `--temp-directory=${coverageFolder}`, '--check-coverage', `--lines=${coverageFloor}`]
   const { status } = spawnSync(
     process.execPath,
     [c8, ...args, '--all', '--src=lib', '--include=lib/**', '--exclude=lib/contracts.ts'],
@@ -236,10 +260,9 @@ function ofProcess(pid, read) {
 
 async function interrupt(name) {
   interrupted = true
-  tap?.kill(name)
-  // tap waits for its files, and these may hang.
+  for (const child of running) child.kill(name)
   await sleep(3000, undefined, { ref: false })
-  tap?.kill('SIGKILL')
+  for (const child of running) child.kill('SIGKILL')
 }
 
 async function cleanUp() {
