@@ -1,8 +1,8 @@
 import { Parser } from 'tap-parser'
 
 /**
- * Reads the TAP that a test file prints. A test is a subtest without subtests of its own, or an assertion that stands in
- * no subtest. Answers the titles that passed, those that were skipped with a reason, those that failed with details.
+ * Reads the TAP that a test file prints. A test is a subtest without subtests of its own, or an assertion that stands
+ * in no subtest. Answers the titles that passed, those that were skipped with a reason, those that failed with details.
  */
 export async function readTests(output) {
   const found = { passed: [], failed: [], skipped: [] }

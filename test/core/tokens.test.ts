@@ -11,6 +11,7 @@ import { changeCredentials } from '../../lib/core/credentials.ts'
 import { createRing } from '../../lib/core/secrets.ts'
 import accountsPlugin, { type AccountsOptions } from '../../lib/index.ts'
 import { type Answer, accountsOf, clientOf, memoryApp, secret, settableClock, type Teardown } from '../helpers/app.ts'
+import { rounds } from '../helpers/helper.ts'
 import { claimsOf, newMember, sessionFor } from '../helpers/members.ts'
 
 const start = 1_800_000_000_000
@@ -431,7 +432,7 @@ t.test('[R-TOK-6] forged tokens push no good one out of memory', async (t) => {
   const remembered = roles()
   const unsigned = member.access.slice(0, member.access.lastIndexOf('.') + 1)
 
-  const until = performance.now() + 3000
+  const until = performance.now() + rounds(3000, 1000)
   let sent = 0
   while (sent < 100_000 && performance.now() < until) {
     const signature = (sent++).toString(36).padStart(43, 'A')

@@ -23,7 +23,7 @@ import {
   told,
 } from '../helpers/account-acts.ts'
 import { accountsOf, clientOf, memoryApp, openDatabase, realApp, settableClock } from '../helpers/app.ts'
-import { noPostgres, rounds, until } from '../helpers/helper.ts'
+import { everything, noPostgres, rounds, sampled, until } from '../helpers/helper.ts'
 import { claimsOf, newMember } from '../helpers/members.ts'
 
 const minute = 60_000
@@ -511,29 +511,30 @@ for (const { on, skip, open } of stores) {
       return { taken, realm: { storage: counting, options: { eventLog: false }, clock } as unknown as Realm }
     }
     const stored = async (ids: string[]) => {
-      const found = await Promise.all(ids.map((id) => storage.endSession(id, user.id, clock())))
+      const found = await Promise.all(sampled(ids, 50).map((id) => storage.endSession(id, user.id, clock())))
       return found.filter((outcome) => outcome !== null).length
     }
     const open_ = [...(await ended(-day)), ...(await ended(-1))]
     const [recent] = await ended(day)
     const [over] = await ended(-hour)
     await storage.endSession(over as string, null, clock() - 20 * day)
+    const many = rounds(2500, 1100)
     const kept = [...open_, recent as string, over as string]
 
-    await t.test('2,500 rows go in batches of 1,000, and none that is live or was lately', async (t) => {
+    await t.test('old rows go in batches of 1,000, and none that is live or was lately', async (t) => {
       // docs: "removed a day after their absolute end"
-      const old = await ended(day + 1, 2500)
+      const old = await ended(day + 1, many)
       const { realm, taken } = instance()
 
       await purge(realm)
 
-      t.strictSame(taken, [1000, 1000, 500])
+      t.strictSame(taken, everything ? [1000, 1000, 500] : [1000, 100])
       t.equal(await stored(old), 0)
       t.equal(await stored(kept), kept.length)
     })
 
     await t.test('two instances at once take each row once, and leave none', async (t) => {
-      const old = await ended(day + 1, 2500)
+      const old = await ended(day + 1, many)
       const instances = [instance(), instance()]
 
       await Promise.all(instances.map(({ realm }) => purge(realm)))
@@ -541,7 +542,7 @@ for (const { on, skip, open } of stores) {
       const taken = instances.flatMap(({ taken }) => taken)
       t.equal(
         taken.reduce((sum, count) => sum + count, 0),
-        2500,
+        many,
       )
       t.ok(
         taken.every((count) => count <= 1000),

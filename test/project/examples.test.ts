@@ -1,10 +1,10 @@
-import { type ChildProcess, execFileSync } from 'node:child_process'
+import type { ChildProcess } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
-import { readFileSync, rmSync } from 'node:fs'
-import { createRequire } from 'node:module'
+import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import t, { type Test } from 'tap'
+import ts from 'typescript'
 import { freePort, freshDatabase, redisUrl, until } from '../helpers/helper.ts'
 import { spawnNode } from '../helpers/program.ts'
 
@@ -42,11 +42,14 @@ t.test('a CommonJS host registers the plugin with require', async (t) => {
   t.equal(await stop(), 0)
 })
 
-t.test('the TypeScript host compiles without a cast and keeps its profile fields and claims', async (t) => {
-  const built = '.tap/examples-typescript'
-  t.teardown(() => rmSync(`${root}/${built}`, { recursive: true, force: true }))
-  compile(t, built)
-  const { post, open, remove, stop } = await start(t, `${built}/server.js`)
+// That it compiles is a test of hosts/types.
+t.test('the TypeScript host needs no cast and keeps its profile fields and claims', async (t) => {
+  const source = readFileSync(`${root}/examples/typescript/server.ts`, 'utf8')
+  t.notMatch(source, /\bas (?!const)|@ts-|\bany\b|!\./)
+  const { target, module } = { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext }
+  const { outputText } = ts.transpileModule(source, { compilerOptions: { target, module, verbatimModuleSyntax: true } })
+  const folder = t.testdir({ 'server.js': outputText })
+  const { post, open, remove, stop } = await start(t, `${folder}/server.js`)
   const profile = { company: 'Analytical Engines', employees: 2 }
 
   const refused = await post('/api/register/', { ...account, ...profile, employees: 0 })
@@ -82,26 +85,6 @@ t.test('an example that lacks a variable of the environment says which it needs'
     t.match(complaints.join(''), /Set DATABASE_URL, REDIS_URL and ACCOUNTS_SECRET/)
   }
 })
-
-function compile(t: Test, outDir: string): void {
-  const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
-  const options = [
-    '-p',
-    'examples/typescript',
-    '--noEmit',
-    'false',
-    '--rootDir',
-    'examples/typescript',
-    '--outDir',
-    outDir,
-  ]
-  try {
-    execFileSync(process.execPath, [tsc, ...options], { cwd: root, encoding: 'utf8' })
-  } catch (error) {
-    t.fail(`examples/typescript does not compile:\n${(error as { stdout: string }).stdout}`)
-  }
-  t.notMatch(readFileSync(`${root}/examples/typescript/server.ts`, 'utf8'), /\bas (?!const)|@ts-|\bany\b|!\./)
-}
 
 async function start(t: Test, file: string) {
   const database = await freshDatabase()

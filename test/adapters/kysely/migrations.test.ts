@@ -16,19 +16,19 @@ import { sessionRow } from '../../../lib/adapters/kysely/sessions.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
 import { day, rule, sampleSession, sampleUser, start } from '../../../lib/testing/samples.ts'
 import { openFresh, openPostgres } from '../../helpers/databases.ts'
-import { freshDatabase, noPostgres } from '../../helpers/helper.ts'
+import { freshDatabase, noPostgres, rounds } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 const names = ['accounts_0001_users_and_sessions', 'accounts_0002_account_life']
 
-t.test('eight processes that migrate at once all succeed, and one of them migrates', { skip }, async (t) => {
+t.test('processes that migrate at once all succeed, and one of them migrates', { skip }, async (t) => {
   // It runs what is built into dist/.
   const program = fileURLToPath(new URL('../../helpers/migrate-process.js', import.meta.url))
-  const children = Array.from({ length: 8 }, () => fork(program, { execArgv: [] }))
+  const children = Array.from({ length: rounds(8, 4) }, () => fork(program, { execArgv: [] }))
   t.teardown(() => children.forEach((child) => void child.kill()))
   await Promise.all(children.map((child) => once(child, 'message')))
 
-  for (let round = 0; round < 4; round++) {
+  for (let round = 0; round < rounds(4, 2); round++) {
     const { url, drop } = await freshDatabase()
     const answers = await Promise.all(
       children.map(async (child) => {
@@ -38,7 +38,7 @@ t.test('eight processes that migrate at once all succeed, and one of them migrat
     )
     await drop()
 
-    t.strictSame(answers.toSorted(), [[], [], [], [], [], [], [], names])
+    t.strictSame(answers.toSorted(), [...children.slice(1).map(() => []), names])
   }
 })
 
