@@ -17,7 +17,10 @@ interface Member {
   sessionId: string
 }
 
-t.test('over two processes', { skip: noPostgres }, async (t) => {
+// Both wait most of their time.
+t.jobs = 2
+
+t.test('over two processes', { skip: noPostgres, buffered: true }, async (t) => {
   const { start, newMember, feedUp, sent } = await realm(t)
   const [one, other] = [await start(), await start()]
 
@@ -86,7 +89,7 @@ t.test('over two processes', { skip: noPostgres }, async (t) => {
 
 t.test(
   '[R-SES-1] what a publisher that was killed between commit and publication had to tell is known in ten seconds',
-  { skip: noPostgres },
+  { skip: noPostgres, buffered: true },
   async (t) => {
     // docs: "within 15 s when the process that ended it died at that moment"
     const { start, newMember, feedUp } = await realm(t)

@@ -14,7 +14,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import t from 'tap'
 import ts from 'typescript'
-import { longRun } from '../helpers/helper.ts'
+import { longRun, sampled } from '../helpers/helper.ts'
 
 // Each file of test/types is a host, compiled beside the built package `fastify-accounts` as npm would install it.
 const root = fileURLToPath(new URL('../..', import.meta.url))
@@ -86,7 +86,8 @@ t.test('hosts compile against the built package without a cast, and mistakes do 
     [],
   )
   // What one host declares must not reach another.
-  for (const host of ['example.ts', ...hosts.filter(declares)]) t.strictSame(complaints(folder, [host]), [], host)
+  for (const host of sampled(['example.ts', ...hosts.filter(declares)], 2))
+    t.strictSame(complaints(folder, [host]), [], host)
 })
 
 longRun('the strictest host compiles', async (t) => {

@@ -48,7 +48,7 @@ const fields = {
   '/auth/confirm_email/': ['token', 'otp'],
 }
 const texts: string[] = JSON.parse(readFileSync(new URL('../vectors/blns.json', import.meta.url), 'utf8'))
-const blns = sampled(texts, 60)
+const blns = sampled(texts, 30)
 
 const backends: [string, { skip?: string | false }, (t: Test) => Promise<Parts>][] = [
   ['memory', {}, async () => ({ storage: memoryStorage(), cache: memoryCache() })],

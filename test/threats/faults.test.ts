@@ -17,6 +17,7 @@ import {
   databaseUrl,
   faultProxy,
   freshDatabase,
+  longRun,
   noPostgres,
   noRedis,
   redisUrl,
@@ -408,7 +409,7 @@ t.test(
   },
 )
 
-t.test('the whole flow works on a cluster of one node', { skip: noPostgres || noRedis }, async (t) => {
+longRun('the whole flow works on a cluster of one node', { skip: noPostgres || noRedis }, async (t) => {
   const server = await startRedis({ cluster: true, args: ['--cluster-announce-ip', '127.0.0.1'] })
   t.teardown(() => server.stop())
   const cluster = new Cluster([{ host: '127.0.0.1', port: server.port }])
