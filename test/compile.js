@@ -1,7 +1,7 @@
 // Compiles lib/ and test/ once for all tests, which then run as plain JavaScript: a loader in each of their processes
 // doubles the time of its start.
 import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { dirname, join, resolve } from 'node:path'
+import { dirname, join } from 'node:path'
 import { pathToFileURL } from 'node:url'
 
 const folder = '.tap/compiled'
@@ -22,7 +22,10 @@ export async function compileTests() {
     ...{ inlineSourceMap: true, inlineSources: true },
   }
   for (const file of stale) {
-    const { outputText } = ts.transpileModule(readFileSync(file, 'utf8'), { fileName: resolve(file), compilerOptions })
+    const { outputText } = ts.transpileModule(readFileSync(file, 'utf8'), {
+      fileName: file,
+      compilerOptions: { ...compilerOptions, sourceRoot: `${pathToFileURL(dirname(file))}/` },
+    })
     // Files beside a source are found from where it stands.
     write(compiledFile(file), `import.meta.url=${JSON.stringify(pathToFileURL(file))};${outputText}`)
   }
