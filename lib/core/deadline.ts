@@ -3,7 +3,7 @@ import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError, isOutage, loggable } from '../errors.ts'
 
 /** How long the caller of a port waits. */
-export const deadlineMs = 1000
+const deadlineMs = 1000
 // Work in batches may take longer, and says nothing about how requests fare: it neither trips the breaker nor heeds it.
 // `settleMails` is called by both: no request waits longer for it.
 const batchMs = new Map([

@@ -19,7 +19,7 @@ const DeleteBody = Type.Object({ password: Password })
  *
  * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID when the user is gone
  */
-export async function readAccount({ storage }: Realm, id: UserId): Promise<User> {
+async function readAccount({ storage }: Realm, id: UserId): Promise<User> {
   const user = await storage.findUserById(id)
   if (!user?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   return user
@@ -30,7 +30,7 @@ export async function readAccount({ storage }: Realm, id: UserId): Promise<User>
  *
  * @throws {AccountsError} ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_VALIDATION, ACCOUNTS_TOKEN_INVALID when the user is gone
  */
-export async function updateAccount(
+async function updateAccount(
   realm: Realm,
   { id, sessionId }: Account,
   given: Record<string, unknown>,
@@ -72,7 +72,7 @@ async function newName(realm: Realm, id: UserId, username: string | undefined) {
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_ACCOUNT_IN_USE, ACCOUNTS_TOKEN_INVALID
  */
-export async function deleteAccount(
+async function deleteAccount(
   realm: Realm,
   account: Account,
   { password }: Static<typeof DeleteBody>,

@@ -18,7 +18,7 @@ const ResetBody = Type.Object({ token: CodeToken, new_password: Password })
  * Mails a one-time code and returns the token that goes with it. Does the same work, and returns the same, for an
  * address without an account: its code is a decoy and its mail is dropped by the worker.
  */
-export async function requestPasswordReset(
+async function requestPasswordReset(
   realm: Realm,
   { email }: { email: string },
   client: Client,

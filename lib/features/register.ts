@@ -45,7 +45,7 @@ export async function register(
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_VALIDATION
  */
-export async function registerConcealed(
+async function registerConcealed(
   realm: Realm,
   registration: Registration & { password: string },
   client: Client,

@@ -87,7 +87,7 @@ export function sessionRow(session: Session) {
 }
 
 /** A session's columns, without those that it has in common with its user. */
-export const sessionColumns = [
+const sessionColumns = [
   'accounts_sessions.id as sessionId',
   'accounts_sessions.created_at as createdAt',
   'auth_time as authTime',
