@@ -72,7 +72,7 @@ t.test('[R-OTP-4] no key is ever without a lifetime', { skip: noRedis }, async (
 })
 
 t.test('[R-OTP-4] a key lives as long as the code or its grant, and a minute', async (t) => {
-  const { cache, redis, record, index } = realm(t)
+  const { cache, redis, record, index } = await realm(t)
 
   await cache.put(code, now)
   t.ok(await livesFor(redis, record, 600_000))
@@ -90,7 +90,7 @@ t.test('[R-OTP-4] a key lives as long as the code or its grant, and a minute', a
 })
 
 t.test('[R-OTP-4] the index forgets records whose end is past', async (t) => {
-  const { cache, redis, index } = realm(t)
+  const { cache, redis, index } = await realm(t)
   await cache.put(code, now)
 
   const later = now + 600_000 + 300_000 + 60_000
@@ -114,7 +114,7 @@ t.test('[R-OTP-3] guesses, leases and refusals of an unknown record create no ke
 })
 
 t.test('[R-OTP-2] a tombstone keeps no MAC, and the sealed subject only when it is exhausted', async (t) => {
-  const { cache, redis, record } = realm(t)
+  const { cache, redis, record } = await realm(t)
   const secrets = /mac|subject|kid|lease/
   const kept = async () => Object.keys(await redis.hgetall(record)).filter((field) => secrets.test(field))
   await cache.put(code, now)
@@ -136,7 +136,7 @@ t.test('[R-OTP-2] a tombstone keeps no MAC, and the sealed subject only when it 
 })
 
 t.test('a burn does not bring back a record that Redis has dropped', async (t) => {
-  const { cache, redis, record } = realm(t)
+  const { cache, redis, record } = await realm(t)
   await cache.put(code, now)
   await redis.del(record)
 
@@ -147,12 +147,12 @@ t.test('a burn does not bring back a record that Redis has dropped', async (t) =
 
 t.test('the first verbs after boot wait for the connection', async (t) => {
   t.teardown(failOnWarning(t))
-  const { cache } = realm(t)
+  const { cache } = await realm(t)
 
   await cache.put(code, now)
   t.equal(await cache.guess(ref, right, now), 'right')
 
-  const crowd = realm(t).cache
+  const crowd = (await realm(t)).cache
   const results = await Promise.all(Array.from({ length: 50 }, () => crowd.guess(ref, right, now)))
   t.equal(results.filter((result) => result === 'dead').length, 50)
 })
@@ -312,7 +312,7 @@ async function loseAnAnswer(cache: Cache, server: { freeze(): void; thaw(): void
 }
 
 t.test('a server that forgot the scripts gets them again', async (t) => {
-  const { cache, redis } = realm(t)
+  const { cache, redis } = await realm(t)
   await cache.put(code, now)
   await cache.guess(ref, wrong, now)
 
@@ -331,7 +331,7 @@ t.test("the host's client is neither used nor closed, and its settings stay out"
     replyMapping: 'resp3',
   })
   t.teardown(() => host.disconnect())
-  const { cache, redis, record } = realm(t, host)
+  const { cache, redis, record } = await realm(t, host)
 
   await cache.put(code, now)
   t.equal(await cache.guess(ref, right, now), 'right')
@@ -658,13 +658,15 @@ function open(t: Test, redis: RedisSource, options: { name?: string; onError?: (
   return cache
 }
 
-// A name of its own on the shared server.
-function realm(t: Test, source: RedisSource = redisUrl()) {
+// A name of its own on the shared server, and a connection that is open however busy the machine is.
+async function realm(t: Test, source: RedisSource = redisUrl()) {
   const name = uniqueName()
   const redis = new Redis(redisUrl())
   t.teardown(() => redis.disconnect())
   const keys = { record: `${name}:{tag}:reset:hash`, index: `${name}:{tag}:index:account` }
-  return { cache: open(t, source, { name }), redis, ...keys }
+  const cache = open(t, source, { name })
+  await until(() => cache.ping().then(() => true))
+  return { cache, redis, ...keys }
 }
 
 async function privateRedis(t: Test, options: { cluster?: boolean; args?: string[] } = {}) {
