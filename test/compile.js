@@ -1,33 +1,31 @@
 // Compiles lib/ and test/ once for all tests, which then run as plain JavaScript: a loader in each of their processes
 // doubles the time of its start.
-import { mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 
 const folder = '.tap/compiled'
-const settings = 'tsconfig.json'
+const { version } = createRequire(import.meta.url)('typescript/package.json')
+const { target, verbatimModuleSyntax } = JSON.parse(readFileSync('tsconfig.json', 'utf8')).compilerOptions
+const options = {
+  ...{ target, verbatimModuleSyntax, module: 'ESNext', allowJs: true, rewriteRelativeImportExtensions: true },
+  ...{ inlineSourceMap: true, inlineSources: true },
+}
+const way = [version, JSON.stringify(options), readFileSync(fileURLToPath(import.meta.url), 'utf8')].join('\0')
 
-/** Compiles what has changed; needs no types, and does not check them. */
+/** Compiles what has changed, by content; needs no types, and does not check them. */
 export async function compileTests() {
   const sources = ['lib', 'test'].flatMap(sourcesIn)
   const wanted = new Set(sources.map(compiledFile))
   for (const old of sourcesIn(folder).filter((file) => !wanted.has(file))) rmSync(old)
-  const own = Math.max(changed(settings), changed('test/compile.js'))
-  const stale = sources.filter((file) => changed(compiledFile(file)) <= Math.max(changed(file), own))
-  if (!stale.length) return
-  const { default: ts } = await import('typescript')
-  const { target, verbatimModuleSyntax } = JSON.parse(readFileSync(settings, 'utf8')).compilerOptions
-  const compilerOptions = {
-    ...{ target, verbatimModuleSyntax, module: 'ESNext', allowJs: true, rewriteRelativeImportExtensions: true },
-    ...{ inlineSourceMap: true, inlineSources: true },
-  }
-  for (const file of stale) {
-    const { outputText } = ts.transpileModule(readFileSync(file, 'utf8'), {
-      fileName: file,
-      compilerOptions: { ...compilerOptions, sourceRoot: `${pathToFileURL(dirname(file))}/` },
-    })
-    // Files beside a source are found from where it stands.
-    write(compiledFile(file), `import.meta.url=${JSON.stringify(pathToFileURL(file))};${outputText}`)
+  for (const file of sources) {
+    const text = readFileSync(file, 'utf8')
+    const mark = `/* ${createHash('sha256').update(`${way}\0${text}`).digest('hex')} */`
+    const compiled = compiledFile(file)
+    if (existsSync(compiled) && readFileSync(compiled, 'utf8').startsWith(mark)) continue
+    write(compiled, mark + (await compile(text, file)))
   }
 }
 
@@ -36,18 +34,27 @@ export function compiledFile(file) {
   return join(folder, file.replace(/\.ts$/, '.js'))
 }
 
+async function compile(text, fileName) {
+  const { default: ts } = await import('typescript')
+  const compilerOptions = { ...options, sourceRoot: `${pathToFileURL(dirname(fileName))}/` }
+  const { outputText } = ts.transpileModule(text, { fileName, compilerOptions })
+  // What stands beside a source is found from there.
+  const filename = resolve(fileName)
+  const meta = { url: pathToFileURL(filename), filename, dirname: dirname(filename) }
+  return `Object.assign(import.meta,${JSON.stringify(meta)});${outputText}`
+}
+
 function sourcesIn(dir) {
-  if (!changed(dir)) return []
+  if (!existsSync(dir)) return []
   return readdirSync(dir, { recursive: true })
     .filter((name) => /(?<!\.d)\.[jt]s$/.test(name))
     .map((name) => join(dir, name))
 }
 
-function changed(file) {
-  return statSync(file, { throwIfNoEntry: false })?.mtimeMs ?? 0
-}
-
+// Moved into its place whole: other runs may be reading.
 function write(file, text) {
   mkdirSync(dirname(file), { recursive: true })
-  writeFileSync(file, text)
+  const own = `${file}.${process.pid}`
+  writeFileSync(own, text)
+  renameSync(own, file)
 }

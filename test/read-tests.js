@@ -11,8 +11,15 @@ export async function readTests(output) {
   parser.on('plan', ({ end, comment }) => {
     if (end === 0 && comment && comment !== 'no tests found') found.skipped.push({ title: 'the file', reason: comment })
   })
-  for await (const chunk of output.setEncoding('utf8')) parser.write(chunk)
+  try {
+    for await (const chunk of output.setEncoding('utf8')) parser.write(chunk)
+  } catch (error) {
+    found.failed.push({ title: 'the file itself', details: error.message })
+  }
   parser.end()
+  if (!parser.ok && !found.failed.length) {
+    found.failed.push({ title: 'the file itself', details: JSON.stringify(parser.results?.failures) })
+  }
   return found
 }
 

@@ -58,13 +58,14 @@ process.exitCode = interrupted ? 130 : counts.failed ? 1 : 0
 
 async function main() {
   const files = chosenFiles()
-  const ready = !files.some(usesBuild) || build()
+  if (!files.length) throw new Error('there is no test in what was named')
+  const building = files.some(usesBuild) ? build() : Promise.resolve(true)
   await compileTests()
   const standIns = await provideServers()
   if (interrupted) throw new Error('interrupted')
   const skipped = files.filter((file) => needsMissingServer(file, standIns))
   const chosen = files.filter((file) => !skipped.includes(file))
-  if (!(await ready)) throw new Error('the build failed')
+  if (!(await building)) throw new Error('the build failed')
   for (const file of skipped)
     tally(file, { passed: [], failed: [], skipped: [{ title: 'the file', reason: 'it needs real servers' }] })
   await runFiles(chosen)
@@ -146,14 +147,14 @@ function usesBuild(file) {
   return /dist\/|examples\/|demo|fastify-accounts|startServer/.test(readFileSync(file, 'utf8'))
 }
 
-/** Answers whether dist/ can be tested; a build that fails is no obstacle to a single file. */
+/** Answers whether dist/ is what lib/ says. */
 async function build() {
   const built = existsSync('dist/index.js') ? statSync('dist/index.js').mtimeMs : 0
-  const sources = readdirSync('lib', { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
-  const fresh = sources.every((entry) => statSync(join(entry.parentPath ?? entry.path, entry.name)).mtimeMs < built)
+  const sources = readdirSync('lib', { recursive: true }).map((name) => join('lib', name))
+  const fresh = [...sources, 'tsconfig.json'].every((source) => statSync(source).mtimeMs < built)
   if (fresh) return true
   const [code] = await once(start('npm', ['run', '--silent', 'build'], { stdio: 'inherit' }), 'close')
-  return code === 0 || named.length > 0
+  return code === 0
 }
 
 async function runFiles(files) {
@@ -181,12 +182,22 @@ async function runFile(file) {
   })
   // A file whose own time limit does not end it.
   const limit = setTimeout(() => child.kill('SIGKILL'), (secondsPerFile + 30) * 1000)
-  const [found, [code, signal]] = await Promise.all([readTests(child.stdout), once(child, 'close')])
+  const [found, [code, signal]] = await Promise.all([readTests(child.stdout), endOf(child)])
   clearTimeout(limit)
   const { passed, skipped, failed } = found
   if (code !== 0 && !failed.length) failed.push({ title: 'the file itself', details: `ended with ${signal ?? code}` })
   if (![...passed, ...skipped, ...failed].length) failed.push({ title: 'it ran no test', details: '' })
   return found
+}
+
+async function endOf(child) {
+  const closed = once(child, 'close')
+  const end = await once(child, 'exit')
+  // Something that the file left behind may hold its output for ever.
+  const limit = setTimeout(() => child.stdout.destroy(new Error('its output was held after its end')), 5000)
+  await closed
+  clearTimeout(limit)
+  return end
 }
 
 function start(...program) {

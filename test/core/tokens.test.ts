@@ -432,9 +432,8 @@ t.test('[R-TOK-6] forged tokens push no good one out of memory', async (t) => {
   const remembered = roles()
   const unsigned = member.access.slice(0, member.access.lastIndexOf('.') + 1)
 
-  const until = performance.now() + rounds(3000, 1000)
   let sent = 0
-  while (sent < 100_000 && performance.now() < until) {
+  while (sent < rounds(100_000, 6000)) {
     const signature = (sent++).toString(36).padStart(43, 'A')
     try {
       tokens.verifyAccess(unsigned + signature)

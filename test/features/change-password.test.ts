@@ -223,7 +223,7 @@ t.test('without rotation the answered pair is one to refresh with, too', async (
   t.strictSame(Object.keys((await refresh(body.refresh)).body), ['access'])
 })
 
-const changes = rounds(1000, 50)
+const changes = rounds(1000, 48)
 t.test(`[R-SES-1] ${changes} password changes racing refreshes and log-ins`, { skip: noPostgres }, async (t) => {
   const { acts, host, racing, db } = await racedApp(t)
   const total = { kept: 0, refused: 0, survivors: 0, fates: new Set<string>() }

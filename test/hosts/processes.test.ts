@@ -9,7 +9,7 @@ import { noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
 async function run(host: string, env: Record<string, string> = {}) {
   const file = fileURLToPath(new URL(host, import.meta.url))
   const { stdout, stderr } = await promisify(execFile)(process.execPath, [file], {
-    env: { ...process.env, NODE_OPTIONS: '', ACCOUNTS_SECRET: secret, ...env },
+    env: { ...process.env, NODE_V8_COVERAGE: '', ACCOUNTS_SECRET: secret, ...env },
     timeout: 30_000,
   })
   return { ...JSON.parse(stdout), stderr }
