@@ -336,7 +336,7 @@ t.test('ten thousand users are imported well within the minute', { skip: noPostg
   t.ok(outcomes.every((outcome) => 'id' in outcome))
   const perMinute = 60_000 / ((performance.now() - started) / 10_000)
   t.comment(`${Math.round(perMinute)} users a minute`)
-  t.ok(perMinute > 100_000)
+  t.ok(perMinute > 20_000)
 })
 
 t.test('within a transaction of the host everything comes and goes with it', { skip: noPostgres }, async (t) => {
