@@ -110,10 +110,16 @@ t.test(
     skip: noPostgres,
   },
   async (t) => {
-    const { url } = await openDatabase(t)
+    const { url, db } = await openDatabase(t)
     const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
     const user = (args: string[], input: string | Buffer = '') => done(t, ['user', ...args], env, { input })
-    await user(['create', '--email', 'ada@example.com', '--username', 'ada'])
+    const ada = {
+      email: 'ada@example.com',
+      emailCanonical: 'ada@example.com',
+      username: 'ada',
+      usernameCanonical: 'ada',
+    }
+    await kyselyStorage(db).insertUser(sampleUser(ada))
     const refused: [string[], string, RegExp][] = [
       [['create', '--email', 'ADA@example.com'], '', /^ACCOUNTS_EMAIL_TAKEN: The e-mail address is already in use\.$/],
       [['create', '--email', 'b@example.com', '--username', 'Ada'], '', /^ACCOUNTS_USERNAME_TAKEN: [^()]+$/],
@@ -151,22 +157,15 @@ t.test(
 
     const database = await done(t, ['user', 'list'], noDatabase)
     const redis = await done(t, ['user', 'create', '--email', 'ada@example.com'], withoutRedis)
-    const missing = await Promise.all(
-      (['DATABASE_URL', 'REDIS_URL', 'ACCOUNTS_SECRET'] as const).map((name) =>
-        done(t, ['end-sessions', '--all'], { ...right, [name]: '' }),
-      ),
-    )
+    const names = sampled(['DATABASE_URL', 'REDIS_URL', 'ACCOUNTS_SECRET'] as const, 1)
+    const missing = await Promise.all(names.map((name) => done(t, ['end-sessions', '--all'], { ...right, [name]: '' })))
 
     t.match(database, { code: 1, out: '', err: /^ACCOUNTS_UNAVAILABLE: .+ \(connect ECONNREFUSED .+\)\n$/ })
     t.match(redis, { code: 0, out: /"ada@example.com"/, err: /^(fastify-accounts: Redis is not reachable: .+\n)*$/ })
     t.notMatch(database.err + redis.err, 'canary')
     t.strictSame(
       missing.map(({ code, err }) => [code, err.split(' ')[1]]),
-      [
-        [1, 'DATABASE_URL'],
-        [1, 'REDIS_URL'],
-        [1, 'ACCOUNTS_SECRET'],
-      ],
+      names.map((name) => [1, name]),
     )
   },
 )

@@ -12,16 +12,16 @@ import { resetPassword } from '../../lib/features/password-reset.ts'
 import type { AccountsOptions } from '../../lib/index.ts'
 import { type Answer, openDatabase, secret, settableClock } from '../helpers/app.ts'
 import { fillHashQueue } from '../helpers/hash-queue.ts'
-import { noPostgres, noRedis, redisUrl, rounds, startRedis, uniqueName, until } from '../helpers/helper.ts'
+import { noPostgres, noRedis, redisUrl, rounds, startRedis, stores, uniqueName, until } from '../helpers/helper.ts'
 import { instance, newPassword, password, wrong } from '../helpers/reset-flow.ts'
 
 type Parts = Partial<AccountsOptions>
 
 const url = 'https://app.example.com/reset'
-const backends: [string, { skip?: string | false }, (t: Test) => Promise<Parts>][] = [
+const backends = stores<[string, { skip?: string | false }, (t: Test) => Promise<Parts>]>([
   ['memory', {}, async () => ({ storage: memoryStorage(), cache: memoryCache() })],
   ['PostgreSQL and Redis', { skip: noPostgres }, realParts],
-]
+])
 
 async function realParts(t: Test): Promise<Parts> {
   const { db } = await openDatabase(t)

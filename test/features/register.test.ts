@@ -2,7 +2,7 @@ import t from 'tap'
 import Type from 'typebox'
 import { realmOf } from '../../lib/accounts.ts'
 import { accountsOf, memoryApp, realApp } from '../helpers/app.ts'
-import { noPostgres } from '../helpers/helper.ts'
+import { noPostgres, stores } from '../helpers/helper.ts'
 
 const profile = Type.Object({
   company: Type.Object({
@@ -18,10 +18,10 @@ const profile = Type.Object({
   free: Type.Optional(Type.Unknown()),
 })
 const registration = { profile, username: 'optional' as const }
-const stores = [
+const backends = stores([
   { on: 'memory', open: memoryApp, skip: false as const },
   { on: 'PostgreSQL', open: realApp, skip: noPostgres },
-]
+])
 
 type App = Awaited<ReturnType<typeof memoryApp>> | Awaited<ReturnType<typeof realApp>>
 
@@ -37,7 +37,7 @@ async function roundTrip({ post, get }: App, fields: object) {
   return { registered, answered, kept, id }
 }
 
-for (const { on, open, skip } of stores) {
+for (const { on, open, skip } of backends) {
   t.test(`profile fields are stored and answered as they came, on ${on}`, { skip }, async (t) => {
     const app = await open(t, { registration })
     const all = {

@@ -16,17 +16,17 @@ import {
   realApp,
   requestsBy,
 } from './app.ts'
-import { noPostgres, uniqueName } from './helper.ts'
+import { noPostgres, stores, uniqueName } from './helper.ts'
 import { sessionFor } from './members.ts'
 import { resetActs } from './reset-flow.ts'
 
 export { newPassword, password, passwords }
 
 /** Where the account routes are tried. */
-export const backends = [
+export const backends = stores([
   { on: 'memory', open: memoryApp, skip: false as const },
   { on: 'PostgreSQL and Redis', open: realApp, skip: noPostgres },
-]
+])
 
 export interface Host {
   app: FastifyInstance

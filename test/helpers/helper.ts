@@ -32,6 +32,11 @@ export function sampled<T>(list: readonly T[], count: number): T[] {
   return Array.from({ length: count }, (_, n) => list[Math.floor((n * list.length) / count)] as T)
 }
 
+/** Of stores, memory first, those that a commit tries: the real ones, on a machine that has them. */
+export function stores<T>([memory, ...real]: [T, ...T[]]): T[] {
+  return everything || noPostgres ? [memory, ...real] : real
+}
+
 /** The shared PostgreSQL of the run, as superuser. */
 export function databaseUrl(): string {
   return fromEnvironment('TEST_DATABASE_URL')

@@ -3,7 +3,7 @@ import t from 'tap'
 import Type from 'typebox'
 import { realmOf } from '../../lib/accounts.ts'
 import { accountsOf, memoryApp, passwords, realApp } from '../helpers/app.ts'
-import { noPostgres, sampled } from '../helpers/helper.ts'
+import { noPostgres, sampled, stores } from '../helpers/helper.ts'
 import { allRoutes, bodied, inventory, opener } from '../helpers/inventory.ts'
 import { newMember } from '../helpers/members.ts'
 
@@ -22,10 +22,10 @@ const naughty: string[] = [
   '%00',
   '$1',
 ]
-const stores = [
+const backends = stores([
   { on: 'memory', open: memoryApp, skip: false as const },
   { on: 'PostgreSQL', open: realApp, skip: noPostgres },
-]
+])
 
 // A password that is refused is not hashed: these routes take all texts, those that have to hash one in five.
 const unhashed: Record<string, Record<string, string>> = {
@@ -74,7 +74,7 @@ t.test('[R-WEB-5] hostile texts in the headers are 401 on every guarded route, a
   }
 })
 
-for (const { on, open, skip } of stores) {
+for (const { on, open, skip } of backends) {
   t.test(`[R-SQL-1] hostile usernames that are taken come back byte for byte, on ${on}`, { skip }, async (t) => {
     const host = await open(t, { passwords })
     const { post } = host

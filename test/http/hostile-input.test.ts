@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import t, { type Test } from 'tap'
 import { memoryCache, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import { openDatabase } from '../helpers/app.ts'
-import { noPostgres, redisUrl, sampled, uniqueName } from '../helpers/helper.ts'
+import { noPostgres, redisUrl, sampled, stores, uniqueName } from '../helpers/helper.ts'
 import { allRoutes } from '../helpers/inventory.ts'
 import { newMember } from '../helpers/members.ts'
 import { instance, newPassword } from '../helpers/reset-flow.ts'
@@ -50,14 +50,14 @@ const fields = {
 const texts: string[] = JSON.parse(readFileSync(new URL('../vectors/blns.json', import.meta.url), 'utf8'))
 const blns = sampled(texts, 30)
 
-const backends: [string, { skip?: string | false }, (t: Test) => Promise<Parts>][] = [
+const backends = stores<[string, { skip?: string | false }, (t: Test) => Promise<Parts>]>([
   ['memory', {}, async () => ({ storage: memoryStorage(), cache: memoryCache() })],
   [
     'PostgreSQL and Redis',
     { skip: noPostgres },
     async (t) => ({ name: uniqueName(), db: (await openDatabase(t)).db, redis: redisUrl() }),
   ],
-]
+])
 
 for (const [backend, options, parts] of backends) {
   t.test(`the routes with codes refuse hostile input on ${backend}`, options, async (t) => {
