@@ -46,8 +46,8 @@ t.test('a CommonJS host registers the plugin with require', async (t) => {
 t.test('the TypeScript host needs no cast and keeps its profile fields and claims', async (t) => {
   const source = readFileSync(`${root}/examples/typescript/server.ts`, 'utf8')
   t.notMatch(source, /\bas (?!const)|@ts-|\bany\b|!\./)
-  const { target, module } = { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext }
-  const { outputText } = ts.transpileModule(source, { compilerOptions: { target, module, verbatimModuleSyntax: true } })
+  const compilerOptions = { target: ts.ScriptTarget.ES2023, module: ts.ModuleKind.ESNext, verbatimModuleSyntax: true }
+  const { outputText } = ts.transpileModule(source, { compilerOptions })
   const folder = t.testdir({ 'server.js': outputText })
   const { post, open, remove, stop } = await start(t, `${folder}/server.js`)
   const profile = { company: 'Analytical Engines', employees: 2 }
