@@ -1,4 +1,4 @@
-import { Queue } from 'bullmq'
+import type { Queue } from 'bullmq'
 import type { Cluster, Redis } from 'ioredis'
 import type { Mailer, Message } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
@@ -36,8 +36,10 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
   const name = realmName('name', options.name)
   const ring = ringOf(name, options.secret)
   const connection = openRedis(redis, {}, onError)
-  const queue = openQueue(connection, name, onError)
-  const waiting = waitingJobs(queue, clock)
+  // Opened when it is first needed: BullMQ takes a tenth of a second and 20 MB that most processes never use.
+  let opened: Promise<Queue> | undefined
+  const open = () => (opened ??= openQueue(connection, name, onError))
+  const waiting = waitingJobs(clock)
   async function command<T>(run: () => Promise<T>): Promise<T> {
     await connected(connection)
     return run().catch((error) => {
@@ -47,7 +49,8 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
 
   return {
     async send(message: Message) {
-      if (waiting() > mostWaiting)
+      const queue = await open()
+      if (waiting(queue) > mostWaiting)
         throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('queue is full') })
       const id = jobId(message.id)
       // The job is forgotten an hour after it was sent; its id must not be taken again before the message's end.
@@ -55,6 +58,7 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
       await command(() => queue.add('mail', sealJob(ring, message), { jobId: id, deduplication }))
     },
     async progress(ids: string[]) {
+      const queue = await open()
       const states = await command(() => Promise.all(ids.map((id) => queue.getJobState(jobId(id)))))
       return states.map(progressOf)
     },
@@ -62,14 +66,15 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
       await command(() => connection.ping())
     },
     async close() {
-      await queue.close()
+      await (await opened)?.close()
       // QUIT lets commands on their way finish; it fails at once when there is no connection.
       await connection.quit().catch(() => connection.disconnect())
     },
   }
 }
 
-function openQueue(connection: Redis | Cluster, name: string, onError?: (error: Error) => void): Queue {
+async function openQueue(connection: Redis | Cluster, name: string, onError?: (error: Error) => void): Promise<Queue> {
+  const { Queue } = await import('bullmq')
   const queue = new Queue(queueName, {
     connection,
     prefix: queuePrefix(name),
@@ -99,9 +104,9 @@ function progressOf(state: string): 'done' | 'pending' | 'unknown' {
 }
 
 /** The number of jobs that wait, counted in the background at most once a second. */
-function waitingJobs(queue: Queue, clock: () => number): () => number {
+function waitingJobs(clock: () => number): (queue: Queue) => number {
   const last = { count: 0, at: Number.NEGATIVE_INFINITY }
-  async function recount(): Promise<void> {
+  async function recount(queue: Queue): Promise<void> {
     try {
       last.count = await queue.getJobCountByTypes('wait', 'delayed', 'prioritized')
     } catch {
@@ -109,12 +114,12 @@ function waitingJobs(queue: Queue, clock: () => number): () => number {
       last.count = 0
     }
   }
-  return () => {
+  return (queue) => {
     const now = clock()
     // Also after a clock that was set back.
     if (Math.abs(now - last.at) >= 1000) {
       last.at = now
-      void recount()
+      void recount(queue)
     }
     return last.count
   }

@@ -1,7 +1,5 @@
 import { randomBytes } from 'node:crypto'
-import Type, { type TObject, type TProperties } from 'typebox'
-import { Value } from 'typebox/value'
-import type { NewUser, Profile, User, UserId, UserWithPassword } from '../contracts.ts'
+import type { NewUser, User, UserId, UserWithPassword } from '../contracts.ts'
 import { AccountsError } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { canonicalEmail } from './email-address.ts'
@@ -17,7 +15,10 @@ export interface Registration {
 }
 
 /** A user as a registration makes it, without a password. */
-export function newUser({ options, clock }: Realm, registration: Registration): Omit<NewUser, 'passwordHash'> {
+export function newUser(
+  { options, cleanProfile, clock }: Realm,
+  registration: Registration,
+): Omit<NewUser, 'passwordHash'> {
   const { email, profile = {} } = registration
   const emailCanonical = canonicalEmail(email)
   if (emailCanonical === null) throw invalid('email', 'must be an e-mail address')
@@ -25,7 +26,7 @@ export function newUser({ options, clock }: Realm, registration: Registration): 
     ...nameOf(options, registration.username ?? null, emailCanonical),
     email,
     emailCanonical,
-    profile: profileFields(options, profile),
+    profile: cleanProfile(profile),
     ...beginning(clock()),
   }
 }
@@ -45,27 +46,6 @@ export function nameOf({ registration }: ResolvedOptions, username: string | nul
   }
   if (name !== null && usernameProblem(name)) throw invalid('username', usernameProblem(name) as string)
   return { username: name, usernameCanonical: name === null ? null : canonicalUsername(name) }
-}
-
-/** The given members that the host's profile schema names, without what it does not know in their depths. */
-export function profileFields({ registration }: ResolvedOptions, given: Record<string, unknown>): Profile {
-  const profile: TObject = registration ? registration.profile : Type.Object({})
-  const named = Object.keys(profile.properties).filter((name) => Object.hasOwn(given, name))
-  const picked = Object.fromEntries(named.map((name) => [name, given[name]]))
-  return Value.Clean(profile, structuredClone(picked)) as Profile
-}
-
-/** A profile with the defaults of the fields that were left out. */
-export function withDefaults({ registration }: ResolvedOptions, given: Record<string, unknown> = {}) {
-  const fields = Object.entries(registration ? registration.profile.properties : {})
-  const defaults = fields.flatMap(([name, schema]) => ('default' in schema ? [[name, schema.default]] : []))
-  return { ...Object.fromEntries(defaults), ...given }
-}
-
-/** The fields of a profile as a new user may give them: one with a default may be left out. */
-export function newProfileFields({ properties }: TObject): TProperties {
-  const fields = Object.entries(properties)
-  return Object.fromEntries(fields.map(([name, it]) => [name, 'default' in it ? Type.Optional(it) : it]))
 }
 
 /** The refusal of one field. */

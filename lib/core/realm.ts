@@ -5,6 +5,7 @@ import { bounded } from './deadline.ts'
 import { hashQueue } from './hash-queue.ts'
 import { createHooks, type Hooks } from './hooks.ts'
 import { createPasswords, type Passwords } from './passwords.ts'
+import { type CleanProfile, profileCleaner } from './profiles.ts'
 import { createRevocation, type Revocation } from './revocation.ts'
 import type { Ring } from './secrets.ts'
 import { createTokens, type Tokens } from './tokens.ts'
@@ -26,6 +27,7 @@ export interface Realm extends Ports {
   readonly passwords: Passwords
   readonly revocation: Revocation
   readonly hooks: Hooks
+  readonly cleanProfile: CleanProfile
   readonly log: FastifyBaseLogger
   /** Events on their way into the database; closing waits for them. */
   readonly pending: Set<Promise<void>>
@@ -50,6 +52,7 @@ export async function createRealm(
     passwords: createPasswords(options.passwords, hashQueue, log),
     revocation: createRevocation({ options, storage, cache, log, clock }),
     hooks: createHooks(log),
+    cleanProfile: await profileCleaner(options),
     pending: new Set(),
     joined: false,
   }

@@ -3,7 +3,7 @@ import type { User, UserId } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
 import { addressOf, changeCredentials, deleteUser, provePassword, whileStale } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
-import { conflict, nameOf, profileFields } from '../core/new-user.ts'
+import { conflict, nameOf } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
@@ -55,7 +55,7 @@ async function update(
   allowed: Record<string, unknown>,
 ): Promise<User | 'username_taken' | 'invalid' | null> {
   const { name, emailCanonical } = await newName(realm, id, allowed.username as string | undefined)
-  const profile = profileFields(realm.options, allowed) as Record<string, unknown>
+  const profile = realm.cleanProfile(allowed) as Record<string, unknown>
   return realm.storage.updateUser({ id, ...name, profile, fence: { sessionId, emailCanonical } })
 }
 

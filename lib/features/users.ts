@@ -5,16 +5,8 @@ import { changeCredentials, checkPolicy, deleteUser, whileStale } from '../core/
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import type { SecurityEvent } from '../core/hooks.ts'
-import {
-  invalid,
-  newProfileFields,
-  newUser,
-  type Registration,
-  storedId,
-  userOf,
-  withDefaults,
-  withoutPassword,
-} from '../core/new-user.ts'
+import { invalid, newUser, type Registration, storedId, userOf, withoutPassword } from '../core/new-user.ts'
+import { newProfileFields, withDefaults } from '../core/profiles.ts'
 import type { Realm } from '../core/realm.ts'
 import { endSessions } from '../core/sessions.ts'
 import { AccountsError } from '../errors.ts'

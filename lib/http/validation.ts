@@ -1,6 +1,6 @@
 import type { FastifySchemaCompiler } from 'fastify'
 import Type, { type TObject, type TSchema } from 'typebox'
-import { Compile } from 'typebox/compile'
+import { Compile } from 'typebox/schema'
 import { Settings } from 'typebox/system'
 import { storable } from '../core/storable.ts'
 import { AccountsError, type FieldError } from '../errors.ts'
@@ -55,7 +55,8 @@ function allErrors(compiled: Compiled, value: unknown) {
   const { maxErrors } = Settings.Get()
   Settings.Set({ maxErrors: 256 })
   try {
-    return compiled.Errors(value)
+    const [, errors] = compiled.Errors(value)
+    return errors
   } finally {
     Settings.Set({ maxErrors })
   }

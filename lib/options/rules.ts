@@ -1,6 +1,6 @@
 import type { onRequestHookHandler, RouteOptions } from 'fastify'
 import Type, { IsObject, type TObject, type TSchema } from 'typebox'
-import { Value } from 'typebox/value'
+import { Check as matches } from 'typebox/schema'
 import { type Check, integer, optionalText, section, shown, text, webAddress, wrongOption } from './checks.ts'
 
 /** A route's decoration: another path, Fastify's route `config`, hooks that run before ours, a log level. */
@@ -65,7 +65,7 @@ export const profile: Check<TObject> = (path, given = Type.Object({})) => {
 // A new user gets the defaults of its fields, and no others.
 function checkDefault(path: string, field: TSchema): void {
   const { default: value, ...rest } = field as TSchema & { default?: unknown }
-  if (Object.hasOwn(field, 'default') && !Value.Check(field, value)) {
+  if (Object.hasOwn(field, 'default') && !matches(field, value)) {
     throw wrongOption(`${path}.default`, 'must match its schema', shown(value))
   }
   if (hasDefault(rest)) throw wrongOption(path, 'must not have a default within: give one to the field as a whole')
