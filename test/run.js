@@ -15,7 +15,7 @@ import { readTests } from './read-tests.js'
 import { findBinaries, freePort, processes, startPostgres, startRedis } from './servers.js'
 
 const coverageFloor = 90
-const jobs = 2
+const jobs = 3
 const secondsPerFile = 300
 const root = fileURLToPath(new URL('..', import.meta.url))
 process.chdir(root)
