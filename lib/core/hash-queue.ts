@@ -16,14 +16,14 @@ export const reservations = new WeakMap<object, Reservation>()
 export interface HashQueue {
   /** How many hashes run at once. */
   readonly concurrency: number
-  /** Refuses a request before its body is parsed, when it would have to wait too long. */
-  admit(): void
-  /** Counts a validated request before it runs, so that `admit` takes it into account. */
+  /** How many more requests may come in before the wait for a hash is too long. */
+  places(): number
+  /** Counts a validated request before it runs; it holds one of the places. */
   reserve(signal: AbortSignal): Reservation
   /**
    * Runs the task when its turn comes, first in, first out.
    *
-   * @throws {AccountsError} ACCOUNTS_OVERLOADED when the wait would be too long or the client has hung up
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there is no place and none was reserved, or the client has hung up
    */
   run<T>(task: () => Promise<T>, reservation?: Reservation): Promise<T>
   /** How many tasks wait and run; for tests and health checks. */
@@ -46,13 +46,11 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
   let reserved = 0
   let averageMs = 30
 
-  const refuseWhenLong = (before: number) => {
-    if ((before * averageMs) / concurrency > maxWaitMs) throw new AccountsError('ACCOUNTS_OVERLOADED')
-  }
+  const places = () => Math.floor((maxWaitMs * concurrency) / averageMs) + 1 - line.size().waiting - reserved
 
   return {
     concurrency,
-    admit: () => refuseWhenLong(line.size().waiting + reserved),
+    places,
     reserve(signal) {
       reserved++
       let counted = true
@@ -64,8 +62,7 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
     },
     async run(task, reservation) {
       reservation?.release()
-      if (reservation?.signal.aborted) throw new AccountsError('ACCOUNTS_OVERLOADED')
-      refuseWhenLong(line.size().waiting)
+      if (reservation ? reservation.signal.aborted : places() < 1) throw new AccountsError('ACCOUNTS_OVERLOADED')
       await line.turn(reservation?.signal)
       const started = performance.now()
       try {

@@ -1,27 +1,43 @@
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { hashQueue, reservations } from '../core/hash-queue.ts'
+import { createWaitingRoom } from '../core/waiting-room.ts'
 
-const watches = new WeakMap<FastifyRequest, { hangUp(): void; unwatch(): void }>()
+const room = createWaitingRoom(hashQueue.places)
 
-/** An `onRequest` hook: refuses while the hash queue is too long, before the body is parsed. */
-export async function admit(): Promise<void> {
-  hashQueue.admit()
+interface Watch {
+  /** Aborted when the client hangs up, or has its answer. */
+  hungUp: AbortController
+  unwatch(): void
+}
+
+const watches = new WeakMap<FastifyRequest, Watch>()
+
+/** An `onRequest` hook: while the hash queue is full a request waits, before its body is read, or is refused. */
+export async function admit(request: FastifyRequest): Promise<void> {
+  if (room.crowded()) await room.enter(watch(request))
 }
 
 /** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
 export async function reserve(request: FastifyRequest): Promise<void> {
+  const signal = watch(request)
+  // Many bodies may have come to their end together.
+  if (hashQueue.places() < 1) await room.enter(signal)
+  const reservation = hashQueue.reserve(signal)
+  reservations.set(request, reservation)
+  if (signal.aborted) reservation.release()
+  else signal.addEventListener('abort', reservation.release)
+}
+
+function watch(request: FastifyRequest): AbortSignal {
+  const watched = watches.get(request)
+  if (watched) return watched.hungUp.signal
   const { socket } = request.raw
   const hungUp = new AbortController()
-  const reservation = hashQueue.reserve(hungUp.signal)
-  function hangUp(): void {
-    reservation.release()
-    hungUp.abort()
-  }
-  reservations.set(request, reservation)
-  watches.set(request, { hangUp, unwatch: onClose(socket, hangUp) })
+  watches.set(request, { hungUp, unwatch: onClose(socket, () => hungUp.abort()) })
   // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
-  if (socket.destroyed) hangUp()
+  if (socket.destroyed) hungUp.abort()
+  return hungUp.signal
 }
 
 /** Ends the reservation of a request when its handler is done, whether it hashed or not. */
@@ -35,7 +51,7 @@ export function release(request: FastifyRequest): void {
  * with HTTP/2 this runs for a cancelled stream before its 'close'.
  */
 export async function abandon(request: FastifyRequest): Promise<void> {
-  watches.get(request)?.hangUp()
+  watches.get(request)?.hungUp.abort()
   release(request)
 }
 

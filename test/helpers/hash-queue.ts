@@ -7,21 +7,9 @@ export function fillHashQueue(places = Number.POSITIVE_INFINITY): () => Promise<
     leave = resolve
   })
   const taken: Promise<void>[] = []
-  const take = () => taken.push(hashQueue.run(() => left).catch(() => {}))
-  while (taken.length < places && admits()) take()
-  // Those who hold a reservation may go a little further than those who ask.
-  for (let more = 0; more < 10 && taken.length < places; more++) take()
+  while (taken.length < places && hashQueue.places() > 0) taken.push(hashQueue.run(() => left))
   return () => {
     leave()
     return Promise.all(taken)
-  }
-}
-
-function admits(): boolean {
-  try {
-    hashQueue.admit()
-    return true
-  } catch {
-    return false
   }
 }

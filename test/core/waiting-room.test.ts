@@ -1,0 +1,82 @@
+import { setTimeout as sleep } from 'node:timers/promises'
+import t from 'tap'
+import { createWaitingRoom } from '../../lib/core/waiting-room.ts'
+import { until } from '../helpers/helper.ts'
+
+const overloaded = { statusCode: 503, code: 'ACCOUNTS_OVERLOADED' }
+const staying = () => new AbortController().signal
+
+t.test('nobody waits while there are places', async (t) => {
+  let free = 1
+  const room = createWaitingRoom(() => free)
+
+  t.notOk(room.crowded())
+  free = 0
+  t.ok(room.crowded())
+})
+
+t.test('those who wait come in by their order, as many at a time as there are places', async (t) => {
+  let free = 0
+  const room = createWaitingRoom(() => free, { patienceMs: 10_000 })
+  const inside: number[] = []
+  const all = Promise.all(Array.from({ length: 6 }, (_, index) => room.enter(staying()).then(() => inside.push(index))))
+  await sleep(60)
+  t.same(inside, [], 'none without a place')
+
+  free = 2
+  await until(() => inside.length > 0)
+
+  t.same(inside, [0, 1])
+  t.ok(room.crowded(), 'whoever comes now is behind the others, though there are places')
+  await all
+  t.same(inside, [0, 1, 2, 3, 4, 5])
+  t.notOk(room.crowded())
+})
+
+t.test('[R-HASH-6] those who find no place in time are refused one after the other, with a Retry-After', async (t) => {
+  const room = createWaitingRoom(() => 0, { patienceMs: 100, longestMs: 1000 })
+  const started = performance.now()
+  const times: number[] = []
+  const refused = Array.from({ length: 100 }, async () => {
+    const error = await room.enter(staying()).catch((thrown) => thrown)
+    times.push(performance.now() - started)
+    return error
+  })
+
+  for (const error of await Promise.all(refused)) {
+    t.match(error, overloaded)
+    t.match(error.headers['retry-after'], /^[1-3]$/)
+  }
+
+  t.ok(Math.min(...times) >= 100, 'none before its time')
+  t.ok(new Set(times.map((ms) => Math.floor(ms / 20))).size >= 20, 'at a steady pace')
+})
+
+t.test('[R-HASH-6] the room is bounded, and whoever hangs up makes room', async (t) => {
+  const room = createWaitingRoom(() => 0, { most: 2, patienceMs: 10_000 })
+  const leaving = new AbortController()
+  const [first, second] = [room.enter(leaving.signal), room.enter(staying())]
+  second.catch(() => {})
+
+  await t.rejects(room.enter(staying()), overloaded)
+  leaving.abort()
+  await t.rejects(first, overloaded)
+  const third = room.enter(staying())
+
+  t.equal(await Promise.race([third.catch(() => 'refused'), sleep(100, 'waits')]), 'waits')
+  await t.rejects(room.enter(AbortSignal.abort()), overloaded)
+})
+
+t.test('a room that is empty keeps no process', async (t) => {
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length
+  const before = timers()
+  let free = 0
+  const room = createWaitingRoom(() => free)
+  const entered = room.enter(staying())
+  t.equal(timers(), before + 1)
+
+  free = 1
+  await entered
+
+  t.equal(timers(), before)
+})
