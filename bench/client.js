@@ -26,6 +26,7 @@ let broken = 0
 function open() {
   if (performance.now() >= until) return
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
+  socket.setMaxListeners(0)
   const sent = []
   let rest = ''
   function send() {

@@ -6,14 +6,17 @@ import { AccountsError } from '../errors.ts'
  * nothing.
  */
 export interface WaitingRoom {
-  /** Whether whoever comes now has to wait behind others. */
+  /** Whether whoever comes now has to wait. */
   crowded(): boolean
+  /** Whether it holds as many as it may. */
+  full(): boolean
   /**
-   * Waits for a place, first come, first served.
+   * Waits for a place, first come, first served. Of one connection only the first request stands in the order of
+   * coming: the others, which HTTP/1.1 would answer after it anyway, stand behind it.
    *
-   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was none in time, the room is full, or the client hung up
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, the room is full, or the client hung up
    */
-  enter(signal: AbortSignal): Promise<void>
+  enter(connection: object, signal: AbortSignal): Promise<void>
 }
 
 interface Guest {
@@ -27,16 +30,19 @@ const tickMs = 20
 /** Makes a room in front of a queue with so many free `places`. */
 export function createWaitingRoom(
   places: () => number,
-  { most = 10_000, patienceMs = 1000, longestMs = 10_000 } = {},
+  { most = 20_000, patienceMs = 1000, longestMs = 10_000, mostRefusals = 300 } = {},
 ): WaitingRoom {
   // In the order of their coming.
   const guests = new Set<Guest>()
+  const lastOf = new WeakMap<object, Promise<void>>()
+  let held = 0
   let timer: NodeJS.Timeout | undefined
 
   function tick(): void {
     let free = places()
-    // At a steady pace, or those who are refused together come back together.
-    let refusals = Math.ceil((guests.size * tickMs) / longestMs)
+    // At a steady pace, or those who are refused together come back together; and never so many that it is felt.
+    const perSecond = Math.min((guests.size * 1000) / longestMs, mostRefusals)
+    let refusals = Math.ceil((perSecond * tickMs) / 1000)
     const patient = performance.now() - patienceMs
     for (const guest of guests) {
       if (free-- > 0) guest.letIn()
@@ -48,25 +54,41 @@ export function createWaitingRoom(
     timer = undefined
   }
 
+  function stand(signal: AbortSignal): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const guest = {
+        since: performance.now(),
+        letIn: () => leave(resolve),
+        refuse: () => leave(() => reject(new AccountsError('ACCOUNTS_OVERLOADED'))),
+      }
+      function leave(settle: () => void) {
+        signal.removeEventListener('abort', guest.refuse)
+        guests.delete(guest)
+        settle()
+      }
+      if (signal.aborted) return guest.refuse()
+      signal.addEventListener('abort', guest.refuse)
+      guests.add(guest)
+      timer ??= setInterval(tick, tickMs)
+    })
+  }
+
   return {
     crowded: () => guests.size > 0 || places() < 1,
-    enter(signal) {
-      if (guests.size >= most || signal.aborted) return Promise.reject(new AccountsError('ACCOUNTS_OVERLOADED'))
-      timer ??= setInterval(tick, tickMs)
-      return new Promise((resolve, reject) => {
-        const guest = {
-          since: performance.now(),
-          letIn: () => leave(resolve),
-          refuse: () => leave(() => reject(new AccountsError('ACCOUNTS_OVERLOADED'))),
-        }
-        function leave(settle: () => void) {
-          signal.removeEventListener('abort', guest.refuse)
-          guests.delete(guest)
-          settle()
-        }
-        signal.addEventListener('abort', guest.refuse)
-        guests.add(guest)
-      })
+    full: () => held >= most,
+    async enter(connection, signal) {
+      if (held >= most) throw new AccountsError('ACCOUNTS_OVERLOADED')
+      held++
+      const before = lastOf.get(connection)
+      const turn = before ? before.then(() => stand(signal)) : stand(signal)
+      const over = turn
+        .catch(() => {})
+        .finally(() => {
+          held--
+          if (lastOf.get(connection) === over) lastOf.delete(connection)
+        })
+      lastOf.set(connection, over)
+      return turn
     },
   }
 }

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import type { FastifyRequest } from 'fastify'
+import type { FastifyReply, FastifyRequest } from 'fastify'
 import { hashQueue, reservations } from '../core/hash-queue.ts'
 import { createWaitingRoom } from '../core/waiting-room.ts'
 
@@ -13,20 +13,28 @@ interface Watch {
 
 const watches = new WeakMap<FastifyRequest, Watch>()
 
+// Without a reason of ours each abort makes a DOMException with a stack, which takes longer than all else here.
+const gone = 'the client hung up, or has its answer'
+
 /** An `onRequest` hook: while the hash queue is full a request waits, before its body is read, or is refused. */
-export async function admit(request: FastifyRequest): Promise<void> {
-  if (room.crowded()) await room.enter(watch(request))
+export async function admit(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  if (room.crowded()) await wait(request, reply)
 }
 
 /** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
-export async function reserve(request: FastifyRequest): Promise<void> {
-  const signal = watch(request)
+export async function reserve(request: FastifyRequest, reply: FastifyReply): Promise<void> {
   // Many bodies may have come to their end together.
-  if (hashQueue.places() < 1) await room.enter(signal)
+  if (hashQueue.places() < 1) await wait(request, reply)
+  const signal = watch(request)
   const reservation = hashQueue.reserve(signal)
   reservations.set(request, reservation)
   if (signal.aborted) reservation.release()
   else signal.addEventListener('abort', reservation.release)
+}
+
+async function wait(request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  if (room.full()) reply.header('connection', 'close')
+  await room.enter(request.raw.socket, watch(request))
 }
 
 function watch(request: FastifyRequest): AbortSignal {
@@ -34,9 +42,9 @@ function watch(request: FastifyRequest): AbortSignal {
   if (watched) return watched.hungUp.signal
   const { socket } = request.raw
   const hungUp = new AbortController()
-  watches.set(request, { hungUp, unwatch: onClose(socket, () => hungUp.abort()) })
+  watches.set(request, { hungUp, unwatch: onClose(socket, () => hungUp.abort(gone)) })
   // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
-  if (socket.destroyed) hungUp.abort()
+  if (socket.destroyed) hungUp.abort(gone)
   return hungUp.signal
 }
 
@@ -51,7 +59,7 @@ export function release(request: FastifyRequest): void {
  * with HTTP/2 this runs for a cancelled stream before its 'close'.
  */
 export async function abandon(request: FastifyRequest): Promise<void> {
-  watches.get(request)?.hungUp.abort()
+  watches.get(request)?.hungUp.abort(gone)
   release(request)
 }
 

@@ -395,12 +395,12 @@ t.test(
     const storage = memoryStorage()
     let lookups = 0
     const counted: Storage = {
-    ...storage,
-    findUserByEmail(email) {
-      lookups++
-      return storage.findUserByEmail(email)
-    },
-  }
+      ...storage,
+      findUserByEmail(email) {
+        lookups++
+        return storage.findUserByEmail(email)
+      },
+    }
     const { port, post } = await listening(t, { storage: counted })
     await post('/api/register/', ada)
     const sockets = await Promise.all(Array.from({ length: 20 }, () => rawSocket(t, port)))

@@ -19,7 +19,9 @@ t.test('those who wait come in by their order, as many at a time as there are pl
   let free = 0
   const room = createWaitingRoom(() => free, { patienceMs: 10_000 })
   const inside: number[] = []
-  const all = Promise.all(Array.from({ length: 6 }, (_, index) => room.enter(staying()).then(() => inside.push(index))))
+  const all = Promise.all(
+    Array.from({ length: 6 }, (_, index) => room.enter({}, staying()).then(() => inside.push(index))),
+  )
   await sleep(60)
   t.same(inside, [], 'none without a place')
 
@@ -38,7 +40,7 @@ t.test('[R-HASH-6] those who find no place in time are refused one after the oth
   const started = performance.now()
   const times: number[] = []
   const refused = Array.from({ length: 100 }, async () => {
-    const error = await room.enter(staying()).catch((thrown) => thrown)
+    const error = await room.enter({}, staying()).catch((thrown) => thrown)
     times.push(performance.now() - started)
     return error
   })
@@ -54,25 +56,58 @@ t.test('[R-HASH-6] those who find no place in time are refused one after the oth
 
 t.test('[R-HASH-6] the room is bounded, and whoever hangs up makes room', async (t) => {
   const room = createWaitingRoom(() => 0, { most: 2, patienceMs: 10_000 })
-  const leaving = new AbortController()
-  const [first, second] = [room.enter(leaving.signal), room.enter(staying())]
-  second.catch(() => {})
+  const [leaving, others] = [new AbortController(), new AbortController()]
+  const first = room.enter({}, leaving.signal)
+  const second = room.enter({}, others.signal)
+  t.ok(room.full())
 
-  await t.rejects(room.enter(staying()), overloaded)
+  await t.rejects(room.enter({}, staying()), overloaded)
   leaving.abort()
   await t.rejects(first, overloaded)
-  const third = room.enter(staying())
+  t.notOk(room.full())
+  const third = room.enter({}, others.signal)
+  await t.rejects(room.enter({}, staying()), overloaded)
 
-  t.equal(await Promise.race([third.catch(() => 'refused'), sleep(100, 'waits')]), 'waits')
-  await t.rejects(room.enter(AbortSignal.abort()), overloaded)
+  others.abort()
+  await t.rejects(second, overloaded)
+  await t.rejects(third, overloaded)
+  await t.rejects(room.enter({}, AbortSignal.abort()), overloaded)
+})
+
+t.test('of one connection only one stands in line, and the others come in after it', async (t) => {
+  let free = 0
+  const room = createWaitingRoom(() => free, { patienceMs: 10_000 })
+  const inside: string[] = []
+  const [one, other] = [{}, {}]
+  const enter = (connection: object, name: string) => room.enter(connection, staying()).then(() => inside.push(name))
+  const all = Promise.all([enter(one, 'one'), enter(one, 'second of one'), enter(other, 'other')])
+
+  free = 1
+  await all
+
+  t.same(inside, ['one', 'other', 'second of one'])
+})
+
+t.test('a connection that breaks takes all of its requests out of the room', async (t) => {
+  const room = createWaitingRoom(() => 0, { most: 3, patienceMs: 10_000 })
+  const breaking = new AbortController()
+  const connection = {}
+  const waiting = Array.from({ length: 3 }, () => room.enter(connection, breaking.signal))
+  t.ok(room.full())
+
+  breaking.abort()
+
+  for (const request of waiting) await t.rejects(request, overloaded)
+  t.notOk(room.full())
 })
 
 t.test('a room that is empty keeps no process', async (t) => {
+  await sleep(50)
   const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === 'Timeout').length
   const before = timers()
   let free = 0
   const room = createWaitingRoom(() => free)
-  const entered = room.enter(staying())
+  const entered = room.enter({}, staying())
   t.equal(timers(), before + 1)
 
   free = 1
