@@ -1,6 +1,7 @@
 import { type Expression, type Kysely, sql } from 'kysely'
 import type { RefreshOutcome, RefreshRule, Session, Storage, UserId } from '../../contracts.ts'
 import { isValidId, storable } from '../../core/storable.ts'
+import { prepared, type Slot } from './prepared.ts'
 import { bound, boundAll, idOf, isOneOf, type UserRow, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
 import { requireReadCommitted } from './transactions.ts'
@@ -16,40 +17,43 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 
 // Each is one statement.
 function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  const insert = prepared(db, (slot: Slot<SessionColumns>) =>
+    db
+      .insertInto('accounts_sessions')
+      .columns(insertedColumns)
+      .expression((eb) =>
+        eb
+          .selectFrom('accounts_users')
+          .select(insertedColumns.map((column) => eb.val(slot(column)).as(column)))
+          .where('id', '=', slot('user_id'))
+          .where('credential_version', '=', slot('credential_version'))
+          .where('active', '=', true)
+          // Waits for a change of credentials in progress and reads the row that it leaves; without it 117 of 300
+          // racing sessions outlived a password change.
+          .forShare(),
+      )
+      .returning('id'),
+  )
+  const active = prepared(db, (slot: Slot<{ id: string; userId: UserId; now: number }>) =>
+    db
+      .selectFrom('accounts_sessions')
+      .select('id')
+      .where('id', '=', slot('id'))
+      .where('user_id', '=', slot('userId'))
+      .where('ended_at', 'is', null)
+      .where('expires_at', '>', slot('now')),
+  )
   return {
     async insertSession(session) {
       if (!isValidId(ids, session.userId)) return false
-      const row = sessionRow(session)
-      const inserted = await db
-        .insertInto('accounts_sessions')
-        .columns(Object.keys(row) as (keyof typeof row)[])
-        .expression((eb) =>
-          eb
-            .selectFrom('accounts_users')
-            .select(Object.entries(row).map(([column, value]) => eb.val(value).as(column)))
-            .where('id', '=', row.user_id)
-            .where('credential_version', '=', row.credential_version)
-            .where('active', '=', true)
-            // Waits for a change of credentials in progress and reads the row that it leaves; without it 117 of 300
-            // racing sessions outlived a password change.
-            .forShare(),
-        )
-        .returning('id')
-        .executeTakeFirst()
-      return inserted !== undefined
+      const inserted = await insert(sessionRow(session))
+      return inserted.length > 0
     },
 
     async sessionActive(id, userId, now) {
       if (!storable(id) || !isValidId(ids, userId)) return false
-      const row = await db
-        .selectFrom('accounts_sessions')
-        .select('id')
-        .where('id', '=', bound(id))
-        .where('user_id', '=', userId)
-        .where('ended_at', 'is', null)
-        .where('expires_at', '>', bound(now))
-        .executeTakeFirst()
-      return row !== undefined
+      const found = await active({ id, userId, now })
+      return found.length > 0
     },
 
     async listSessions(userId, now) {
@@ -85,6 +89,21 @@ export function sessionRow(session: Session) {
     user_agent: session.userAgent,
   })
 }
+
+type SessionColumns = ReturnType<typeof sessionRow>
+
+const insertedColumns = [
+  'id',
+  'user_id',
+  'credential_version',
+  'created_at',
+  'auth_time',
+  'last_used_at',
+  'idle_ms',
+  'expires_at',
+  'ip',
+  'user_agent',
+] as const satisfies (keyof SessionColumns)[]
 
 /** A session's columns, without those that it has in common with its user. */
 const sessionColumns = [
@@ -130,20 +149,37 @@ export function sessionOf(row: SessionRow, ids: Storage['ids']): Session {
 
 // One statement, two for a token that is refused as dead.
 function refreshVerb(db: Kysely<AccountsTables>, ids: Storage['ids']): Storage['refreshSession'] {
+  const step = prepared(db, (slot: Slot<Step>) => takeStep(db, slot))
   return async (id, token, rule, now) => {
     if (!storable(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
-    const step = takeStep(db, id, token, rule, now)
+    const { rotate, graceMs, lateReplays } = rule
+    // RFC 9700 4.14.2 would end the session; a client that keeps its first token is served unless the host is strict.
+    const exempt = !rotate || (token === 0 && lateReplays > 0)
+    const values = { id, token, rotate, exempt, lateReplays, now, graceEnd: bound(now) - bound(graceMs) }
     // Once more: a change that re-stamps the sessions it keeps may have committed while the first try waited for the
     // session's row, and that try then joined the user's row as it was before.
-    const row = (await step.executeTakeFirst()) ?? (await step.executeTakeFirst())
+    const row = (await step(values))[0] ?? (await step(values))[0]
     return row ? outcomeOf(row, ids, token, rule, now) : { result: 'dead' }
   }
 }
 
+interface Step {
+  id: string
+  token: number
+  rotate: boolean
+  /** Whether the newest token may come back at any time. */
+  exempt: boolean
+  lateReplays: number
+  now: number
+  /** A token that was replaced before this time is late. */
+  graceEnd: number
+}
+
 // One UPDATE: a racer that waited for the row judges what the winner left, so all get the same token.
-function takeStep(db: Kysely<AccountsTables>, id: string, token: number, rule: RefreshRule, now: number) {
-  const { fresh, counted, reused, accepted } = judge(token, rule, now)
-  const advances = rule.rotate ? fresh : sql`false`
+function takeStep(db: Kysely<AccountsTables>, slot: Slot<Step>) {
+  const [token, now] = [sql`${slot('token')}::bigint`, sql`${slot('now')}::bigint`]
+  const { fresh, counted, reused, accepted } = judge(slot)
+  const advances = sql`(${slot('rotate')}::boolean and ${fresh})`
   return db
     .updateTable('accounts_sessions')
     .from('accounts_users')
@@ -155,9 +191,9 @@ function takeStep(db: Kysely<AccountsTables>, id: string, token: number, rule: R
       ended_at: sql`case when ${reused} then ${now} else ended_at end`,
       last_used_at: sql`case when ${accepted} then ${now} else last_used_at end`,
     })
-    .where('accounts_sessions.id', '=', bound(id))
+    .where('accounts_sessions.id', '=', slot('id'))
     .where('ended_at', 'is', null)
-    .where('accounts_sessions.expires_at', '>', bound(now))
+    .where('accounts_sessions.expires_at', '>', slot('now'))
     .where(sql<boolean>`last_used_at + idle_ms > ${now}`)
     .whereRef('accounts_users.id', '=', 'accounts_sessions.user_id')
     .whereRef('accounts_users.credential_version', '=', 'accounts_sessions.credential_version')
@@ -168,17 +204,15 @@ function takeStep(db: Kysely<AccountsTables>, id: string, token: number, rule: R
 }
 
 // The rule of `Storage.refreshSession`, as conditions on the row before the step.
-function judge(token: number, rule: RefreshRule, now: number) {
-  boundAll({ token, now, ...rule })
-  // RFC 9700 4.14.2 would end the session; a client that keeps its first token is served unless the host is strict.
-  const exempt = !rule.rotate || (token === 0 && rule.lateReplays > 0)
+function judge(slot: Slot<Step>) {
+  const token = sql`${slot('token')}::bigint`
   const fresh = sql`counter + 1 = ${token}`
   const older = sql`counter > ${token}`
   const newest = sql`counter = ${token}`
-  const late = sql`greatest(advanced_at, last_late_at) < ${now - rule.graceMs}`
-  const overdue = exempt ? sql`false` : sql`(${newest} and ${late})`
-  const counted = sql`(${overdue} and late_replays < ${rule.lateReplays})`
-  const reused = sql`(${overdue} and late_replays >= ${rule.lateReplays} or ${older} and ${late})`
+  const late = sql`greatest(advanced_at, last_late_at) < ${slot('graceEnd')}`
+  const overdue = sql`(not ${slot('exempt')}::boolean and ${newest} and ${late})`
+  const counted = sql`(${overdue} and late_replays < ${slot('lateReplays')})`
+  const reused = sql`(${overdue} and late_replays >= ${slot('lateReplays')} or ${older} and ${late})`
   const accepted = sql`(${fresh} or ${newest} and not ${reused})`
   return { fresh, counted, reused, accepted }
 }

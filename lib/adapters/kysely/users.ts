@@ -2,6 +2,7 @@ import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
 import type { NewUser, OutboxMail, Storage, UserId } from '../../contracts.ts'
 import { isValidId, storable, storableUser } from '../../core/storable.ts'
 import { storeMails } from './outbox.ts'
+import { prepared, type Slot } from './prepared.ts'
 import { bound, boundAll, idOf, userColumns, userOf } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
 import { deadlocked, inTransaction, refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
@@ -18,16 +19,20 @@ export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   const users = db.selectFrom('accounts_users').select(userColumns)
   const usersWithPassword = users.select('password_hash as passwordHash')
+  const byId = prepared(db, (slot: Slot<{ id: UserId }>) => users.where('id', '=', slot('id')))
+  const byEmail = prepared(db, (slot: Slot<{ email: string }>) =>
+    usersWithPassword.where('email_canonical', '=', slot('email')),
+  )
   return {
     async findUserById(id) {
       if (!isValidId(ids, id)) return null
-      const row = await users.where('id', '=', id).executeTakeFirst()
+      const [row] = await byId({ id })
       return row ? userOf(row, ids) : null
     },
 
     async findUserByEmail(emailCanonical) {
       if (!storable(emailCanonical)) return null
-      const row = await usersWithPassword.where('email_canonical', '=', bound(emailCanonical)).executeTakeFirst()
+      const [row] = await byEmail({ email: emailCanonical })
       return row ? { ...userOf(row, ids), passwordHash: row.passwordHash } : null
     },
 
