@@ -96,6 +96,12 @@ export interface Tripwire {
 export async function tripwire(target: number): Promise<Tripwire> {
   let armed: { pattern: RegExp; when: 'before' | 'after' } | undefined
   const sockets = new Set<Socket>()
+  const texts = new Map<string, string>()
+  // A prepared statement is on the wire once, and only its name afterwards.
+  function statementsOf(sent: string): string {
+    for (const [, name, text] of sent.matchAll(/(accounts_[0-9a-f]{32})\0([^\0]{9,})\0/g)) texts.set(name!, text!)
+    return sent.replace(/accounts_[0-9a-f]{32}(?=\0)/g, (name) => texts.get(name) ?? name)
+  }
   const server = createServer((client) => {
     const upstream = connect(target, '127.0.0.1')
     let lost = false
@@ -107,7 +113,8 @@ export async function tripwire(target: number): Promise<Tripwire> {
       sockets.add(socket.on('error', () => {}).on('close', end))
     }
     client.on('data', (chunk) => {
-      if (armed?.pattern.test(chunk.toString('latin1'))) {
+      const statements = statementsOf(chunk.toString('latin1'))
+      if (armed?.pattern.test(statements)) {
         lost = armed.when === 'after'
         armed = undefined
         if (!lost) return end()

@@ -147,6 +147,7 @@ const outageStates = /^(?:08|28|3D|40|53|57|58|XX|25006|25P03|55P03|42501|42P01|
 const outageMessages =
   /^Connection terminated|time(?:d )?out|not queryable|not support SSL|calling end|been destroyed|PGlite is clos/
 
+/** Whether a database could not serve, or not us, so that trying again later may help. */
 export function isDatabaseOutage(error: unknown): boolean {
   if (!(error instanceof Error)) return false
   return hasState(error, outageStates) || (!('code' in error) && outageMessages.test(error.message))
