@@ -5,7 +5,9 @@ import { connect } from 'node:net'
 
 const plan = JSON.parse(process.argv[2])
 const { port, connections, seconds, warmup = 0, pipeline = 1, drip = 0, every = 0 } = plan
-const texts = plan.requests.map(([method, path, body, headers = {}]) => {
+const texts = plan.requests.map(textOf)
+
+function textOf([method, path, body, headers = {}]) {
   const json = body === undefined ? '' : JSON.stringify(body)
   const lines = [
     `${method} ${path} HTTP/1.1`,
@@ -14,7 +16,8 @@ const texts = plan.requests.map(([method, path, body, headers = {}]) => {
   ]
   if (json) lines.push('content-type: application/json', `content-length: ${Buffer.byteLength(json)}`)
   return { head: Buffer.from(`${lines.join('\r\n')}\r\n\r\n`), body: Buffer.from(json) }
-})
+}
+
 const started = performance.now()
 const from = started + warmup * 1000
 const until = from + seconds * 1000
@@ -29,8 +32,9 @@ function open() {
   socket.setMaxListeners(0)
   const sent = []
   let rest = ''
+  let chained = plan.chain && texts[next++ % texts.length]
   function send() {
-    const { head, body } = texts[next++ % texts.length]
+    const { head, body } = chained || texts[next++ % texts.length]
     sent.push(performance.now())
     if (!drip) return socket.write(body.length ? Buffer.concat([head, body]) : head)
     socket.write(head)
@@ -47,6 +51,11 @@ function open() {
       const head = rest.slice(0, end)
       const length = Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0)
       if (rest.length < end + 4 + length) return
+      // A rotating token: the answer holds what the next request sends.
+      if (plan.chain && head.startsWith('HTTP/1.1 200')) {
+        const { [plan.chain]: value } = JSON.parse(rest.slice(end + 4, end + 4 + length))
+        chained = textOf(['POST', plan.requests[0][1], { [plan.chain]: value }])
+      }
       rest = rest.slice(end + 4 + length)
       const status = head.slice(9, 12)
       const now = performance.now()

@@ -1,4 +1,4 @@
-import { randomBytes } from 'node:crypto'
+import { randomUUID } from 'node:crypto'
 import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
 import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
@@ -122,7 +122,7 @@ function signers(
         aud: kinds.access.audience,
         sub: String(session.userId),
         sid: session.id,
-        jti: randomBytes(16).toString('base64url'),
+        jti: randomUUID(),
         iat,
         // Not past the session's end, be it for its age or for idleness.
         exp: Math.min(
@@ -153,22 +153,25 @@ function verifiers(
   { tokens: { claims, accessTtl } }: ResolvedOptions,
   ids: Storage['ids'],
 ): Pick<Tokens, 'verifyAccess' | 'verifyRefresh' | 'sessionOf'> {
-  const remembered = createMemory<Payload>(rememberedTokens)
+  const remembered = createMemory<Checked>(rememberedTokens)
 
-  function checkAccess(token: string): Payload {
-    const known = remembered.get(token)
+  function checkAccess(text: string): Checked {
+    const known = remembered.get(text)
     if (known) return known
-    const payload = check(kinds, issuer, 'access', token)
-    if ((payload.exp as number) - (payload.iat as number) > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-    remembered.set(token, frozen(payload))
-    return payload
+    const payload = check(kinds, issuer, 'access', text)
+    const [iat, exp] = [payload.iat as number, payload.exp as number]
+    if (exp - iat > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+    // Frozen in depth: requests share it, and what one does to its claims must not reach another's.
+    const checked = { iat, exp, token: frozen(accessToken(payload, ids, claims !== undefined)) }
+    remembered.set(text, checked)
+    return checked
   }
 
   return {
-    verifyAccess(token) {
-      const payload = checkAccess(token)
-      checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_EXPIRED')
-      return accessToken(payload, ids, claims !== undefined)
+    verifyAccess(text) {
+      const checked = checkAccess(text)
+      checkTime(checked, seconds(), 'ACCOUNTS_TOKEN_EXPIRED')
+      return checked.token
     },
     verifyRefresh(token) {
       const payload = check(kinds, issuer, 'refresh', token)
@@ -177,6 +180,13 @@ function verifiers(
     },
     sessionOf: (token) => check(kinds, issuer, 'refresh', token).sid as string,
   }
+}
+
+/** An access token whose signature and claims are right. */
+interface Checked {
+  iat: number
+  exp: number
+  token: AccessToken
 }
 
 // fast-jwt leaves open what follows the signature: an absent claim is not validated there, and a token without `exp`
@@ -192,7 +202,11 @@ function check(kinds: Kinds, issuer: string, kind: Kind, token: string): Payload
   return payload
 }
 
-function checkTime({ iat, exp }: Payload, now: number, late: 'ACCOUNTS_TOKEN_EXPIRED' | 'ACCOUNTS_TOKEN_INVALID') {
+function checkTime(
+  { iat, exp }: { iat?: unknown; exp?: unknown },
+  now: number,
+  late: 'ACCOUNTS_TOKEN_EXPIRED' | 'ACCOUNTS_TOKEN_INVALID',
+) {
   if (now >= (exp as number)) throw new AccountsError(late)
   if ((iat as number) > now + futureTolerance) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
 }
@@ -218,7 +232,7 @@ function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean)
   const uncommitted = payload.uncommitted === true
   const extra = withClaims ? Object.entries(payload).filter(([name]) => !registered.includes(name)) : []
   const userId = (ids === 'integer' ? Number(sub) : sub) as UserId
-  return { userId, sessionId: sid, authTime, uncommitted, claims: Object.freeze(Object.fromEntries(extra)) as Claims }
+  return { userId, sessionId: sid, authTime, uncommitted, claims: Object.fromEntries(extra) as Claims }
 }
 
 interface Header {
@@ -252,27 +266,33 @@ function verified(jwt: JWT, token: string): Payload {
   }
 }
 
-// In depth: requests share a remembered payload, and what one does to its claims must not reach another's.
 function frozen<Value>(value: Value): Value {
   if (typeof value === 'object' && value !== null) Object.values(value).forEach(frozen)
   return Object.freeze(value)
 }
 
-/** A map that forgets what was not used for longest. Forged tokens never enter, so they push no good one out. */
+/**
+ * A map that forgets what was not used for long, in two generations: each holds half of the size, and the older is
+ * dropped when the younger is full. Forged tokens never enter, so they push no good one out.
+ */
 function createMemory<Value>(size: number) {
-  const entries = new Map<string, Value>()
+  let young = new Map<string, Value>()
+  let old = young
+  function set(key: string, value: Value): void {
+    if (young.size >= size / 2) {
+      old = young
+      young = new Map()
+    }
+    young.set(key, value)
+  }
   return {
+    set,
     get(key: string): Value | undefined {
-      const value = entries.get(key)
-      if (value !== undefined) {
-        entries.delete(key)
-        entries.set(key, value)
-      }
-      return value
-    },
-    set(key: string, value: Value): void {
-      entries.set(key, value)
-      if (entries.size > size) entries.delete(entries.keys().next().value as string)
+      const value = young.get(key)
+      if (value !== undefined) return value
+      const older = old.get(key)
+      if (older !== undefined) set(key, older)
+      return older
     },
   }
 }

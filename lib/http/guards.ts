@@ -69,20 +69,26 @@ export interface GuardParts {
 /** Builds the guards of a realm. */
 export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
   const guards = new WeakSet<object>()
-  function known(run: (request: GuardedRequest) => Promise<void>): Guard {
-    const guard: Guard = (request) =>
-      run(request).catch((error) => {
+  function known(run: (request: GuardedRequest) => Promise<void> | void): Guard {
+    const guard: Guard = async (request) => {
+      try {
+        const pending = run(request)
+        if (pending) await pending
+      } catch (error) {
         const { log } = request as FastifyRequest
         throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
-      })
+      }
+    }
     guards.add(guard)
     return guard
   }
 
-  async function authenticateRequest(request: GuardedRequest, optional: boolean): Promise<void> {
+  function authenticateRequest(request: GuardedRequest, optional: boolean): Promise<void> | void {
     const { authorization } = request.headers
     const visitor = optional && authorization === undefined
-    entrances.set(request, visitor ? null : await enter(parts, bearerToken(authorization)))
+    const entrance = visitor ? null : enter(parts, bearerToken(authorization))
+    if (!(entrance instanceof Promise)) return void entrances.set(request, entrance)
+    return entrance.then((entered) => void entrances.set(request, entered))
   }
 
   function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
@@ -140,15 +146,20 @@ interface Entrance {
   user(): Promise<User>
 }
 
-async function enter(parts: GuardParts, text: string): Promise<Entrance> {
-  const { tokens, revocation, storage } = parts
-  const token = tokens.verifyAccess(text)
-  const alive = revocation.alive(token.sessionId, token.userId, token.uncommitted)
-  if (!(typeof alive === 'boolean' ? alive : await alive)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+// At once when nothing has to be read: a promise for each request would cost as much as all else here.
+function enter(parts: GuardParts, text: string): Entrance | Promise<Entrance> {
+  const token = parts.tokens.verifyAccess(text)
+  const alive = parts.revocation.alive(token.sessionId, token.userId, token.uncommitted)
+  if (typeof alive === 'boolean') return entranceOf(parts, text, token, alive)
+  return alive.then((read) => entranceOf(parts, text, token, read))
+}
+
+function entranceOf(parts: GuardParts, text: string, token: AccessToken, alive: boolean): Entrance {
+  if (!alive) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   const { userId, sessionId, claims } = token
   let read: Promise<User> | undefined
   const user = () => {
-    read ??= findUser(storage, token)
+    read ??= findUser(parts.storage, token)
     return read
   }
   return { parts, text, account: Object.freeze({ id: userId, sessionId, claims }), token, user }
