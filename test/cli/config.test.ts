@@ -17,7 +17,7 @@ import {
   uniqueName,
   until,
 } from '../helpers/helper.ts'
-import { cli, done, spawnNode } from '../helpers/program.ts'
+import { cli, done, loadedIn, printingModules, spawnNode } from '../helpers/program.ts'
 import { startSmtp } from '../helpers/smtp-catcher.ts'
 
 const secret = randomBytes(32).toString('base64url')
@@ -226,26 +226,12 @@ t.test('the worker names the option or the variable that is missing or wrong, ne
 
 t.test('the worker of the environment loads neither fastify nor kysely nor pg', async (t) => {
   const env = { ACCOUNTS_SECRET: secret, REDIS_URL: 'redis://127.0.0.1:1', SMTP_URL: 'smtp://127.0.0.1:1' }
-  // Prints every module that is imported, and those that are required by them.
-  const hooks = `export async function resolve(specifier, context, next) {
-    const found = await next(specifier, context)
-    process._rawDebug('loaded ' + found.url)
-    return found
-  }`
-  const spy = `import { register } from 'node:module'
-    import { createRequire } from 'node:module'
-    register('data:text/javascript,' + encodeURIComponent(${JSON.stringify(hooks)}))
-    const { cache } = createRequire(${JSON.stringify(import.meta.url)})
-    process.on('exit', () => Object.keys(cache).forEach((name) => console.error('loaded ' + name)))`
-  const node = ['--import', `data:text/javascript,${encodeURIComponent(spy)}`]
-  const run = cli(t, ['worker'], { ...env, MAIL_FROM: 'a@example.com' }, { node })
+  const run = cli(t, ['worker'], { ...env, MAIL_FROM: 'a@example.com' }, { node: printingModules() })
   await until(() => run.err().includes('"event":"mail.redis"'))
   run.child.kill('SIGTERM')
   await run.ended
 
-  const loaded = [...run.err().matchAll(/^loaded (.+)$/gm)].map(([, name]) => name!)
-  const ours = loaded.filter((name) => !name.includes('/node_modules/')).map((name) => name.replace(/.*\/dist\//, ''))
-  const packages = new Set(loaded.map((name) => /\/node_modules\/((@[^/]+\/)?[^/]+)/.exec(name)?.[1]))
+  const { packages, ours } = loadedIn(run.err())
   t.ok(packages.has('bullmq') && packages.has('nodemailer') && ours.includes('worker.js'))
   t.strictSame(
     ours.filter((name) => /^(index|cli\/users|adapters\/kysely.*)\.js$/.test(name)),

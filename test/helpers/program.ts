@@ -16,6 +16,28 @@ export function spawnNode(args: string[], options: SpawnOptions): ChildProcessWi
   return spawn('env', ['-u', 'NODE_V8_COVERAGE', process.execPath, ...args], options) as ChildProcessWithoutNullStreams
 }
 
+/** Arguments of Node.js that print every module that is imported, and those that are required by them, for `loadedIn`. */
+export function printingModules(): string[] {
+  const hooks = `export async function resolve(specifier, context, next) {
+    const found = await next(specifier, context)
+    process._rawDebug('loaded ' + found.url)
+    return found
+  }`
+  const spy = `import { createRequire, register } from 'node:module'
+    register('data:text/javascript,' + encodeURIComponent(${JSON.stringify(hooks)}))
+    const { cache } = createRequire(${JSON.stringify(import.meta.url)})
+    process.on('exit', () => Object.keys(cache).forEach((name) => console.error('loaded ' + name)))`
+  return ['--import', `data:text/javascript,${encodeURIComponent(spy)}`]
+}
+
+/** The packages and the modules of ours that a program under `printingModules` has loaded. */
+export function loadedIn(err: string): { packages: Set<string | undefined>; ours: string[]; modules: string[] } {
+  const modules = [...err.matchAll(/^loaded (.+)$/gm)].map(([, name]) => name!)
+  const ours = modules.filter((name) => !name.includes('/node_modules/')).map((name) => name.replace(/.*\/dist\//, ''))
+  const packages = new Set(modules.map((name) => /\/node_modules\/((@[^/]+\/)?[^/]+)/.exec(name)?.[1]))
+  return { packages, ours, modules }
+}
+
 /** Runs the built program as a container does: with no other environment, and `input` on its standard input. */
 export function cli(
   t: Teardown,

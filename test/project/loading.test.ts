@@ -1,0 +1,57 @@
+import { once } from 'node:events'
+import t, { type Test } from 'tap'
+import { freshDatabase, noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
+import { loadedIn, printingModules, spawnNode } from '../helpers/program.ts'
+
+/** Runs a host that boots with these options and then does something, and returns what it has loaded. */
+async function hostLoads(t: Test, options: string, then = '') {
+  const { url, drop } = await freshDatabase()
+  const program = `
+    import Fastify from 'fastify'
+    import { Kysely, PostgresDialect } from 'kysely'
+    import pg from 'pg'
+    import Type from 'typebox'
+    import accounts from './dist/index.js'
+    import { migrateToLatest } from './dist/adapters/kysely/index.js'
+    const db = new Kysely({ dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString: '${url}' }) }) })
+    await migrateToLatest(db)
+    const app = Fastify()
+    await app.register(accounts, { db, name: '${uniqueName()}', redis: '${redisUrl()}', ${options} })
+    await app.listen({ port: 0, host: '127.0.0.1' })
+    const post = async (url, payload) => (await app.inject({ method: 'POST', url, payload })).statusCode
+    ${then}
+    await app.close()
+    await db.destroy()`
+  const env = { PATH: process.env.PATH, NODE_ENV: 'production' }
+  const child = spawnNode([...printingModules(), '--input-type=module', '--eval', program], { env })
+  t.teardown(() => child.kill('SIGKILL'))
+  let err = ''
+  child.stderr.setEncoding('utf8').on('data', (text) => {
+    err += text
+  })
+  const [code] = await once(child, 'close')
+  await drop()
+  t.equal(code, 0, err.replace(/^loaded .*\n/gm, ''))
+  return loadedIn(err)
+}
+
+const secret = `secret: '${'0123456789abcdefghijklmnopqrstuvwxyzABCDEF-_'.slice(0, 43)}'`
+
+t.test('an app that boots loads no queue, no transport and no cleaner of profiles', { skip: noPostgres }, async (t) => {
+  const { packages, modules } = await hostLoads(t, secret)
+
+  for (const name of ['fastify', 'kysely', 'ioredis', 'typebox']) t.ok(packages.has(name), name)
+  for (const name of ['bullmq', 'nodemailer']) t.notOk(packages.has(name), name)
+  t.notOk(modules.some((name) => /\/typebox\/build\/(?:value|compile)\//.test(name)))
+})
+
+t.test('they are loaded by the first mail and by a profile', { skip: noPostgres }, async (t) => {
+  const profile = `registration: { profile: Type.Object({ company: Type.String() }) }`
+  const mail = `if ((await post('/auth/email_request/', { email: 'ada@example.org' })) !== 200) process.exit(3)`
+
+  const { packages, modules } = await hostLoads(t, `${secret}, ${profile}`, mail)
+
+  t.ok(packages.has('bullmq'))
+  t.notOk(packages.has('nodemailer'))
+  t.ok(modules.some((name) => /\/typebox\/build\/value\//.test(name)))
+})
