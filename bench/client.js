@@ -1,45 +1,97 @@
 // A client with as little work per request as possible, in a process of its own: `node client.js '<plan>'` prints one
-// line of JSON. A plan: { port, connections, seconds, warmup, pipeline, requests: [[method, path, body, headers]…],
-// drip: ms between header and body, patient: whether Retry-After is heeded }.
+// line of JSON. Each connection sends its next request when the response of the last one is there. A plan:
+//
+// port, connections  where to, and how many
+// seconds, warmup    how long it measures, and how long before that it only sends
+// requests           [[method, path, body, headers], …], each connection the next of them; `{n}` in a body is a number
+//                    that no other request has
+// pipeline           requests under way per connection
+// drip               milliseconds between a head and its body
+// every              milliseconds between a response and the next request
+// patient            whether Retry-After is waited for
+// chain, bearer      the member of a response that the next body, or the next Authorization header, has
+// good               the statuses that count as done; by default those below 400
+import { readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 
-const plan = JSON.parse(process.argv[2])
-const { port, connections, seconds, warmup = 0, pipeline = 1, drip = 0, every = 0 } = plan
-const texts = plan.requests.map(textOf)
-
-function textOf([method, path, body, headers = {}]) {
-  const json = body === undefined ? '' : JSON.stringify(body)
-  const lines = [
-    `${method} ${path} HTTP/1.1`,
-    'host: localhost',
-    ...Object.entries(headers).map((pair) => pair.join(': ')),
-  ]
-  if (json) lines.push('content-type: application/json', `content-length: ${Buffer.byteLength(json)}`)
-  return { head: Buffer.from(`${lines.join('\r\n')}\r\n\r\n`), body: Buffer.from(json) }
-}
+const plan = JSON.parse(readFileSync(0, 'utf8'))
+const { port, connections, seconds, warmup = 0, pipeline = 1, drip = 0, every = 0, chain, bearer } = plan
+const good = (status) => plan.good?.includes(status) ?? status < '400'
+const tag = `${process.pid}x${Date.now().toString(36)}x`
 
 const started = performance.now()
 const from = started + warmup * 1000
 const until = from + seconds * 1000
 const statuses = {}
 const latencies = []
-let next = 0
+let total = 0
 let broken = 0
+let sentRequests = 0
+const served = new Set()
 
-function open() {
+function bytesOf([method, path, body, headers = {}]) {
+  const json = body === undefined ? '' : JSON.stringify(body).replaceAll('{n}', tag + sentRequests++)
+  const lines = [`${method} ${path} HTTP/1.1`, 'host: localhost']
+  lines.push(...Object.entries(headers).map((pair) => pair.join(': ')))
+  if (json) lines.push('content-type: application/json', `content-length: ${Buffer.byteLength(json)}`)
+  return { head: Buffer.from(`${lines.join('\r\n')}\r\n\r\n`), body: Buffer.from(json) }
+}
+
+const varied = JSON.stringify(plan.requests).includes('{n}')
+const prepared = varied ? [] : plan.requests.map(bytesOf)
+let turn = 0
+
+// With a chain each connection has a request of its own, whose token changes; it outlives the socket.
+function sourceOf(index) {
+  if (!chain && !bearer) return { next: () => nextRequest(), learn() {} }
+  const [method, path, body, headers] = plan.requests[index % plan.requests.length]
+  let bytes = bytesOf([method, path, body, headers])
+  return {
+    next: () => bytes,
+    learn(text) {
+      const response = JSON.parse(text)
+      const changed = chain ? { [chain]: response[chain] } : body
+      bytes = bytesOf([method, path, changed, bearer ? { authorization: `Bearer ${response[bearer]}` } : headers])
+    },
+  }
+}
+
+function nextRequest() {
+  const index = turn++ % plan.requests.length
+  return varied ? bytesOf(plan.requests[index]) : prepared[index]
+}
+
+function open(index, source) {
   if (performance.now() >= until) return
   const socket = connect({ port, host: '127.0.0.1', noDelay: true })
-  socket.setMaxListeners(0)
   const sent = []
   let rest = ''
-  let chained = plan.chain && texts[next++ % texts.length]
+
   function send() {
-    const { head, body } = chained || texts[next++ % texts.length]
+    const { head, body } = source.next()
     sent.push(performance.now())
     if (!drip) return socket.write(body.length ? Buffer.concat([head, body]) : head)
     socket.write(head)
     setTimeout(() => socket.write(body), drip)
   }
+
+  function record({ status, head, body }) {
+    const now = performance.now()
+    const ms = now - sent.shift()
+    if (now >= until) return
+    total++
+    if (good(status)) served.add(index)
+    if (status < '300') source.learn(body)
+    if (now >= from) {
+      statuses[status] = (statuses[status] ?? 0) + 1
+      latencies.push([ms, status])
+    }
+    const wait = plan.patient && /\r\nretry-after: (\d+)/i.exec(head)?.[1]
+    const pause = wait ? wait * 1000 : every
+    if (pause) setTimeout(send, pause)
+    else send()
+  }
+
   socket.on('connect', () => {
     for (let one = 0; one < pipeline; one++) send()
   })
@@ -49,60 +101,34 @@ function open() {
       const end = rest.indexOf('\r\n\r\n')
       if (end < 0) return
       const head = rest.slice(0, end)
-      const length = Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0)
-      if (rest.length < end + 4 + length) return
-      // A rotating token: the answer holds what the next request sends.
-      if (plan.chain && head.startsWith('HTTP/1.1 200')) {
-        const { [plan.chain]: value } = JSON.parse(rest.slice(end + 4, end + 4 + length))
-        chained = textOf(['POST', plan.requests[0][1], { [plan.chain]: value }])
-      }
-      rest = rest.slice(end + 4 + length)
-      const status = head.slice(9, 12)
-      const now = performance.now()
-      const at = sent.shift()
-      if (now >= from && now < until) {
-        statuses[status] = (statuses[status] ?? 0) + 1
-        latencies.push([now - at, status])
-      }
-      if (now >= until) return
-      const wait = plan.patient && /\r\nretry-after: (\d+)/i.exec(head)?.[1]
-      if (wait) setTimeout(send, wait * 1000)
-      else if (every) setTimeout(send, every)
-      else send()
+      const stop = end + 4 + Number(/\r\ncontent-length: (\d+)/i.exec(head)?.[1] ?? 0)
+      if (rest.length < stop) return
+      const body = rest.slice(end + 4, stop)
+      rest = rest.slice(stop)
+      record({ status: head.slice(9, 12), head, body })
     }
   })
   socket.on('error', () => {})
   socket.on('close', () => {
     if (performance.now() < until) broken++
-    setTimeout(open, 1)
+    setTimeout(open, 1, index, source)
   })
 }
 
+function report() {
+  const sorted = (list) => list.map(([ms]) => ms).sort((a, b) => a - b)
+  const all = sorted(latencies)
+  const done = sorted(latencies.filter(([, status]) => good(status)))
+  const at = (list, share) => list[Math.min(list.length - 1, Math.floor(list.length * share))] ?? null
+  const { user, system } = process.cpuUsage()
+  const times = { p50: at(all, 0.5), p99: at(all, 0.99), max: at(all, 1), goodP50: at(done, 0.5) }
+  const counts = { perSecond: done.length / seconds, total, statuses, broken, servedShare: served.size / connections }
+  console.log(JSON.stringify({ ...counts, ...times, cpu: (user + system) / 1e6 }))
+  process.exit()
+}
+
 // All at once would overflow the listen backlog.
-for (let one = 0; one < connections; one++) setTimeout(open, (one / connections) * Math.min(1000, connections))
-setTimeout(
-  () => {
-    const good = latencies
-      .filter(([, status]) => status < '400')
-      .map(([ms]) => ms)
-      .sort((a, b) => a - b)
-    const all = latencies.map(([ms]) => ms).sort((a, b) => a - b)
-    const at = (list, share) =>
-      list.length && Math.round(list[Math.min(list.length - 1, Math.floor(list.length * share))] * 100) / 100
-    console.log(
-      JSON.stringify({
-        perSecond: good.length / seconds,
-        statuses,
-        broken,
-        p50: at(all, 0.5),
-        p99: at(all, 0.99),
-        max: at(all, 1),
-        goodP50: at(good, 0.5),
-        goodP99: at(good, 0.99),
-        cpu: process.cpuUsage().user / 1e6,
-      }),
-    )
-    process.exit()
-  },
-  warmup * 1000 + seconds * 1000 + 50,
-)
+for (let index = 0; index < connections; index++) {
+  setTimeout(open, (index / connections) * Math.min(1000, connections), index, sourceOf(index))
+}
+setTimeout(report, (warmup + seconds) * 1000 + 50)

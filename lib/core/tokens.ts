@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto'
+import { randomBytes } from 'node:crypto'
 import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
 import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
@@ -122,7 +122,7 @@ function signers(
         aud: kinds.access.audience,
         sub: String(session.userId),
         sid: session.id,
-        jti: randomUUID(),
+        jti: randomBytes(16).toString('base64url'),
         iat,
         // Not past the session's end, be it for its age or for idleness.
         exp: Math.min(

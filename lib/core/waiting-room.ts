@@ -14,7 +14,8 @@ export interface WaitingRoom {
    * Waits for a place, first come, first served. Of one connection only the first request stands in the order of
    * coming: the others, which HTTP/1.1 would answer after it anyway, stand behind it.
    *
-   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, the room is full, or the client hung up
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the room is full, and when the
+   * client hung up
    */
   enter(connection: object, signal: AbortSignal): Promise<void>
 }
@@ -32,13 +33,7 @@ export function createWaitingRoom(
   places: () => number,
   { most = 20_000, patienceMs = 1000, longestMs = 10_000, mostRefusals = 300 } = {},
 ): WaitingRoom {
-  // In the order of their coming.
-  const guests = new Set<Guest>()
-  const lastOf = new WeakMap<object, Promise<void>>()
-  let held = 0
-  let timer: NodeJS.Timeout | undefined
-
-  function tick(): void {
+  const { guests, stand } = createLine(() => {
     let free = places()
     // At a steady pace, or those who are refused together come back together; and never so many that it is felt.
     const perSecond = Math.min((guests.size * 1000) / longestMs, mostRefusals)
@@ -47,8 +42,39 @@ export function createWaitingRoom(
     for (const guest of guests) {
       if (free-- > 0) guest.letIn()
       else if (refusals-- > 0 && guest.since < patient) guest.refuse()
-      else break
+      else return
     }
+  })
+  const lastOf = new WeakMap<object, Promise<void>>()
+  let held = 0
+
+  return {
+    crowded: () => guests.size > 0 || places() < 1,
+    full: () => held >= most,
+    async enter(connection, signal) {
+      if (held >= most) throw new AccountsError('ACCOUNTS_OVERLOADED')
+      held++
+      const before = lastOf.get(connection)
+      const turn = before ? before.then(() => stand(signal)) : stand(signal)
+      const over = turn
+        .catch(() => {})
+        .finally(() => {
+          held--
+          if (lastOf.get(connection) === over) lastOf.delete(connection)
+        })
+      lastOf.set(connection, over)
+      return turn
+    },
+  }
+}
+
+/** Those who stand, in the order of their coming; `tick` goes through them every now and then while there are any. */
+function createLine(tick: () => void) {
+  const guests = new Set<Guest>()
+  let timer: NodeJS.Timeout | undefined
+
+  function look(): void {
+    tick()
     if (guests.size > 0) return
     clearInterval(timer)
     timer = undefined
@@ -69,26 +95,9 @@ export function createWaitingRoom(
       if (signal.aborted) return guest.refuse()
       signal.addEventListener('abort', guest.refuse)
       guests.add(guest)
-      timer ??= setInterval(tick, tickMs)
+      timer ??= setInterval(look, tickMs)
     })
   }
 
-  return {
-    crowded: () => guests.size > 0 || places() < 1,
-    full: () => held >= most,
-    async enter(connection, signal) {
-      if (held >= most) throw new AccountsError('ACCOUNTS_OVERLOADED')
-      held++
-      const before = lastOf.get(connection)
-      const turn = before ? before.then(() => stand(signal)) : stand(signal)
-      const over = turn
-        .catch(() => {})
-        .finally(() => {
-          held--
-          if (lastOf.get(connection) === over) lastOf.delete(connection)
-        })
-      lastOf.set(connection, over)
-      return turn
-    },
-  }
+  return { guests: guests as ReadonlySet<Guest>, stand }
 }

@@ -69,16 +69,8 @@ export interface GuardParts {
 /** Builds the guards of a realm. */
 export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
   const guards = new WeakSet<object>()
-  function known(run: (request: GuardedRequest) => Promise<void> | void): Guard {
-    const guard: Guard = async (request) => {
-      try {
-        const pending = run(request)
-        if (pending) await pending
-      } catch (error) {
-        const { log } = request as FastifyRequest
-        throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
-      }
-    }
+  const known = (run: (request: GuardedRequest) => Promise<void> | void) => {
+    const guard = translating(run)
     guards.add(guard)
     return guard
   }
@@ -123,6 +115,19 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     require,
     protect: (scope) => protect(scope, guards),
     verifyToken: (token) => verifyToken(parts, token),
+  }
+}
+
+/** A guard that throws nothing but what is meant for the client. */
+function translating(run: (request: GuardedRequest) => Promise<void> | void): Guard {
+  return async (request) => {
+    try {
+      const pending = run(request)
+      if (pending) await pending
+    } catch (error) {
+      const { log } = request as FastifyRequest
+      throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
+    }
   }
 }
 

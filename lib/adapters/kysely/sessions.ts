@@ -17,23 +17,7 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 
 // Each is one statement.
 function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
-  const insert = prepared(db, (slot: Slot<SessionColumns>) =>
-    db
-      .insertInto('accounts_sessions')
-      .columns(insertedColumns)
-      .expression((eb) =>
-        eb
-          .selectFrom('accounts_users')
-          .select(insertedColumns.map((column) => eb.val(slot(column)).as(column)))
-          .where('id', '=', slot('user_id'))
-          .where('credential_version', '=', slot('credential_version'))
-          .where('active', '=', true)
-          // Waits for a change of credentials in progress and reads the row that it leaves; without it 117 of 300
-          // racing sessions outlived a password change.
-          .forShare(),
-      )
-      .returning('id'),
-  )
+  const insert = prepared(db, (slot: Slot<SessionColumns>) => insertion(db, slot))
   const active = prepared(db, (slot: Slot<{ id: string; userId: UserId; now: number }>) =>
     db
       .selectFrom('accounts_sessions')
@@ -72,6 +56,24 @@ function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
       return rows.map((row) => sessionOf(row, ids))
     },
   } satisfies Partial<Storage>
+}
+
+function insertion(db: Kysely<AccountsTables>, slot: Slot<SessionColumns>) {
+  return db
+    .insertInto('accounts_sessions')
+    .columns(insertedColumns)
+    .expression((eb) =>
+      eb
+        .selectFrom('accounts_users')
+        .select(insertedColumns.map((column) => eb.val(slot(column)).as(column)))
+        .where('id', '=', slot('user_id'))
+        .where('credential_version', '=', slot('credential_version'))
+        .where('active', '=', true)
+        // Waits for a change of credentials in progress and reads the row that it leaves; without it 117 of 300 racing
+        // sessions outlived a password change.
+        .forShare(),
+    )
+    .returning('id')
 }
 
 /** The row of a new session. */
