@@ -16,7 +16,7 @@ export function spawnNode(args: string[], options: SpawnOptions): ChildProcessWi
   return spawn('env', ['-u', 'NODE_V8_COVERAGE', process.execPath, ...args], options) as ChildProcessWithoutNullStreams
 }
 
-/** Arguments of Node.js that print every module that is imported, and those that are required by them, for `loadedIn`. */
+/** Arguments of Node.js that print every module that is imported or required by one, for `loadedIn`. */
 export function printingModules(): string[] {
   const hooks = `export async function resolve(specifier, context, next) {
     const found = await next(specifier, context)
