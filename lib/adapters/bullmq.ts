@@ -36,7 +36,7 @@ export function queueMailer(options: QueueMailerOptions): Mailer {
   const name = realmName('name', options.name)
   const ring = ringOf(name, options.secret)
   const connection = openRedis(redis, {}, onError)
-  // Opened when it is first needed: BullMQ takes a tenth of a second and 20 MB that most processes never use.
+  // Opened when it is first needed: BullMQ takes a tenth of a second and 10 MB that most processes never use.
   let opened: Promise<Queue> | undefined
   const open = () => (opened ??= openQueue(connection, name, onError))
   const waiting = waitingJobs(clock)
