@@ -1,0 +1,66 @@
+// Whether a request costs more when there are more users.
+import { credentialsOf, emailOf, spread } from '../databases.js'
+import { alternate, load, medianOf, ratioOf } from '../harness.js'
+
+// Less than this is more than the noise of the method.
+const flat = 0.9
+const few = { users: 1000, sessions: 5000 }
+const many = { users: 1_000_000, sessions: 5_000_000 }
+const quickMany = { users: 100_000, sessions: 100_000 }
+
+const operations = {
+  login: (users) => ({
+    connections: 16,
+    requests: spread(500, users).map((id) => ['POST', '/api/login/', credentialsOf(id)]),
+  }),
+  async refresh(users, service) {
+    const pairs = await service.ask('sessions', spread(32, users))
+    const requests = pairs.map(({ refresh }) => ['POST', '/auth/refresh/', { refresh }])
+    return { connections: 32, chain: 'refresh', requests }
+  },
+  async GET(users, service) {
+    const pairs = await service.ask('sessions', spread(32, users))
+    const requests = pairs.map(({ access }) => ['GET', '/auth/user/', undefined, { authorization: `Bearer ${access}` }])
+    return { connections: 32, requests }
+  },
+  email_request: (users) => ({
+    connections: 16,
+    requests: spread(500, users).map((id) => ['POST', '/auth/email_request/', { email: emailOf(id) }]),
+  }),
+}
+
+export const growthRows = [{ id: 'P14', what: 'growth of the table', target: `flat: >= ${flat}`, measure: growth }]
+
+async function growth(setup) {
+  const size = setup.quick ? quickMany : many
+  const [small, large] = await Promise.all([
+    setup.start('accounts', { data: 'small', size: few }),
+    setup.start('accounts', { data: 'large', size }),
+  ])
+  const parts = []
+  try {
+    for (const [name, planOf] of Object.entries(operations)) {
+      if (setup.quick && !['refresh', 'GET'].includes(name)) continue
+      const measure = async (service, { users }) => {
+        await setup.flush(service)
+        return load(setup, service, await planOf(users, service))
+      }
+      const rounds = await alternate(setup, { few: () => measure(small, few), many: () => measure(large, size) })
+      parts.push(part(name, size, rounds))
+    }
+  } finally {
+    await Promise.all([small.stop(), large.stop()])
+  }
+  return parts
+}
+
+function part(name, { users, sessions }, rounds) {
+  const ratio = ratioOf(rounds.many, rounds.few)
+  const rates = `${medianOf(rounds.many).toFixed(0)}/s to ${medianOf(rounds.few).toFixed(0)}/s`
+  const number = (count) => count.toLocaleString('en-GB')
+  return {
+    what: `${name} with ${number(users)} users and ${number(sessions)} sessions / with 1,000 and 5,000`,
+    figure: `${ratio.toFixed(2)} (${rates})`,
+    met: ratio >= flat,
+  }
+}

@@ -1,0 +1,108 @@
+// Asking for a mail, and sending it.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { emailOf, spread } from '../databases.js'
+import { alternate, load, medianOf, post, ratioOf } from '../harness.js'
+
+export const mailRequestRows = [
+  { id: 'P16', what: 'email_request / hand-written (code in Redis, one enqueue)', target: '>= 0.6', measure: request },
+]
+
+export const mailWorkerRows = [
+  { id: 'P12', what: 'mail worker / raw pooled nodemailer, 5 connections', target: '>= 0.80', measure: send },
+]
+
+async function request(setup) {
+  const accounts = await setup.service('accounts')
+  const hand = await setup.service('hand-written')
+  const rounds = await alternate(setup, {
+    ours: (round) => requests(setup, accounts, '/auth/email_request/', round),
+    hand: (round) => requests(setup, hand, '/email_request', round),
+  })
+  const ratio = ratioOf(rounds.ours, rounds.hand)
+  const rates = `${medianOf(rounds.ours).toFixed(0)}/s to ${medianOf(rounds.hand).toFixed(0)}/s`
+  const cpu = `${medianOf(rounds.ours, 'cpuUs').toFixed(0)} to ${medianOf(rounds.hand, 'cpuUs').toFixed(0)} µs of CPU`
+  return { figure: `${ratio.toFixed(2)} (${rates}; ${cpu})`, met: ratio >= 0.6 }
+}
+
+// No worker runs, and with 10,000 mails in the queue the next ones are refused.
+async function requests(setup, service, path, round) {
+  await setup.flush(service)
+  // The number of waiting mails is counted once a second.
+  if (round > 0) await sleep(1100)
+  const users = spread(500).map((id) => ['POST', path, { email: emailOf(id) }])
+  return load(setup, service, { connections: 16, requests: users })
+}
+
+async function send(setup) {
+  const accounts = await setup.start('accounts', { data: 'mail', size: { users: 100 } })
+  const sink = await setup.start('sink', { prepare: false })
+  const env = { SMTP_URL: `smtp://127.0.0.1:${sink.port}` }
+  const count = setup.quick ? 400 : 3000
+  let bytes = 0
+  try {
+    const rounds = await alternate(setup, {
+      async worker() {
+        const seen = await drain(setup, { accounts, sink, env, count })
+        bytes = seen.bytes / seen.count
+        return seen
+      },
+      async raw() {
+        const raw = await setup.start('nodemailer', { prepare: false, env })
+        // The same size; about 1,150 bytes are heads, text and line ends.
+        try {
+          return await sentBy(raw, ['send', count, Math.round(bytes - 1150)], sink, count)
+        } finally {
+          await raw.stop()
+        }
+      },
+    })
+    const ratio = ratioOf(rounds.worker, rounds.raw)
+    const rates = `${medianOf(rounds.worker).toFixed(0)}/s of ${medianOf(rounds.raw).toFixed(0)}/s`
+    const [cpu, rawCpu] = [rounds.worker, rounds.raw].map((each) => medianOf(each, 'cpuUs').toFixed(0))
+    const sizes = `${Math.round(bytes)} and ${Math.round(medianOf(rounds.raw, 'size'))} bytes`
+    return {
+      figure: `${ratio.toFixed(2)} (${rates}; ${cpu} and ${rawCpu} µs of CPU; mails of ${sizes})`,
+      met: ratio >= 0.8,
+    }
+  } finally {
+    await Promise.all([accounts.stop(), sink.stop()])
+  }
+}
+
+/** Queues real mails, then lets a fresh worker send them. */
+async function drain(setup, { accounts, sink, env, count }) {
+  await setup.flush(accounts)
+  const requests = Array.from({ length: count }, (_, index) => ({ email: emailOf(1 + (index % 100)) }))
+  const ask = async () => {
+    for (let body = requests.pop(); body; body = requests.pop()) await post(accounts, '/auth/email_request/', body)
+  }
+  await Promise.all(Array.from({ length: 16 }, ask))
+  const worker = await setup.start('worker', { data: 'mail', env })
+  try {
+    return await sentBy(worker, ['start'], sink, count)
+  } finally {
+    await worker.stop()
+  }
+}
+
+async function sentBy(sender, command, sink, count) {
+  const before = await sender.stat()
+  await sender.ask(...command)
+  const seen = await seenBy(sink, count)
+  const after = await sender.stat()
+  return { ...seen, cpuUs: (after.cpuUs - before.cpuUs) / count }
+}
+
+/** Waits for so many mails; the time runs from the first to the last, so that no start counts. */
+async function seenBy(sink, count) {
+  const patience = performance.now() + 60_000
+  for (;;) {
+    const seen = await sink.ask('seen')
+    if (seen.count >= count) {
+      await sink.ask('forget')
+      return { ...seen, size: seen.bytes / count, perSecond: ((count - 1) * 1000) / (seen.last - seen.first) }
+    }
+    if (performance.now() > patience) throw new Error(`only ${seen.count} of ${count} mails arrived within a minute`)
+    await sleep(20)
+  }
+}

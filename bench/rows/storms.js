@@ -1,0 +1,169 @@
+// More clients than the cores can hash for: 64 at a time, and thousands that come back as soon as they are refused.
+import { setTimeout as sleep } from 'node:timers/promises'
+import { credentialsOf, password, spread } from '../databases.js'
+import { alternate, medianOf, post, ratioOf, runClient } from '../harness.js'
+
+const logins = (path, count = 500) => spread(count).map((id) => ['POST', path, credentialsOf(id)])
+const mib = (bytes) => bytes / 2 ** 20
+const overload = { allow: ['503'] }
+
+export const stormRows = [
+  {
+    id: 'P8',
+    what: 'p99 of a guarded GET while 64 connections log in',
+    target: '<= 10 ms',
+    async measure(setup) {
+      const { ours, ungated } = await smallStorm(setup)
+      const p99 = medianOf(ours, 'p99')
+      return {
+        figure: `${p99.toFixed(1)} ms (without a queue ${medianOf(ungated, 'p99').toFixed(0)} ms)`,
+        met: p99 <= 10,
+      }
+    },
+  },
+  {
+    id: 'P9',
+    what: 'logins in that storm / hand-written without a queue',
+    target: '>= 0.95',
+    async measure(setup) {
+      const { ours, ungated } = await smallStorm(setup)
+      const ratio = ratioOf(ours, ungated)
+      const rates = `${medianOf(ours).toFixed(0)}/s to ${medianOf(ungated).toFixed(0)}/s`
+      return { figure: `${ratio.toFixed(2)} (${rates})`, met: ratio >= 0.95 }
+    },
+  },
+  {
+    id: 'P10',
+    what: 'peak memory in that storm',
+    target: '<= idle + 60 MiB',
+    async measure(setup) {
+      const { memory } = await smallStorm(setup)
+      const more = mib(memory.peak - memory.idle)
+      return { figure: `idle (${mib(memory.idle).toFixed(0)} MiB) + ${more.toFixed(0)} MiB`, met: more <= 60 }
+    },
+  },
+]
+
+function smallStorm(setup) {
+  return setup.remember('storm of 64', async () => {
+    const off = { env: { GATE: 'off' } }
+    const [accounts, hand] = await Promise.all([setup.start('accounts'), setup.start('hand-written', off)])
+    const [{ access }] = await accounts.ask('sessions', [1])
+    const { body } = await post(hand, '/login', credentialsOf(1))
+    try {
+      const rounds = await alternate(setup, {
+        ours: () => stormOf(setup, accounts, logins('/api/login/'), access),
+        ungated: () => stormOf(setup, hand, logins('/login'), body.access),
+      })
+      return { ...rounds, memory: await accounts.stat() }
+    } finally {
+      await Promise.all([accounts.stop(), hand.stop()])
+    }
+  })
+}
+
+async function stormOf(setup, service, requests, access) {
+  const window = { warmup: setup.quick ? 0.5 : 1, seconds: setup.seconds }
+  const [{ perSecond }, { p99 }] = await Promise.all([
+    runClient(service, { ...window, ...overload, connections: 64, requests }),
+    probe(window, service, access),
+  ])
+  return { perSecond, p99 }
+}
+
+/** One request each 2 ms over one connection: what somebody notices who does not log in. */
+function probe({ warmup, seconds }, service, access) {
+  const requests = [['GET', '/guarded', undefined, { authorization: `Bearer ${access}` }]]
+  return runClient(service, { warmup, seconds, connections: 1, every: 2, requests })
+}
+
+const login = { what: 'login', requests: () => logins('/api/login/') }
+const register = {
+  what: 'register',
+  requests: () => [['POST', '/api/register/', { username: 'n{n}', email: 'n{n}@bench.example', password }]],
+}
+// Who proved no code is refused before the hash, so that this counts the 400s.
+const resetPassword = {
+  what: 'reset_password with a dead token, which hashes nothing (goodput: 400s)',
+  good: ['400'],
+  async requests(service) {
+    const { body } = await post(service, '/auth/email_request/', { email: credentialsOf(1).email })
+    return [['POST', '/auth/reset_password/', { token: body.token, new_password: password }]]
+  },
+}
+// A change ends the session that asked, and its response has the tokens of the next.
+const changePassword = {
+  what: 'change_password (two hashes)',
+  bearer: 'access',
+  async requests(service, count, first = 1) {
+    const pairs = await service.ask(
+      'sessions',
+      Array.from({ length: count }, (_, index) => first + index),
+    )
+    const body = { current_password: password, new_password: password }
+    return pairs.map(({ access }) => ['POST', '/auth/change_password/', body, { authorization: `Bearer ${access}` }])
+  },
+}
+
+export const hugeStormRows = [
+  huge('1,000 connections', login, { connections: 1000 }),
+  huge('5,000 connections', login, { connections: 5000 }),
+  huge('1,000 connections, 10 pipelined', login, { connections: 1000, pipeline: 10 }, 'slow'),
+  huge('1,000 connections, bodies 500 ms late', login, { connections: 1000, drip: 500 }, 'slow'),
+  huge('1,000 connections', register, { connections: 1000 }, 'slow'),
+  huge('1,000 connections', resetPassword, { connections: 1000 }, 'slow'),
+  huge('1,000 connections', changePassword, { connections: 1000 }, 'slow'),
+]
+
+function huge(size, kind, plan, slow) {
+  return {
+    id: 'P11',
+    what: `storm: ${size}, ${kind.what}: goodput / capacity; GET p99`,
+    target: '>= 0.90; <= 30 ms',
+    slow: slow !== undefined,
+    measure: (setup) => measureHuge(setup, kind, plan),
+  }
+}
+
+async function measureHuge(setup, kind, plan) {
+  const service = await setup.start('accounts')
+  try {
+    const { storm } = await alternate(setup, { storm: (round) => oneHugeStorm(setup, service, kind, plan, round) })
+    const memory = await service.stat()
+    const [ratio, p99] = [medianOf(storm, 'ratio'), medianOf(storm, 'p99')]
+    const rates = `${medianOf(storm, 'goodput').toFixed(0)}/s of ${medianOf(storm, 'capacity').toFixed(0)}/s`
+    // A quick storm ends before anybody's Retry-After does.
+    const share = Math.round(medianOf(storm, 'patientShare') * 100)
+    const patient = setup.quick ? '' : `; ${share} % of the patient got in`
+    const peak = `peak ${mib(memory.peak).toFixed(0)} MiB`
+    const figure = `${ratio.toFixed(2)}; ${p99.toFixed(1)} ms (${rates}${patient}; ${peak})`
+    return { figure, met: ratio >= 0.9 && p99 <= 30 }
+  } finally {
+    await service.stop()
+  }
+}
+
+async function oneHugeStorm(setup, service, { requests, good, bearer }, plan, round) {
+  // Until everybody is connected and was refused or held once, it is no storm yet.
+  const window = setup.quick ? { warmup: 1.5, seconds: 2.5 } : { warmup: 4, seconds: 12 }
+  const kind = { good, bearer, ...overload }
+  // Whoever is still held from the round before has to leave.
+  if (round > 0) await sleep(1500)
+  await setup.flush(service)
+  const [{ access }] = await service.ask('sessions', [2999])
+  // Other users than in the storm: what they have asked for may still be under way then.
+  const calmWindow = { warmup: setup.quick ? 1 : 2, seconds: setup.quick ? 1.5 : 3 }
+  const first = await requests(service, 64, 2101)
+  const calm = await runClient(service, { ...calmWindow, ...kind, connections: 64, requests: first })
+  const storm = { ...window, ...kind, ...plan, requests: await requests(service, plan.connections) }
+  const patient = { ...kind, connections: 10, patient: true, requests: await requests(service, 10, 2001) }
+  const [impatient, guarded, waiting] = await Promise.all([
+    runClient(service, storm),
+    probe(window, service, access),
+    // Not before the storm: the first to come would get in at once.
+    sleep(window.warmup * 1000).then(() => runClient(service, { ...patient, seconds: window.seconds })),
+  ])
+  const goodput = impatient.perSecond + waiting.perSecond
+  const capacity = calm.perSecond
+  return { goodput, capacity, ratio: goodput / capacity, p99: guarded.p99, patientShare: waiting.servedShare }
+}

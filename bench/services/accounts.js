@@ -1,0 +1,23 @@
+// This library, as its quick start and docs/production.md set it up.
+import Fastify from 'fastify'
+import accounts from 'fastify-accounts'
+import { Kysely, PostgresDialect } from 'kysely'
+import pg from 'pg'
+import { serve } from './serve.js'
+
+const { DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET } = process.env
+
+const app = Fastify()
+const pool = new pg.Pool({ connectionString: DATABASE_URL, max: 10 })
+// Also while the servers are being stopped.
+pool.on('error', () => {})
+const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
+await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL })
+
+app.get('/open', async () => ({ ok: true }))
+app.get('/guarded', { onRequest: app.accounts.authenticate }, async () => ({ ok: true }))
+app.post('/empty', async () => ({ ok: true }))
+
+await serve(app, {
+  sessions: (ids) => Promise.all(ids.map((id) => app.accounts.startSession(id))),
+})
