@@ -41,6 +41,11 @@ export function prepared<Values extends object, Row>(
 
 const takesNames = new WeakMap<Db, Promise<boolean>>()
 
+/** Runs the statements of a database without names. */
+export function prepareNothing(db: Db): void {
+  takesNames.set(db, Promise.resolve(false))
+}
+
 async function run<Row>(db: Db, query: CompiledQuery<Row>): Promise<QueryResult<Row>> {
   // A fault of a name would end the host's transaction.
   if (db.isTransaction || !(await drivenByPg(db))) return db.executeQuery(query)
@@ -48,7 +53,7 @@ async function run<Row>(db: Db, query: CompiledQuery<Row>): Promise<QueryResult<
     return await db.executeQuery({ ...query, sql: new NamedText(query.sql) as unknown as string })
   } catch (error) {
     if (!isLost(error)) throw error
-    takesNames.set(db, Promise.resolve(false))
+    prepareNothing(db)
     return db.executeQuery(query)
   }
 }
