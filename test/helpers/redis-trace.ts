@@ -17,10 +17,13 @@ export async function traceRedis(t: Teardown, url: string) {
     const sizes = args.slice(1).map((arg) => arg.replaceAll(/\\x[0-9a-f]{2}|\\./g, '.').length)
     if (source !== 'lua' && !['publish', 'ping'].includes(name)) lines.push([name, ...sizes].join(' '))
   })
-  async function mark(): Promise<void> {
+  /** Where the trace has got to; what others send meanwhile stands before or after it. */
+  async function mark(): Promise<number> {
     markers.count++
+    const line = `echo ${markers.count}`
     await redis.echo('x'.repeat(markers.count))
-    await until(() => lines.at(-1) === `echo ${markers.count}`)
+    await until(() => lines.includes(line))
+    return lines.indexOf(line)
   }
   t.teardown(() => {
     redis.disconnect()
@@ -28,11 +31,10 @@ export async function traceRedis(t: Teardown, url: string) {
   })
   /** The commands that came while `act` ran. */
   return async function commands<T>(act: () => Promise<T>) {
-    await mark()
-    const start = lines.length
+    const start = await mark()
     const result = await act()
-    await mark()
-    return { result, seen: lines.slice(start, -1) }
+    const end = await mark()
+    return { result, seen: lines.slice(start + 1, end) }
   }
 }
 
