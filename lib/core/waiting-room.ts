@@ -8,14 +8,12 @@ import { AccountsError } from '../errors.ts'
 export interface WaitingRoom {
   /** Whether whoever comes now has to wait. */
   crowded(): boolean
-  /** Whether it holds as many as it may. */
-  full(): boolean
   /**
    * Waits for a place, first come, first served. Of one connection only the first request stands in the order of
    * coming: the others, which HTTP/1.1 would answer after it anyway, stand behind it.
    *
-   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the room is full, and when the
-   * client hung up
+   * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the client hung up, and when the
+   * room is full, which closes the connection
    */
   enter(connection: object, signal: AbortSignal): Promise<void>
 }
@@ -50,9 +48,8 @@ export function createWaitingRoom(
 
   return {
     crowded: () => guests.size > 0 || places() < 1,
-    full: () => held >= most,
     async enter(connection, signal) {
-      if (held >= most) throw new AccountsError('ACCOUNTS_OVERLOADED')
+      if (held >= most) throw closing(new AccountsError('ACCOUNTS_OVERLOADED'))
       held++
       const before = lastOf.get(connection)
       const turn = before ? before.then(() => stand(signal)) : stand(signal)
@@ -66,6 +63,11 @@ export function createWaitingRoom(
       return turn
     },
   }
+}
+
+function closing(error: AccountsError): AccountsError {
+  error.headers.connection = 'close'
+  return error
 }
 
 /** Those who stand, in the order of their coming; `tick` goes through them every now and then while there are any. */

@@ -1,5 +1,5 @@
 import type { Socket } from 'node:net'
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
 import { hashQueue, reservations } from '../core/hash-queue.ts'
 import { createWaitingRoom } from '../core/waiting-room.ts'
 
@@ -17,24 +17,19 @@ const watches = new WeakMap<FastifyRequest, Watch>()
 const gone = 'the client hung up, or has its answer'
 
 /** An `onRequest` hook: while the hash queue is full a request waits, before its body is read, or is refused. */
-export async function admit(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  if (room.crowded()) await wait(request, reply)
+export async function admit(request: FastifyRequest): Promise<void> {
+  if (room.crowded()) await room.enter(request.raw.socket, watch(request))
 }
 
 /** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
-export async function reserve(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  // Many bodies may have come to their end together.
-  if (hashQueue.places() < 1) await wait(request, reply)
+export async function reserve(request: FastifyRequest): Promise<void> {
   const signal = watch(request)
+  // Many bodies may have come to their end together.
+  if (hashQueue.places() < 1) await room.enter(request.raw.socket, signal)
   const reservation = hashQueue.reserve(signal)
   reservations.set(request, reservation)
   if (signal.aborted) reservation.release()
   else signal.addEventListener('abort', reservation.release)
-}
-
-async function wait(request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  if (room.full()) reply.header('connection', 'close')
-  await room.enter(request.raw.socket, watch(request))
 }
 
 function watch(request: FastifyRequest): AbortSignal {

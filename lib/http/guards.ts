@@ -151,7 +151,7 @@ interface Entrance {
   user(): Promise<User>
 }
 
-// At once when nothing has to be read: a promise for each request would cost as much as all else here.
+// At once when nothing has to be read, as for nearly every request.
 function enter(parts: GuardParts, text: string): Entrance | Promise<Entrance> {
   const token = parts.tokens.verifyAccess(text)
   const alive = parts.revocation.alive(token.sessionId, token.userId, token.uncommitted)

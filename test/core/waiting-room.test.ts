@@ -4,6 +4,8 @@ import { createWaitingRoom } from '../../lib/core/waiting-room.ts'
 import { until } from '../helpers/helper.ts'
 
 const overloaded = { statusCode: 503, code: 'ACCOUNTS_OVERLOADED' }
+/** What a full room answers: its connection is closed. */
+const full = { ...overloaded, headers: { connection: 'close' } }
 const staying = () => new AbortController().signal
 
 t.test('nobody waits while there are places', async (t) => {
@@ -59,14 +61,12 @@ t.test('[R-HASH-6] the room is bounded, and whoever hangs up makes room', async 
   const [leaving, others] = [new AbortController(), new AbortController()]
   const first = room.enter({}, leaving.signal)
   const second = room.enter({}, others.signal)
-  t.ok(room.full())
 
-  await t.rejects(room.enter({}, staying()), overloaded)
+  await t.rejects(room.enter({}, staying()), full)
   leaving.abort()
   await t.rejects(first, overloaded)
-  t.notOk(room.full())
   const third = room.enter({}, others.signal)
-  await t.rejects(room.enter({}, staying()), overloaded)
+  await t.rejects(room.enter({}, staying()), full)
 
   others.abort()
   await t.rejects(second, overloaded)
@@ -93,12 +93,16 @@ t.test('a connection that breaks takes all of its requests out of the room', asy
   const breaking = new AbortController()
   const connection = {}
   const waiting = Array.from({ length: 3 }, () => room.enter(connection, breaking.signal))
-  t.ok(room.full())
+  await t.rejects(room.enter({}, staying()), full)
 
   breaking.abort()
 
   for (const request of waiting) await t.rejects(request, overloaded)
-  t.notOk(room.full())
+  const leaving = new AbortController()
+  const next = room.enter({}, leaving.signal)
+  leaving.abort()
+  const { headers } = await next.catch((error) => error)
+  t.notOk('connection' in headers, 'there is room again')
 })
 
 t.test('a room that is empty keeps no process', async (t) => {

@@ -28,15 +28,25 @@ export function prepared<Values extends object, Row>(
   db: Db,
   build: (slot: Slot<Values>) => Compilable<Row>,
 ): (values: Values) => Promise<Row[]> {
-  let compiled: CompiledQuery<Row> | undefined
+  let statement: Statement<Row> | undefined
   return async (values) => {
-    compiled ??= build((name) => new EmptySlot(name) as never).compile()
-    const parameters = compiled.parameters.map((parameter) =>
+    statement ??= statementOf(build((name) => new EmptySlot(name) as never).compile())
+    const { query, named } = statement
+    const parameters = query.parameters.map((parameter) =>
       parameter instanceof EmptySlot ? bound(values[parameter.name as keyof Values]) : parameter,
     )
-    const { rows } = await run<Row>(db, { ...compiled, parameters })
+    const { rows } = await run<Row>(db, { query: { ...query, parameters }, named })
     return rows
   }
+}
+
+interface Statement<Row> {
+  query: CompiledQuery<Row>
+  named: NamedText
+}
+
+function statementOf<Row>(query: CompiledQuery<Row>): Statement<Row> {
+  return { query, named: new NamedText(query.sql) }
 }
 
 const takesNames = new WeakMap<Db, Promise<boolean>>()
@@ -46,11 +56,11 @@ export function prepareNothing(db: Db): void {
   takesNames.set(db, Promise.resolve(false))
 }
 
-async function run<Row>(db: Db, query: CompiledQuery<Row>): Promise<QueryResult<Row>> {
+async function run<Row>(db: Db, { query, named }: Statement<Row>): Promise<QueryResult<Row>> {
   // A fault of a name would end the host's transaction.
   if (db.isTransaction || !(await drivenByPg(db))) return db.executeQuery(query)
   try {
-    return await db.executeQuery({ ...query, sql: new NamedText(query.sql) as unknown as string })
+    return await db.executeQuery({ ...query, sql: named as unknown as string })
   } catch (error) {
     if (!isLost(error)) throw error
     prepareNothing(db)
@@ -89,7 +99,8 @@ class NamedText {
   readonly name: string
   readonly text: string
   constructor(text: string) {
-    this.name = nameOf(text)
+    // By content: two versions of this package may share the connections of a pooler.
+    this.name = `accounts_${createHash('sha256').update(text).digest('hex').slice(0, 32)}`
     this.text = text
   }
   get length(): number {
@@ -106,14 +117,3 @@ class NamedText {
   }
 }
 Object.setPrototypeOf(NamedText.prototype, String.prototype)
-
-const names = new Map<string, string>()
-
-// By content: two versions of this package may share the connections of a pooler.
-function nameOf(text: string): string {
-  const known = names.get(text)
-  if (known) return known
-  const name = `accounts_${createHash('sha256').update(text).digest('hex').slice(0, 32)}`
-  names.set(text, name)
-  return name
-}

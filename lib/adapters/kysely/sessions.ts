@@ -1,4 +1,4 @@
-import { type Expression, type Kysely, sql } from 'kysely'
+import { type Expression, type Kysely, type RawBuilder, sql } from 'kysely'
 import type { RefreshOutcome, RefreshRule, Session, Storage, UserId } from '../../contracts.ts'
 import { isValidId, storable } from '../../core/storable.ts'
 import { prepared, type Slot } from './prepared.ts'
@@ -94,18 +94,19 @@ export function sessionRow(session: Session) {
 
 type SessionColumns = ReturnType<typeof sessionRow>
 
-const insertedColumns = [
-  'id',
-  'user_id',
-  'credential_version',
-  'created_at',
-  'auth_time',
-  'last_used_at',
-  'idle_ms',
-  'expires_at',
-  'ip',
-  'user_agent',
-] as const satisfies (keyof SessionColumns)[]
+// An object, so that the compiler misses a column that is left out.
+const insertedColumns = Object.keys({
+  id: true,
+  user_id: true,
+  credential_version: true,
+  created_at: true,
+  auth_time: true,
+  last_used_at: true,
+  idle_ms: true,
+  expires_at: true,
+  ip: true,
+  user_agent: true,
+} satisfies Record<keyof SessionColumns, true>) as (keyof SessionColumns)[]
 
 /** A session's columns, without those that it has in common with its user. */
 const sessionColumns = [
@@ -180,7 +181,7 @@ interface Step {
 // One UPDATE: a racer that waited for the row judges what the winner left, so all get the same token.
 function takeStep(db: Kysely<AccountsTables>, slot: Slot<Step>) {
   const [token, now] = [sql`${slot('token')}::bigint`, sql`${slot('now')}::bigint`]
-  const { fresh, counted, reused, accepted } = judge(slot)
+  const { fresh, counted, reused, accepted } = judge(slot, token)
   const advances = sql`(${slot('rotate')}::boolean and ${fresh})`
   return db
     .updateTable('accounts_sessions')
@@ -206,8 +207,7 @@ function takeStep(db: Kysely<AccountsTables>, slot: Slot<Step>) {
 }
 
 // The rule of `Storage.refreshSession`, as conditions on the row before the step.
-function judge(slot: Slot<Step>) {
-  const token = sql`${slot('token')}::bigint`
+function judge(slot: Slot<Step>, token: RawBuilder<unknown>) {
   const fresh = sql`counter + 1 = ${token}`
   const older = sql`counter > ${token}`
   const newest = sql`counter = ${token}`
