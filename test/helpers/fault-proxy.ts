@@ -13,6 +13,11 @@ export interface FaultProxy {
   close(): Promise<void>
 }
 
+/** The address of a server as it is through a proxy. */
+export function onPort(url: string, port: number): string {
+  return Object.assign(new URL(url), { port: String(port) }).href
+}
+
 /** Puts a TCP proxy with switchable faults in front of a port of this machine. */
 export async function faultProxy(target: number): Promise<FaultProxy> {
   const pairs = new Set<[Socket, Socket]>()

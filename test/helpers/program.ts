@@ -45,7 +45,12 @@ export function cli(
   env: Record<string, string> = {},
   { input = '' as string | Buffer, node = [] as string[] } = {},
 ): Run {
-  const child = spawnNode([...node, 'dist/cli.js', ...args], { env: { PATH: process.env.PATH, ...env } })
+  return runNode(t, [...node, 'dist/cli.js', ...args], env, input)
+}
+
+/** Runs Node.js with no other environment, and `input` on its standard input. */
+export function runNode(t: Teardown, args: string[], env: Record<string, string>, input: string | Buffer = ''): Run {
+  const child = spawnNode(args, { env: { PATH: process.env.PATH, ...env } })
   t.teardown(() => child.kill('SIGKILL'))
   child.stdin.on('error', () => {})
   child.stdin.end(input)

@@ -10,18 +10,18 @@ export async function traceRedis(t: Teardown, url: string) {
   const redis = new Redis(url)
   const monitor = await monitorOf(redis)
   const lines: string[] = []
-  const markers = { count: 0 }
+  let markers = 0
   monitor.on('monitor', (_time: string, args: string[], source: string) => {
     const name = args[0]!.toLowerCase()
     // Bytes of every argument, as MONITOR escapes them: sealed values are padded, so even these are equal.
     const sizes = args.slice(1).map((arg) => arg.replaceAll(/\\x[0-9a-f]{2}|\\./g, '.').length)
-    if (source !== 'lua' && !['publish', 'ping'].includes(name)) lines.push([name, ...sizes].join(' '))
+    if (source !== 'lua' && name !== 'publish') lines.push([name, ...sizes].join(' '))
   })
   /** Where the trace has got to; what others send meanwhile stands before or after it. */
   async function mark(): Promise<number> {
-    markers.count++
-    const line = `echo ${markers.count}`
-    await redis.echo('x'.repeat(markers.count))
+    markers++
+    const line = `echo ${markers}`
+    await redis.echo('x'.repeat(markers))
     await until(() => lines.includes(line))
     return lines.indexOf(line)
   }

@@ -1,10 +1,10 @@
-import { once } from 'node:events'
 import t, { type Test } from 'tap'
+import { secret } from '../helpers/app.ts'
 import { freshDatabase, noPostgres, redisUrl, uniqueName } from '../helpers/helper.ts'
-import { loadedIn, printingModules, spawnNode } from '../helpers/program.ts'
+import { loadedIn, printingModules, runNode } from '../helpers/program.ts'
 
 /** Runs a host that boots with these options and then does something, and returns what it has loaded. */
-async function hostLoads(t: Test, options: string, then = '') {
+async function hostLoads(t: Test, options = '', then = '') {
   const { url, drop } = await freshDatabase()
   const program = `
     import Fastify from 'fastify'
@@ -16,29 +16,22 @@ async function hostLoads(t: Test, options: string, then = '') {
     const db = new Kysely({ dialect: new PostgresDialect({ pool: new pg.Pool({ connectionString: '${url}' }) }) })
     await migrateToLatest(db)
     const app = Fastify()
-    await app.register(accounts, { db, name: '${uniqueName()}', redis: '${redisUrl()}', ${options} })
+    const shared = { db, secret: '${secret}', name: '${uniqueName()}', redis: '${redisUrl()}' }
+    await app.register(accounts, { ...shared, ${options} })
     await app.listen({ port: 0, host: '127.0.0.1' })
     const post = async (url, payload) => (await app.inject({ method: 'POST', url, payload })).statusCode
     ${then}
     await app.close()
     await db.destroy()`
-  const env = { PATH: process.env.PATH, NODE_ENV: 'production' }
-  const child = spawnNode([...printingModules(), '--input-type=module', '--eval', program], { env })
-  t.teardown(() => child.kill('SIGKILL'))
-  let err = ''
-  child.stderr.setEncoding('utf8').on('data', (text) => {
-    err += text
-  })
-  const [code] = await once(child, 'close')
+  const run = runNode(t, [...printingModules(), '--input-type=module', '--eval', program], { NODE_ENV: 'production' })
+  const code = await run.ended
   await drop()
-  t.equal(code, 0, err.replace(/^loaded .*\n/gm, ''))
-  return loadedIn(err)
+  t.equal(code, 0, run.err().replace(/^loaded .*\n/gm, ''))
+  return loadedIn(run.err())
 }
 
-const secret = `secret: '${'0123456789abcdefghijklmnopqrstuvwxyzABCDEF-_'.slice(0, 43)}'`
-
 t.test('an app that boots loads no queue, no transport and no cleaner of profiles', { skip: noPostgres }, async (t) => {
-  const { packages, modules } = await hostLoads(t, secret)
+  const { packages, modules } = await hostLoads(t)
 
   for (const name of ['fastify', 'kysely', 'ioredis', 'typebox']) t.ok(packages.has(name), name)
   for (const name of ['bullmq', 'nodemailer']) t.notOk(packages.has(name), name)
@@ -49,7 +42,7 @@ t.test('they are loaded by the first mail and by a profile', { skip: noPostgres 
   const profile = `registration: { profile: Type.Object({ company: Type.String() }) }`
   const mail = `if ((await post('/auth/email_request/', { email: 'ada@example.org' })) !== 200) process.exit(3)`
 
-  const { packages, modules } = await hostLoads(t, `${secret}, ${profile}`, mail)
+  const { packages, modules } = await hostLoads(t, profile, mail)
 
   t.ok(packages.has('bullmq'))
   t.notOk(packages.has('nodemailer'))

@@ -3,7 +3,6 @@ import '../helpers/counted-argon2.ts'
 import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { FastifyInstance, InjectOptions } from 'fastify'
-import { Redis } from 'ioredis'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
 import { realmOf } from '../../lib/accounts.ts'
@@ -16,7 +15,7 @@ import { openDatabase, settableClock } from '../helpers/app.ts'
 import { calls } from '../helpers/counted-argon2.ts'
 import { noPostgres, noRedis, startRedis, uniqueName, until } from '../helpers/helper.ts'
 import { catchMails } from '../helpers/mail-catch.ts'
-import { monitorOf } from '../helpers/redis-trace.ts'
+import { traceRedis } from '../helpers/redis-trace.ts'
 import { instance, newPassword, wrong } from '../helpers/reset-flow.ts'
 
 const url = 'https://app.example.com/reset'
@@ -303,34 +302,7 @@ async function watched(t: Test, mailer: 'queue' | 'memory' = 'queue', options: P
   const parts = { name, storage, redis: server.url, clock, passwordReset: { url }, ...options }
   const queued = mailer === 'queue' ? { mailer: undefined } : {}
   const host = await instance(t, { ...parts, ...queued })
-  const redis = new Redis(server.url)
-  const monitor = await monitorOf(redis)
-  const lines: string[] = []
-  monitor.on('monitor', (_time: string, args: string[], source: string) => {
-    // Bytes of every argument, as MONITOR escapes them: sealed values are padded, so even these are equal.
-    const sizes = args.slice(1).map((arg) => arg.replaceAll(/\\x[0-9a-f]{2}|\\./g, '.').length)
-    // The heartbeat of the revocation feed comes when it likes.
-    if (source !== 'lua' && args[0]!.toLowerCase() !== 'publish')
-      lines.push([args[0]!.toLowerCase(), ...sizes].join(' '))
-  })
-  const markers = { count: 0 }
-  /** The commands of our connections while `act` ran. */
-  async function commands<T>(act: () => Promise<T>) {
-    await mark()
-    const start = lines.length
-    const result = await act()
-    await mark()
-    return { result, seen: lines.slice(start, -1) }
-  }
-  async function mark(): Promise<void> {
-    const before = markers.count++
-    await redis.echo('x'.repeat(before + 1))
-    await until(() => lines.at(-1) === `echo ${before + 1}`)
-  }
-  t.teardown(() => {
-    redis.disconnect()
-    monitor.disconnect()
-  })
+  const commands = await traceRedis(t, server.url)
   /** Starts the worker, whose commands would be seen too. */
   const startWorker = () => catchMails(t, { redis: server.url, name })
   return { acts: host, db, statements, commands, clock, startWorker }

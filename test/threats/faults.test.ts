@@ -12,7 +12,7 @@ import type { User } from '../../lib/contracts.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
 import { accountActs, counted, kindsTo, password, passwords, told } from '../helpers/account-acts.ts'
 import { type Answer, bearer, clientOf, openDatabase, realApp, settableClock, startServer } from '../helpers/app.ts'
-import { tripwire } from '../helpers/fault-proxy.ts'
+import { onPort, tripwire } from '../helpers/fault-proxy.ts'
 import {
   databaseUrl,
   faultProxy,
@@ -552,10 +552,6 @@ function openPool(t: Test, connectionString: string) {
 
 function portOf(url: string): number {
   return Number(new URL(url).port)
-}
-
-function onPort(url: string, port: number): string {
-  return Object.assign(new URL(url), { port: String(port) }).href
 }
 
 // The other test files share the processor: one slow turn of three is not ours.

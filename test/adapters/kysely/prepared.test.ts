@@ -4,15 +4,15 @@ import t, { type Test } from 'tap'
 import { kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
 import { sampleUser, storedUser } from '../../../lib/testing/samples.ts'
 import { openPglite } from '../../helpers/databases.ts'
-import { faultProxy, freshDatabase, noPostgres } from '../../helpers/helper.ts'
+import { faultProxy, onPort } from '../../helpers/fault-proxy.ts'
+import { databaseUrl, freshDatabase, noPostgres } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 
 /** A storage on one connection, with the statements that were logged and what is prepared on the connection. */
 async function open(t: Test, port?: number) {
   const { url, drop } = await freshDatabase()
-  const connectionString = port ? url.replace(/:\d+\//, `:${port}/`) : url
-  const pool = new pg.Pool({ connectionString, max: 1 })
+  const pool = new pg.Pool({ connectionString: port ? onPort(url, port) : url, max: 1 })
   pool.on('error', () => {})
   const logged: string[] = []
   const db = new Kysely<any>({
@@ -91,6 +91,15 @@ t.test('a connection of a pooler that has a statement of that name already is us
   t.strictSame(await names(), [taken])
 })
 
+t.test('nothing is prepared for a host that does not want it', { skip }, async (t) => {
+  const { db, names } = await open(t)
+  await migrateToLatest(db)
+  const storage = kyselyStorage(db, { prepare: false })
+
+  t.equal(await storage.findUserByEmail('ada@example.org'), null)
+  t.strictSame(await names(), [])
+})
+
 t.test(
   'within a transaction of the host nothing has a name, since its fault would end the transaction',
   { skip },
@@ -108,8 +117,7 @@ t.test(
 )
 
 t.test('a database that is down at first gets names when it comes', { skip }, async (t) => {
-  const direct = new URL(process.env.TEST_DATABASE_URL as string)
-  const proxy = await faultProxy(Number(direct.port))
+  const proxy = await faultProxy(Number(new URL(databaseUrl()).port))
   t.teardown(() => proxy.close())
   const { db, storage, names } = await open(t, proxy.port)
   proxy.mode = 'refuse'
