@@ -30,6 +30,16 @@ export const emailOf = (id) => `u${id}@bench.example`
 
 export const credentialsOf = (id) => ({ email: emailOf(id), password })
 
+/** A login of another user each, over all users. */
+export function logins(path, users) {
+  return spread(500, users).map((id) => ['POST', path, credentialsOf(id)])
+}
+
+/** A request for a mail to another user each, over all users. */
+export function mailRequests(path, users) {
+  return spread(500, users).map((id) => ['POST', path, { email: emailOf(id) }])
+}
+
 /** So many ids, spread over all users. */
 export function spread(count, users = 3000) {
   return Array.from({ length: count }, (_, index) => 1 + Math.floor((index * users) / count))

@@ -21,6 +21,11 @@ export function tableOf(results) {
   return [head, head.map(() => '---'), ...lines].map((cells) => `| ${cells.join(' | ')} |`).join('\n')
 }
 
+/** Bytes as a table shows them. */
+export function mib(bytes) {
+  return `${Math.round(bytes / 2 ** 20)} MiB`
+}
+
 function firstLine(error) {
   return String(error.message).split('\n')[0].replaceAll('|', '/')
 }

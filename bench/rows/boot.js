@@ -1,8 +1,7 @@
 // How long a start takes, and what an idle process needs.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { alternate, medianOf, ratioOf } from '../harness.js'
-
-const mib = (bytes) => (bytes / 2 ** 20).toFixed(0)
+import { mib } from '../report.js'
 
 export const bootRows = [{ id: 'P13', measure: boot, what: 'start and idle memory' }]
 
@@ -25,7 +24,7 @@ async function boot(setup) {
     },
     {
       what: 'idle memory',
-      figure: `${mib(idle)} MiB (plain ${mib(medianOf(plain, 'rss'))} MiB)`,
+      figure: `${mib(idle)} (plain ${mib(medianOf(plain, 'rss'))})`,
       target: '<= 110 MiB',
       met: idle <= 110 * 2 ** 20,
     },

@@ -1,5 +1,5 @@
 // Whether a request costs more when there are more users.
-import { credentialsOf, emailOf, spread } from '../databases.js'
+import { logins, mailRequests, spread } from '../databases.js'
 import { alternate, load, medianOf, ratioOf } from '../harness.js'
 
 // Less than this is more than the noise of the method.
@@ -9,10 +9,7 @@ const many = { users: 1_000_000, sessions: 5_000_000 }
 const quickMany = { users: 100_000, sessions: 100_000 }
 
 const operations = {
-  login: (users) => ({
-    connections: 16,
-    requests: spread(500, users).map((id) => ['POST', '/api/login/', credentialsOf(id)]),
-  }),
+  login: (users) => ({ connections: 16, requests: logins('/api/login/', users) }),
   async refresh(users, service) {
     const pairs = await service.ask('sessions', spread(32, users))
     const requests = pairs.map(({ refresh }) => ['POST', '/auth/refresh/', { refresh }])
@@ -23,10 +20,7 @@ const operations = {
     const requests = pairs.map(({ access }) => ['GET', '/auth/user/', undefined, { authorization: `Bearer ${access}` }])
     return { connections: 32, requests }
   },
-  email_request: (users) => ({
-    connections: 16,
-    requests: spread(500, users).map((id) => ['POST', '/auth/email_request/', { email: emailOf(id) }]),
-  }),
+  email_request: (users) => ({ connections: 16, requests: mailRequests('/auth/email_request/', users) }),
 }
 
 export const growthRows = [{ id: 'P14', what: 'growth of the table', target: `flat: >= ${flat}`, measure: growth }]

@@ -1,12 +1,11 @@
 // What hashing costs beside the hashes.
 import { availableParallelism } from 'node:os'
-import { credentialsOf, password, spread } from '../databases.js'
+import { logins, password } from '../databases.js'
 import { alternate, load, medianOf, ratioOf } from '../harness.js'
 
 const cores = availableParallelism()
 const connections = 16
 const newUser = { username: 'n{n}', email: 'n{n}@bench.example', password }
-const logins = (path) => spread(500).map((id) => ['POST', path, credentialsOf(id)])
 
 export const hashingRows = [
   {

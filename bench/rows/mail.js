@@ -1,6 +1,6 @@
 // Asking for a mail, and sending it.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { emailOf, spread } from '../databases.js'
+import { emailOf, mailRequests } from '../databases.js'
 import { alternate, load, medianOf, post, ratioOf } from '../harness.js'
 
 export const mailRequestRows = [
@@ -29,8 +29,7 @@ async function requests(setup, service, path, round) {
   await setup.flush(service)
   // The number of waiting mails is counted once a second.
   if (round > 0) await sleep(1100)
-  const users = spread(500).map((id) => ['POST', path, { email: emailOf(id) }])
-  return load(setup, service, { connections: 16, requests: users })
+  return load(setup, service, { connections: 16, requests: mailRequests(path) })
 }
 
 async function send(setup) {

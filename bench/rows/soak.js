@@ -1,10 +1,10 @@
 // Ten minutes of everything, for memory that is never given back.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { credentialsOf, emailOf, spread } from '../databases.js'
+import { logins, mailRequests, password, spread } from '../databases.js'
 import { runClient } from '../harness.js'
+import { mib } from '../report.js'
 
 const minutes = 10
-const mib = (bytes) => (bytes / 2 ** 20).toFixed(0)
 
 export const soakRows = [{ id: 'SOAK', what: `memory over ${minutes} minutes of mixed load`, measure: soak }]
 
@@ -12,10 +12,10 @@ async function soak(setup) {
   const service = await setup.start('accounts')
   const pairs = await service.ask('sessions', spread(16))
   const seconds = minutes * 60
-  const user = { username: 'n{n}', email: 'n{n}@bench.example', password: 'correct horse battery' }
+  const user = { username: 'n{n}', email: 'n{n}@bench.example', password }
   const guarded = pairs.map(({ access }) => ['GET', '/auth/user/', undefined, { authorization: `Bearer ${access}` }])
   const plans = [
-    { connections: 4, requests: spread(500).map((id) => ['POST', '/api/login/', credentialsOf(id)]) },
+    { connections: 4, requests: logins('/api/login/') },
     { connections: 2, requests: [['POST', '/api/register/', user]] },
     {
       connections: 16,
@@ -28,7 +28,7 @@ async function soak(setup) {
     {
       connections: 1,
       every: 100,
-      requests: spread(500).map((id) => ['POST', '/auth/email_request/', { email: emailOf(id) }]),
+      requests: mailRequests('/auth/email_request/'),
     },
   ]
   try {
@@ -37,7 +37,7 @@ async function soak(setup) {
       ...plans.map((plan) => runClient(service, { seconds, ...plan })),
     ])
     const [early, late] = [memory[2], memory.at(-1)]
-    const figure = `${mib(early)} MiB after 2 minutes, ${mib(late)} MiB at the end`
+    const figure = `${mib(early)} after 2 minutes, ${mib(late)} at the end`
     return { figure, target: '<= 10 % more', met: late <= early * 1.1 }
   } finally {
     await service.stop()
@@ -49,7 +49,7 @@ async function watch(service, seconds) {
   const memory = []
   for (let second = 0; second <= seconds - 5; second += 59) {
     memory.push((await service.stat()).rss)
-    console.error(`    ${mib(memory.at(-1))} MiB`)
+    console.error(`    ${mib(memory.at(-1))}`)
     await sleep(59_000)
   }
   return memory

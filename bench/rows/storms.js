@@ -1,10 +1,9 @@
 // More clients than the cores can hash for: 64 at a time, and thousands that come back as soon as they are refused.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { credentialsOf, password, spread } from '../databases.js'
+import { credentialsOf, logins, password } from '../databases.js'
 import { alternate, medianOf, post, ratioOf, runClient } from '../harness.js'
+import { mib } from '../report.js'
 
-const logins = (path, count = 500) => spread(count).map((id) => ['POST', path, credentialsOf(id)])
-const mib = (bytes) => bytes / 2 ** 20
 const overload = { allow: ['503'] }
 
 export const stormRows = [
@@ -38,8 +37,8 @@ export const stormRows = [
     target: '<= idle + 60 MiB',
     async measure(setup) {
       const { memory } = await smallStorm(setup)
-      const more = mib(memory.peak - memory.idle)
-      return { figure: `idle (${mib(memory.idle).toFixed(0)} MiB) + ${more.toFixed(0)} MiB`, met: more <= 60 }
+      const more = memory.peak - memory.idle
+      return { figure: `idle (${mib(memory.idle)}) + ${mib(more)}`, met: more <= 60 * 2 ** 20 }
     },
   },
 ]
@@ -135,7 +134,7 @@ async function measureHuge(setup, kind, plan) {
     // A quick storm ends before anybody's Retry-After does.
     const share = Math.round(medianOf(storm, 'patientShare') * 100)
     const patient = setup.quick ? '' : `; ${share} % of the patient got in`
-    const peak = `peak ${mib(memory.peak).toFixed(0)} MiB`
+    const peak = `peak ${mib(memory.peak)}`
     const figure = `${ratio.toFixed(2)}; ${p99.toFixed(1)} ms (${rates}${patient}; ${peak})`
     return { figure, met: ratio >= 0.9 && p99 <= 30 }
   } finally {

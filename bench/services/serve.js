@@ -14,9 +14,6 @@ export function answerBench(ready, commands = {}) {
       const { user, system } = process.cpuUsage()
       return { idle, rss, peak: Math.max(peak, rss), cpuUs: user + system }
     },
-    resetPeak() {
-      peak = process.memoryUsage().rss
-    },
     ...commands,
   }
   process.on('message', async ({ id, command, args }) => {
