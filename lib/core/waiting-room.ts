@@ -9,8 +9,9 @@ export interface WaitingRoom {
   /** Whether whoever comes now has to wait. */
   crowded(): boolean
   /**
-   * Waits for a place, first come, first served. Of one connection only the first request stands in the order of
-   * coming: the others, which HTTP/1.1 would answer after it anyway, stand behind it.
+   * Waits for a place, first come, first served; whoever was refused and comes back over the same connection before
+   * its Retry-After is over stands behind everybody else. Of one connection only the first request stands in line: the
+   * others, which HTTP/1.1 would answer after it anyway, stand behind it.
    *
    * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the client hung up, and when the
    * room is full, which closes the connection
@@ -31,28 +32,17 @@ export function createWaitingRoom(
   places: () => number,
   { most = 20_000, patienceMs = 1000, longestMs = 10_000, mostRefusals = 300 } = {},
 ): WaitingRoom {
-  const { guests, stand } = createLine(() => {
-    let free = places()
-    // At a steady pace, or those who are refused together come back together; and never so many that it is felt.
-    const perSecond = Math.min((guests.size * 1000) / longestMs, mostRefusals)
-    let refusals = Math.ceil((perSecond * tickMs) / 1000)
-    const patient = performance.now() - patienceMs
-    for (const guest of guests) {
-      if (free-- > 0) guest.letIn()
-      else if (refusals-- > 0 && guest.since < patient) guest.refuse()
-      else return
-    }
-  })
+  const { stand, standing } = createLines(places, { patienceMs, longestMs, mostRefusals })
   const lastOf = new WeakMap<object, Promise<void>>()
   let held = 0
 
   return {
-    crowded: () => guests.size > 0 || places() < 1,
+    crowded: () => standing() > 0 || places() < 1,
     async enter(connection, signal) {
       if (held >= most) throw closing(new AccountsError('ACCOUNTS_OVERLOADED'))
       held++
       const before = lastOf.get(connection)
-      const turn = before ? before.then(() => stand(signal)) : stand(signal)
+      const turn = before ? before.then(() => stand(connection, signal)) : stand(connection, signal)
       const over = turn
         .catch(() => {})
         .finally(() => {
@@ -70,17 +60,65 @@ function closing(error: AccountsError): AccountsError {
   return error
 }
 
-/** Those who stand, in the order of their coming; `tick` goes through them every now and then while there are any. */
-function createLine(tick: () => void) {
-  const guests = new Set<Guest>()
+interface Pace {
+  patienceMs: number
+  longestMs: number
+  mostRefusals: number
+}
+
+/** Two lines: one for those who may come, and behind it one for those who come back too early. */
+function createLines(places: () => number, { patienceMs, longestMs, mostRefusals }: Pace) {
+  const [ready, early] = [createLine(), createLine()]
+  const welcomeAt = new WeakMap<object, number>()
   let timer: NodeJS.Timeout | undefined
 
-  function look(): void {
-    tick()
-    if (guests.size > 0) return
+  const standing = () => ready.size() + early.size()
+
+  function letIn(most: number): void {
+    for (let count = 0; count < most && standing() > 0; count++) (ready.first() ?? early.first())?.letIn()
+  }
+
+  function refuse(most: number): void {
+    const patient = performance.now() - patienceMs
+    for (let count = 0; count < most; count++) {
+      const oldest = older(ready.first(), early.first())
+      if (!oldest || oldest.since >= patient) return
+      oldest.refuse()
+    }
+  }
+
+  function tick(): void {
+    letIn(places())
+    // At a steady pace, or those who are refused together come back together; and never so many that it is felt.
+    const perSecond = Math.min((standing() * 1000) / longestMs, mostRefusals)
+    refuse(Math.ceil((perSecond * tickMs) / 1000))
+    if (standing() > 0) return
     clearInterval(timer)
     timer = undefined
   }
+
+  async function stand(connection: object, signal: AbortSignal): Promise<void> {
+    timer ??= setInterval(tick, tickMs)
+    const comesEarly = performance.now() < (welcomeAt.get(connection) ?? 0)
+    try {
+      await (comesEarly ? early : ready).stand(signal)
+    } catch (error) {
+      const { headers } = error as AccountsError
+      welcomeAt.set(connection, performance.now() + Number(headers['retry-after']) * 1000)
+      throw error
+    }
+  }
+
+  return { stand, standing }
+}
+
+function older(one: Guest | undefined, other: Guest | undefined): Guest | undefined {
+  return one && other ? (one.since <= other.since ? one : other) : (one ?? other)
+}
+
+/** Those who stand, in the order of their coming. */
+function createLine() {
+  const guests = new Set<Guest>()
 
   function stand(signal: AbortSignal): Promise<void> {
     return new Promise((resolve, reject) => {
@@ -97,9 +135,8 @@ function createLine(tick: () => void) {
       if (signal.aborted) return guest.refuse()
       signal.addEventListener('abort', guest.refuse)
       guests.add(guest)
-      timer ??= setInterval(look, tickMs)
     })
   }
 
-  return { guests: guests as ReadonlySet<Guest>, stand }
+  return { stand, first: (): Guest | undefined => guests.values().next().value, size: () => guests.size }
 }

@@ -88,6 +88,29 @@ t.test('of one connection only one stands in line, and the others come in after 
   t.same(inside, ['one', 'other', 'second of one'])
 })
 
+t.test('whoever waits for its Retry-After stands before all who came back too early', async (t) => {
+  let free = 0
+  const room = createWaitingRoom(() => free, { patienceMs: 200, longestMs: 100 })
+  const refuse = async (connection: object) => {
+    const error = await room.enter(connection, staying()).catch((thrown) => thrown)
+    return Number(error.headers['retry-after'])
+  }
+  const [patient, impatient, another] = [{}, {}, {}]
+  const seconds = await refuse(patient)
+  await sleep(seconds * 1000 - 100)
+  await refuse(impatient)
+  const inside: string[] = []
+  const enter = (connection: object, name: string) => room.enter(connection, staying()).then(() => inside.push(name))
+
+  const all = [enter(impatient, 'impatient')]
+  await sleep(20)
+  all.push(enter(patient, 'patient'), enter(another, 'another'))
+  free = 1
+  await Promise.all(all)
+
+  t.same(inside, ['patient', 'another', 'impatient'])
+})
+
 t.test('a connection that breaks takes all of its requests out of the room', async (t) => {
   const room = createWaitingRoom(() => 0, { most: 3, patienceMs: 10_000 })
   const breaking = new AbortController()
