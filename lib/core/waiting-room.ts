@@ -14,7 +14,7 @@ export interface WaitingRoom {
    * others, which HTTP/1.1 would answer after it anyway, stand behind it.
    *
    * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the client hung up, and when the
-   * room is full, which closes the connection
+   * room is full or too many requests of the connection are in it, which closes the connection
    */
   enter(connection: object, signal: AbortSignal): Promise<void>
 }
@@ -30,26 +30,27 @@ const tickMs = 20
 /** Makes a room in front of a queue with so many free `places`. */
 export function createWaitingRoom(
   places: () => number,
-  { most = 20_000, patienceMs = 1000, longestMs = 10_000, mostRefusals = 300 } = {},
+  { most = 20_000, mostPipelined = 4, patienceMs = 1000, longestMs = 10_000, mostRefusals = 300 } = {},
 ): WaitingRoom {
   const { stand, standing } = createLines(places, { patienceMs, longestMs, mostRefusals })
-  const lastOf = new WeakMap<object, Promise<void>>()
+  const pipelines = new WeakMap<object, { length: number; last?: Promise<void> }>()
   let held = 0
 
   return {
     crowded: () => standing() > 0 || places() < 1,
     async enter(connection, signal) {
-      if (held >= most) throw closing(new AccountsError('ACCOUNTS_OVERLOADED'))
+      const pipeline = pipelines.get(connection) ?? { length: 0 }
+      if (held >= most || pipeline.length >= mostPipelined) throw closing(new AccountsError('ACCOUNTS_OVERLOADED'))
+      const turn = pipeline.last?.then(() => stand(connection, signal)) ?? stand(connection, signal)
       held++
-      const before = lastOf.get(connection)
-      const turn = before ? before.then(() => stand(connection, signal)) : stand(connection, signal)
-      const over = turn
+      pipeline.length++
+      pipeline.last = turn
         .catch(() => {})
         .finally(() => {
           held--
-          if (lastOf.get(connection) === over) lastOf.delete(connection)
+          if (--pipeline.length === 0) pipelines.delete(connection)
         })
-      lastOf.set(connection, over)
+      pipelines.set(connection, pipeline)
       return turn
     },
   }

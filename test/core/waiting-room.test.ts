@@ -111,6 +111,18 @@ t.test('whoever waits for its Retry-After stands before all who came back too ea
   t.same(inside, ['patient', 'another', 'impatient'])
 })
 
+t.test('[R-HASH-6] a connection that sends one request after the other takes few places', async (t) => {
+  const room = createWaitingRoom(() => 0, { mostPipelined: 2, patienceMs: 100, longestMs: 100 })
+  const connection = {}
+  const held = [room.enter(connection, staying()), room.enter(connection, staying())]
+
+  await t.rejects(room.enter(connection, staying()), full)
+
+  for (const request of held) await t.rejects(request, overloaded)
+  const { headers } = await room.enter(connection, staying()).catch((error) => error)
+  t.notOk('connection' in headers, 'when they are out it may wait again')
+})
+
 t.test('a connection that breaks takes all of its requests out of the room', async (t) => {
   const room = createWaitingRoom(() => 0, { most: 3, patienceMs: 10_000 })
   const breaking = new AbortController()
