@@ -1,6 +1,7 @@
 // Whether a request costs more when there are more users.
 import { logins, mailRequests, spread } from '../databases.js'
 import { alternate, load, medianOf, ratioOf } from '../harness.js'
+import { askForMails } from './mail.js'
 
 // Less than this is more than the noise of the method.
 const flat = 0.9
@@ -9,18 +10,19 @@ const many = { users: 1_000_000, sessions: 5_000_000 }
 const quickMany = { users: 100_000, sessions: 100_000 }
 
 const operations = {
-  login: (users) => ({ connections: 16, requests: logins('/api/login/', users) }),
-  async refresh(users, service) {
+  login: (setup, service, users) => load(setup, service, { connections: 16, requests: logins('/api/login/', users) }),
+  async refresh(setup, service, users) {
     const pairs = await service.ask('sessions', spread(32, users))
     const requests = pairs.map(({ refresh }) => ['POST', '/auth/refresh/', { refresh }])
-    return { connections: 32, chain: 'refresh', requests }
+    return load(setup, service, { connections: 32, chain: 'refresh', requests })
   },
-  async GET(users, service) {
+  async GET(setup, service, users) {
     const pairs = await service.ask('sessions', spread(32, users))
     const requests = pairs.map(({ access }) => ['GET', '/auth/user/', undefined, { authorization: `Bearer ${access}` }])
-    return { connections: 32, requests }
+    return load(setup, service, { connections: 32, requests })
   },
-  email_request: (users) => ({ connections: 16, requests: mailRequests('/auth/email_request/', users) }),
+  email_request: (setup, service, users, round) =>
+    askForMails(setup, service, mailRequests('/auth/email_request/', users), round),
 }
 
 export const growthRows = [{ id: 'P14', what: 'growth of the table', target: `flat: >= ${flat}`, measure: growth }]
@@ -33,13 +35,12 @@ async function growth(setup) {
   ])
   const parts = []
   try {
-    for (const [name, planOf] of Object.entries(operations)) {
+    for (const [name, measure] of Object.entries(operations)) {
       if (setup.quick && !['refresh', 'GET'].includes(name)) continue
-      const measure = async (service, { users }) => {
-        await setup.flush(service)
-        return load(setup, service, await planOf(users, service))
-      }
-      const rounds = await alternate(setup, { few: () => measure(small, few), many: () => measure(large, size) })
+      const rounds = await alternate(setup, {
+        few: (round) => measure(setup, small, few.users, round),
+        many: (round) => measure(setup, large, size.users, round),
+      })
       parts.push(part(name, size, rounds))
     }
   } finally {

@@ -119,7 +119,7 @@ function huge(size, kind, plan, slow) {
   return {
     id: 'P11',
     what: `storm: ${size}, ${kind.what}: goodput / capacity; GET p99`,
-    target: '>= 0.90; <= 30 ms',
+    target: '>= 0.90; <= 30 ms; whoever waits gets in',
     slow: slow !== undefined,
     measure: (setup) => measureHuge(setup, kind, plan),
   }
@@ -131,14 +131,13 @@ async function measureHuge(setup, kind, plan) {
     const rounds = Math.min(setup.rounds, 3)
     const { storm } = await alternate({ rounds }, { storm: (round) => oneHugeStorm(setup, service, kind, plan, round) })
     const memory = await service.stat()
-    const [ratio, p99] = [medianOf(storm, 'ratio'), medianOf(storm, 'p99')]
+    const [ratio, p99, share] = ['ratio', 'p99', 'patientShare'].map((each) => medianOf(storm, each))
     const rates = `${medianOf(storm, 'goodput').toFixed(0)}/s of ${medianOf(storm, 'capacity').toFixed(0)}/s`
     // A quick storm ends before anybody's Retry-After does.
-    const share = Math.round(medianOf(storm, 'patientShare') * 100)
-    const patient = setup.quick ? '' : `; ${share} % of the patient got in`
+    const patient = setup.quick ? '' : `; ${Math.round(share * 100)} % of the patient got in`
     const peak = `peak ${mib(memory.peak)}`
     const figure = `${ratio.toFixed(2)}; ${p99.toFixed(1)} ms (${rates}${patient}; ${peak})`
-    return { figure, met: ratio >= 0.9 && p99 <= 30 }
+    return { figure, met: ratio >= 0.9 && p99 <= 30 && (setup.quick || share >= 0.9) }
   } finally {
     await service.stop()
   }

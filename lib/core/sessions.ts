@@ -8,6 +8,7 @@ import type { EventDetails } from './hooks.ts'
 import type { Realm } from './realm.ts'
 
 const endBatch = 500
+const mostTries = 5
 
 /** The token pair of a session. */
 export interface TokenPair {
@@ -22,13 +23,15 @@ export interface TokenPair {
  * address has to be proved first
  */
 export async function startSessionOf(realm: Realm, userId: UserId, client: Client): Promise<TokenPair> {
-  const user = await realm.storage.findUserById(userId)
-  if (user?.active && mustVerify(realm.options) && user.emailVerifiedAt === null) {
-    throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
+  for (let tries = 0; tries < mostTries; tries++) {
+    const user = await realm.storage.findUserById(userId)
+    if (!user?.active) break
+    if (mustVerify(realm.options) && user.emailVerifiedAt === null) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
+    const tokens = await startSession(realm, user, client)
+    if (tokens) return tokens
+    // The password was changed since the user was read: this proof does not depend on it.
   }
-  const tokens = user?.active ? await startSession(realm, user, client) : null
-  if (!tokens) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-  return tokens
+  throw new AccountsError('ACCOUNTS_NOT_FOUND')
 }
 
 /**

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
@@ -294,6 +295,22 @@ t.test('what does not boot leaves nothing open', async (t) => {
   closed.length = 0
   await t.rejects(createAccounts({ ...parts(), routes: { login: '/x/', refresh: '/x/' } }))
   t.same(closed.sort(), ['cache', 'mailer'])
+})
+
+t.test('a session that a host starts while the password changes is started', { skip: noPostgres }, async (t) => {
+  const host = await realApp(t)
+  const accounts = accountsOf({ app: host.app, name: host.name })
+  const { id } = await accounts.users.create({ email: 'changing@example.org' })
+  for (let round = 0; round < rounds(20, 5); round++) {
+    const [, ...started] = await Promise.all([
+      accounts.users.setPassword(id, `correct horse battery ${round}`),
+      ...Array.from({ length: 20 }, async (_, index) => {
+        await sleep(index * 2)
+        return accounts.startSession(id)
+      }),
+    ])
+    t.equal(started.length, 20)
+  }
 })
 
 t.test('[R-SES-1] whoever is disabled while logging in or refreshing is out', { skip: noPostgres }, async (t) => {
