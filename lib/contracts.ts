@@ -367,15 +367,66 @@ export interface NewCode {
   expiresAt: number
   /** How long a grant lives from the moment its code was guessed. */
   grantMs: number
+  /** In the slot of the tag. */
+  charge?: Charge
+}
+
+/** What `put` left. */
+export interface StoredCode {
+  /** When the life of the first record ends; 0 when it is dead. */
+  endsAt: number
+  /** Whether no guess of it is right, since the charge had to wait. */
+  decoy: boolean
+}
+
+/**
+ * A counter of tries: so many within a window, then one at a time, after a pause that doubles from a window divided by
+ * `tries` up to four windows. It is forgotten a window after the last pause.
+ */
+export interface Tally {
+  /** Keyed hash of what is counted. */
+  name: string
+  tries: number
+  windowMs: number
+}
+
+/** Tallies that are charged together, all or none. */
+export interface Charge {
+  /** Keyed hash; what has the same one shares a cluster slot. */
+  slot: string
+  tallies: Tally[]
+  /** Charged instead of the others when the client is one of those that the list knows. */
+  known?: { list: string; client: string; tally: Tally }
+}
+
+/** What became of a charge; it was charged when there is nothing to wait for. */
+export interface Charged {
+  /** How long to wait for the next try; 0 when this one was counted. */
+  waitMs: number
+  /** Whether the client is known, and `known.tally` was charged instead of the others. */
+  known: boolean
+  /** How much of the fullest tally is used up with this try; 1 at its limit. */
+  share: number
+}
+
+/** A client that a list is to know. */
+export interface Acquaintance {
+  slot: string
+  list: string
+  client: string
+  until: number
+  /** Whether the list forgets all others. */
+  alone: boolean
 }
 
 /** The cache: Redis, or memory for tests and trials. No key is ever without a lifetime. */
 export interface Cache {
   /**
-   * Stores all records of one code and the account's index in one step. Never overwrites: a record that exists, alive
-   * or dead, stays as it is. Returns when the life of the first record ends, 0 when it is dead.
+   * Charges a new code and stores its records and the account's index, in one step. Where the charge has to wait, what
+   * is stored looks the same and no guess is right. Never overwrites: a record that exists, alive or dead, stays as it
+   * is, and is not charged again.
    */
-  put(code: NewCode, now: number): Promise<number>
+  put(code: NewCode, now: number): Promise<StoredCode>
   /**
    * Guesses a code. In state `issued` the try is counted first, then compared: of N parallel guesses exactly `tries`
    * are compared, and a record without tries left is dead. A right guess moves the record to `verified`, where
@@ -402,6 +453,16 @@ export interface Cache {
    * exhausted one still has its subject.
    */
   peek(ref: CodeRef, now: number): Promise<string | null>
+  /**
+   * Counts a try, or says how long to wait for it. Of N parallel calls exactly as many are counted as the tallies
+   * allow, also when their clocks differ by a minute. A clock that is set back or forward by more may forget tries,
+   * and lets nobody wait longer.
+   */
+  charge(charge: Charge, now: number): Promise<Charged>
+  /** Takes a counted try back; `known` says from which tallies. */
+  refund(charge: Charge, known: boolean, now: number): Promise<void>
+  /** Puts a client on a list until then; a list has room for the last 32. */
+  acquaint(client: Acquaintance, now: number): Promise<void>
   /** Sends a text to the listeners of this realm, in this process and in others; throws when the cache is down. */
   publish(text: string): Promise<void>
   /**

@@ -19,6 +19,7 @@ const table = {
   ACCOUNT_IN_USE: [409, 'The account is still in use elsewhere and cannot be deleted.'],
   BODY_TOO_LARGE: [413, 'The request body is too large.'],
   MEDIA_TYPE_UNSUPPORTED: [415, 'The request body must be JSON.'],
+  TOO_MANY_REQUESTS: [429, 'Too many attempts; try again later.'],
   OVERLOADED: [503, 'The service is busy; try again in a moment.'],
   UNAVAILABLE: [503, 'The service is not available; try again in a moment.'],
 } as const satisfies Record<string, readonly [number, string]>
@@ -29,7 +30,7 @@ type Name = keyof typeof table
 export type AccountsErrorCode = `ACCOUNTS_${Name}`
 
 /** Why a password was refused. */
-export type PasswordReason = 'too_short' | 'too_long' | 'ill_formed'
+export type PasswordReason = 'too_short' | 'too_long' | 'ill_formed' | 'common' | 'context' | 'breached'
 
 /** A field that failed validation. */
 export interface FieldError {

@@ -37,6 +37,7 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
   claimRealm(app, options)
   decorateRequests(app)
   warnOfSmallPool(app)
+  warnOfTrust(app)
   const ring = createRing(options.name, options.secret.reveal())
   const ports = await openPorts(app, options, ring)
 
@@ -93,6 +94,15 @@ function decorateRequests(app: FastifyInstance): void {
   app.decorateRequest(decorated, null)
   app.decorateRequest('account', { getter: requestAccount })
   app.decorateRequest('accountOrNull', { getter: requestAccountOrNull })
+}
+
+// Fastify shows the option nowhere else.
+function warnOfTrust(app: FastifyInstance): void {
+  const symbol = Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.options')
+  const { trustProxy } = ((symbol && app[symbol as never]) ?? {}) as { trustProxy?: unknown }
+  if (trustProxy !== true) return
+  const fix = 'name the address of your proxy instead, such as trustProxy: "10.0.0.1"'
+  app.log.warn(`fastify-accounts: with trustProxy: true every client chooses its address, and no limit holds; ${fix}`)
 }
 
 function warnOfSmallPool(app: FastifyInstance): void {

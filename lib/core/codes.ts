@@ -1,9 +1,9 @@
 import { createHash, randomBytes, randomInt } from 'node:crypto'
-import type { Cache, CodePurpose, CodeRef, NewCode, NewUser, User, UserId } from '../contracts.ts'
+import type { Cache, CodePurpose, CodeRef, NewCode, NewUser, StoredCode, User, UserId } from '../contracts.ts'
 import { AccountsError, isRefusal, loggable } from '../errors.ts'
 import { codeDigits } from '../options/options.ts'
+import { accountKeys, mailCharge } from './charges.ts'
 import type { Client } from './client.ts'
-import { withoutTag } from './email-address.ts'
 import { emit } from './events.ts'
 import { withoutPassword } from './new-user.ts'
 import type { Realm } from './realm.ts'
@@ -59,7 +59,7 @@ const restBytes = 128
  * Makes a one-time code, and for the link in a reset mail a second record of the same code. A decoy has the same shape
  * and costs the same.
  */
-export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject): IssuedCode {
+export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject, network: string): IssuedCode {
   const { link, ttl, tries } = limitsOf(realm, purpose)
   const digits = codeDigits(realm.options)
   const keys = realm.ring[0]
@@ -69,7 +69,8 @@ export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject): I
   const account = accountKeys(keys, subject.address)
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
   const records = tokens.map((token) => newRecord(realm, purpose, token, code, subject))
-  const draft = { purpose, ...account, records, tries, ttl }
+  const charge = mailCharge(keys, realm.options.throttle, subject.address, network)
+  const draft = { purpose, ...account, records, tries, ttl, charge }
   return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }
 }
 
@@ -81,10 +82,10 @@ function limitsOf({ options }: Realm, purpose: CodePurpose): { link: boolean; tt
 }
 
 /**
- * Stores a code, whose life begins here, and returns its end. A code that is stored already stays as it is: its end is
- * that of its first life, 0 when it is dead.
+ * Stores a code, whose life begins here. A code that is stored already stays as it is: its end is that of its first
+ * life.
  */
-export async function putCode(realm: Realm, { ttl, ...code }: CodeDraft): Promise<number> {
+export async function putCode(realm: Realm, { ttl, ...code }: CodeDraft): Promise<StoredCode> {
   const now = realm.clock()
   return cacheOf(realm).put({ ...code, expiresAt: now + ttl * 1000, grantMs }, now)
 }
@@ -205,14 +206,6 @@ export async function burnCodes({ ring, cache, log }: Realm, address: string): P
 /** Names an address in events without showing it; the same for all its `+tag`s. */
 export function identifierOf({ ring }: Realm, address: string): string {
   return accountKeys(ring[0], address).tag
-}
-
-// One account may be written with many +tags: all its keys share one tag, and with it a slot and later a budget.
-function accountKeys(keys: SecretKeys, address: string): { tag: string; account: string } {
-  return {
-    tag: mac(keys.key('tag'), withoutTag(address)).slice(0, 22),
-    account: mac(keys.key('account'), address).slice(0, 22),
-  }
 }
 
 const tokenShape = /^[\w-]{22}\.[\w-]{43}$/

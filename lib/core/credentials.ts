@@ -1,12 +1,14 @@
 import type { CredentialChange, User } from '../contracts.ts'
-import { AccountsError } from '../errors.ts'
+import { AccountsError, loggable } from '../errors.ts'
 import type { Client } from './client.ts'
-import { burnCodes } from './codes.ts'
+import { burnCodes, identifierOf } from './codes.ts'
 import { canonicalEmail } from './email-address.ts'
 import { emit } from './events.ts'
 import { conflict, withoutPassword } from './new-user.ts'
 import { type Draft, handOver, rowsOf } from './outbox.ts'
+import type { Owner } from './password-policy.ts'
 import type { Realm } from './realm.ts'
+import { guessPassword } from './throttle.ts'
 import type { Account } from './tokens.ts'
 
 /** What is to be changed. */
@@ -81,7 +83,8 @@ export async function whileStale<Outcome>(act: () => Promise<Outcome | 'stale'>)
 /**
  * Asks a logged-in user for the password again.
  *
- * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_TOKEN_INVALID when the user is gone
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_TOKEN_INVALID when the user is gone,
+ * ACCOUNTS_TOO_MANY_REQUESTS
  */
 export async function provePassword(
   realm: Realm,
@@ -90,8 +93,10 @@ export async function provePassword(
   client: Client,
 ): Promise<User> {
   const found = await realm.storage.findUserWithPassword(id)
-  const right = await realm.passwords.verify(found?.active ? found.passwordHash : null, password, client.request)
   if (!found?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  const { right } = await guessPassword(realm, addressOf(found), client, async () => ({
+    right: await realm.passwords.verify(found.passwordHash, password, client.request),
+  }))
   if (right) return withoutPassword(found)
   emit(realm, 'passwordFail', { client, userId: id, sessionId, details: {} })
   throw new AccountsError('ACCOUNTS_PASSWORD_WRONG')
@@ -102,7 +107,11 @@ export async function provePassword(
  *
  * @throws {AccountsError} ACCOUNTS_PASSWORD_REFUSED
  */
-export function checkPolicy({ passwords }: Realm, password: string): void {
-  const reasons = passwords.refusals(password)
+export async function checkPolicy(realm: Realm, password: string, owner: Owner, client: Client): Promise<void> {
+  const reasons = await realm.policy.refusals(password, owner, (fault) => {
+    const address = canonicalEmail(owner.email ?? '')
+    const identifier = address === null ? null : identifierOf(realm, address)
+    emit(realm, 'breachCheckFail', { client, identifier, details: { error: loggable(fault).message } })
+  })
   if (reasons.length > 0) throw new AccountsError('ACCOUNTS_PASSWORD_REFUSED', { reasons })
 }

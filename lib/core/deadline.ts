@@ -89,6 +89,26 @@ function methodNames(port: object): string[] {
   return [...names].filter((name) => typeof (port as Record<string, unknown>)[name] === 'function')
 }
 
+/**
+ * Does work that has so long; the signal is aborted when the time is over, and at the end.
+ *
+ * @throws {Error} named TimeoutError, when it is not done in time
+ */
+export async function inTime<T>(ms: number, work: (signal: AbortSignal) => T | Promise<T>): Promise<T> {
+  const deadline = new AbortController()
+  const { signal } = deadline
+  const late = sleep(ms, undefined, { signal }).then(() => {
+    throw new Expired(`it took longer than ${ms} ms`)
+  })
+  // Whoever wins, the end of the other is nobody's.
+  late.catch(() => {})
+  try {
+    return await Promise.race([Promise.resolve(signal).then(work), late])
+  } finally {
+    deadline.abort()
+  }
+}
+
 /** Waits for work, at most `ms`. */
 export async function within(ms: number, work: Promise<unknown>): Promise<void> {
   const deadline = new AbortController()

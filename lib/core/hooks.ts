@@ -32,6 +32,10 @@ export interface EventDetails {
   accountDisable: Record<never, never>
   accountEnable: Record<never, never>
   roleChange: { role: string | null }
+  /** `passwords.breached` failed; the password passed unchecked. */
+  breachCheckFail: { error: string }
+  /** Something was tried too often, and refused before it was done. */
+  throttle: { act: 'password' | 'register' | 'mail' | 'change' }
 }
 
 /** The name of an event. */
@@ -54,6 +58,20 @@ export type HookContexts = {
     profile: Profile
     client: Client
   }
+  /**
+   * Before something that is limited is done, `throttle` or not: a password is compared, an account registered, a mail
+   * with a code asked for, a password changed. It has two seconds, and what fails refuses.
+   */
+  beforeAttempt: {
+    act: EventDetails['throttle']['act']
+    /** How much of the fullest limit is used up with this try; 1 at its limit, 0 without one. */
+    share: number
+    /** Whether the client's network is known to the account. */
+    known: boolean
+    /** Keyed hash of the account's address; null where none is meant. */
+    identifier: string | null
+    client: Client
+  }
   /** After the password was proved. */
   beforeLogin: { user: User; client: Client }
   /** `by` distinguishes a reset from a change by a logged-in user. */
@@ -72,6 +90,8 @@ type BeforeHook = Extract<HookName, `before${string}`>
 export interface Hooks {
   /** Adds a hook; hooks of one name are called in the order in which they were added. */
   add<Name extends HookName>(name: Name, hook: (context: HookContexts[Name]) => unknown): void
+  /** Whether there is a hook of that name. */
+  has(name: HookName): boolean
   /** Awaits the hooks before an act; the first that throws refuses it. */
   before<Name extends BeforeHook>(name: Name, context: HookContexts[Name]): Promise<void>
   /** Calls the hooks after an event; none of them can change the response. */
@@ -88,6 +108,7 @@ export function createHooks(log: FastifyBaseLogger): Hooks {
       if (typeof hook !== 'function') throw new TypeError(`fastify-accounts: the hook "${name}" must be a function`)
       hooks.set(name, [...hooksOf(name), hook])
     },
+    has: (name) => hooks.has(name),
     async before(name, context) {
       for (const hook of hooksOf(name)) {
         try {
@@ -138,12 +159,21 @@ export const eventTable = {
   accountDisable: ['info', 'the account was disabled'],
   accountEnable: ['info', 'the account was enabled'],
   roleChange: ['info', 'the role was changed'],
+  breachCheckFail: ['warn', 'a password was not checked against the leaked ones'],
+  throttle: ['info', 'too many tries were made'],
 } as const satisfies Record<EventName, readonly ['info' | 'warn', string]>
 
 /** Every event by name. */
 export const eventNames = Object.keys(eventTable) as EventName[]
 
-const beforeHooks = ['beforeRegister', 'beforeLogin', 'beforePasswordChange', 'beforeEmailChange', 'beforeDelete']
+const beforeHooks = [
+  'beforeAttempt',
+  'beforeRegister',
+  'beforeLogin',
+  'beforePasswordChange',
+  'beforeEmailChange',
+  'beforeDelete',
+]
 const hookNames: string[] = [
   ...beforeHooks,
   ...eventNames.map((name) => `after${name[0]!.toUpperCase()}${name.slice(1)}`),

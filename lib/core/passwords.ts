@@ -1,17 +1,14 @@
 import { randomBytes } from 'node:crypto'
 import { hash, verify } from '@node-rs/argon2'
 import type { FastifyBaseLogger } from 'fastify'
-import type { PasswordReason } from '../errors.ts'
 import type { Argon2Cost } from '../options/rules.ts'
 import { type HashQueue, reservations } from './hash-queue.ts'
 
 // `Algorithm.Argon2id` of @node-rs/argon2, a const enum that isolated modules cannot read.
 const argon2id = 2
 
-/** Policy, hash and verification of passwords. With a `request`, its reservation in the hash queue is used. */
+/** Hash and verification of passwords. With a `request`, its reservation in the hash queue is used. */
 export interface Passwords {
-  /** Why a new password is refused; empty when it is not. Never called at login. */
-  refusals(password: string): PasswordReason[]
   /** Hashes a password with argon2id at the configured cost. Shape: a PHC string. */
   hash(password: string, request?: object | null): Promise<string>
   /**
@@ -25,9 +22,9 @@ export interface Passwords {
   outdated(stored: string): boolean
 }
 
-/** Makes the password rules of one registration of the plugin. */
+/** Makes the password hashing of one registration of the plugin. */
 export function createPasswords(
-  { minLength, maxLength, argon2 }: { minLength: number; maxLength: number; argon2: Argon2Cost },
+  { argon2 }: { argon2: Argon2Cost },
   queue: HashQueue,
   log: FastifyBaseLogger,
 ): Passwords {
@@ -56,12 +53,6 @@ export function createPasswords(
   }
 
   return {
-    refusals(password) {
-      if (!password.isWellFormed()) return ['ill_formed']
-      const { length } = [...password.normalize('NFC')]
-      if (length < minLength) return ['too_short']
-      return length > maxLength ? ['too_long'] : []
-    },
     hash: (password, request) => run(() => hash(bytesOf(password), settings), request),
     async verify(stored, password, request) {
       const usable = stored !== null && affordable(stored)

@@ -4,11 +4,16 @@ import type { ResolvedOptions } from '../options/options.ts'
 import { bounded } from './deadline.ts'
 import { hashQueue } from './hash-queue.ts'
 import { createHooks, type Hooks } from './hooks.ts'
+import { createPasswordPolicy, type PasswordPolicy } from './password-policy.ts'
 import { createPasswords, type Passwords } from './passwords.ts'
 import { type CleanProfile, profileCleaner } from './profiles.ts'
 import { createRevocation, type Revocation } from './revocation.ts'
 import type { Ring } from './secrets.ts'
+import { createTallies, type Tallies } from './tallies.ts'
 import { createTokens, type Tokens } from './tokens.ts'
+
+/** So many names are counted in this process while the cache is away. */
+const localNames = 10_000
 
 /** The dependencies of one realm; every call is bounded in time. */
 export interface Ports {
@@ -25,9 +30,12 @@ export interface Realm extends Ports {
   readonly ring: Ring
   readonly tokens: Tokens
   readonly passwords: Passwords
+  readonly policy: PasswordPolicy
   readonly revocation: Revocation
   readonly hooks: Hooks
   readonly cleanProfile: CleanProfile
+  /** Counts tries in this process while the cache is away. */
+  readonly tallies: Tallies
   readonly log: FastifyBaseLogger
   /** Events on their way into the database; closing waits for them. */
   readonly pending: Set<Promise<void>>
@@ -50,9 +58,11 @@ export async function createRealm(
     ...{ options, ring, storage, cache, mailer, log, clock },
     tokens: await createTokens(scope, ring, options, storage.ids),
     passwords: createPasswords(options.passwords, hashQueue, log),
+    policy: createPasswordPolicy(options),
     revocation: createRevocation({ options, storage, cache, log, clock }),
     hooks: createHooks(log),
     cleanProfile: await profileCleaner(options),
+    tallies: createTallies(localNames),
     pending: new Set(),
     joined: false,
   }

@@ -4,6 +4,7 @@ import type { FastifyInstance } from 'fastify'
 import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
 import { AccountsError, callHost } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
+import { createMemory } from './memory.ts'
 import type { Ring } from './secrets.ts'
 
 /** Who a request is made for. */
@@ -153,6 +154,7 @@ function verifiers(
   { tokens: { claims, accessTtl } }: ResolvedOptions,
   ids: Storage['ids'],
 ): Pick<Tokens, 'verifyAccess' | 'verifyRefresh' | 'sessionOf'> {
+  // Forged tokens never enter, so they push no good one out.
   const remembered = createMemory<Checked>(rememberedTokens)
 
   function checkAccess(text: string): Checked {
@@ -269,30 +271,4 @@ function verified(jwt: JWT, token: string): Payload {
 function frozen<Value>(value: Value): Value {
   if (typeof value === 'object' && value !== null) Object.values(value).forEach(frozen)
   return Object.freeze(value)
-}
-
-/**
- * A map that forgets what was not used for long, in two generations: each holds half of the size, and the older is
- * dropped when the younger is full. Forged tokens never enter, so they push no good one out.
- */
-function createMemory<Value>(size: number) {
-  let young = new Map<string, Value>()
-  let old = young
-  function set(key: string, value: Value): void {
-    if (young.size >= size / 2) {
-      old = young
-      young = new Map()
-    }
-    young.set(key, value)
-  }
-  return {
-    set,
-    get(key: string): Value | undefined {
-      const value = young.get(key)
-      if (value !== undefined) return value
-      const older = old.get(key)
-      if (older !== undefined) set(key, older)
-      return older
-    },
-  }
 }

@@ -148,7 +148,7 @@ function deleteRoute(realm: Realm): Route {
     summary: 'Delete your own account',
     body: DeleteBody,
     response: [204, Type.Null()],
-    refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_ACCOUNT_IN_USE'],
+    refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_ACCOUNT_IN_USE', 'ACCOUNTS_TOO_MANY_REQUESTS'],
     hashes: true,
     run: ({ body, account, client }) => deleteAccount(realm, account, body, client),
   })

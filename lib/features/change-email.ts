@@ -112,6 +112,7 @@ export function changeEmailRoutes(realm: Realm): Route[] {
       path: '/auth/change_email/',
       summary: 'Ask for another e-mail address; a code is mailed to it',
       body: ChangeEmailBody,
+      limited: 'mail',
       response: [200, MessageAndToken],
       refusals: ['ACCOUNTS_PASSWORD_WRONG'],
       guarded: true,

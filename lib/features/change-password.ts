@@ -1,9 +1,11 @@
 import Type, { type Static } from 'typebox'
+import type { User } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
-import { changeCredentials, checkPolicy, provePassword } from '../core/credentials.ts'
+import { addressOf, changeCredentials, checkPolicy, provePassword } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Realm } from '../core/realm.ts'
 import { firstTokens, newSession, type TokenPair } from '../core/sessions.ts'
+import { changeOf } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
@@ -16,7 +18,8 @@ const ChangePasswordBody = Type.Object({ current_password: Password, new_passwor
  * Changes the password of a logged-in user and returns the token pair of a new session, which lives as long as the one
  * that asked for it. Every older session ends with the change, that one too, so that no older token works any more.
  *
- * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_TOKEN_INVALID
+ * @throws {AccountsError} ACCOUNTS_PASSWORD_WRONG, ACCOUNTS_PASSWORD_REFUSED, ACCOUNTS_TOKEN_INVALID,
+ * ACCOUNTS_TOO_MANY_REQUESTS
  */
 export async function changePassword(
   realm: Realm,
@@ -24,8 +27,17 @@ export async function changePassword(
   { current_password: password, new_password: newPassword }: Static<typeof ChangePasswordBody>,
   client: Client,
 ): Promise<TokenPair> {
-  checkPolicy(realm, newPassword)
   const user = await provePassword(realm, account, password, client)
+  await checkPolicy(realm, newPassword, user, client)
+  return changeOf(realm, addressOf(user), client, () => change(realm, account, { user, newPassword }, client))
+}
+
+async function change(
+  realm: Realm,
+  account: Account,
+  { user, newPassword }: { user: User; newPassword: string },
+  client: Client,
+): Promise<TokenPair> {
   await realm.hooks.before('beforePasswordChange', { user, by: 'user', client })
   const passwordHash = await realm.passwords.hash(newPassword, client.request)
   const sessions = await realm.storage.listSessions(user.id, realm.clock())
@@ -52,7 +64,7 @@ export function changePasswordRoutes(realm: Realm): Route[] {
       summary: 'Change your password; every other session ends',
       body: ChangePasswordBody,
       response: [200, Type.Object({ message: Type.String(), ...TokenPairBody.properties })],
-      refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_PASSWORD_REFUSED'],
+      refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_PASSWORD_REFUSED', 'ACCOUNTS_TOO_MANY_REQUESTS'],
       guarded: true,
       hashes: true,
       async run({ body, account, client }) {

@@ -129,6 +129,7 @@ export function emailVerificationRoutes(realm: Realm): Route[] {
       path: '/auth/resend_verification/',
       summary: 'Ask for a new verification code by e-mail',
       body: ResendBody,
+      limited: 'mail',
       response: [200, MessageAndToken],
       async run({ body, client }) {
         const { token } = await resendVerification(realm, body, client)

@@ -8,6 +8,7 @@ import type { EventDetails } from '../core/hooks.ts'
 import { withoutPassword } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
+import { guessPassword } from '../core/throttle.ts'
 import { AccountsError, type AccountsErrorCode, loggable } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
@@ -23,7 +24,7 @@ const LoginBody = Type.Object({
  * Exchanges an e-mail address and a password for a token pair. An unknown account, a wrong password and a disabled user
  * are refused alike, after the same work; with `concealExisting` an unverified one too.
  *
- * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID, ACCOUNTS_EMAIL_UNVERIFIED
+ * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID, ACCOUNTS_EMAIL_UNVERIFIED, ACCOUNTS_TOO_MANY_REQUESTS
  */
 export async function login(
   realm: Realm,
@@ -32,9 +33,7 @@ export async function login(
 ): Promise<TokenPair> {
   // What is no address finds nobody, after the same statement.
   const address = canonicalEmail(email) ?? email
-  const user = await realm.storage.findUserByEmail(address)
-  // Without a hash to compare with, it costs one all the same.
-  const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, client.request)
+  const { user, right } = await guessPassword(realm, address, client, () => guess(realm, { address, password }, client))
   const reason = failure(realm, user, right)
   if (!user || reason) throw refusal(realm, address, user, reason ?? 'unknown', client)
   await realm.hooks.before('beforeLogin', { user: withoutPassword(user), client })
@@ -45,6 +44,13 @@ export async function login(
   if (!tokens) throw refusal(realm, address, user, 'stale', client)
   await upgradeHash(realm, user, password)
   return tokens
+}
+
+async function guess(realm: Realm, { address, password }: { address: string; password: string }, client: Client) {
+  const user = await realm.storage.findUserByEmail(address)
+  // Without a hash to compare with, it costs one all the same.
+  const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, client.request)
+  return { user, right }
 }
 
 type Reason = EventDetails['loginFail']['reason']
@@ -90,7 +96,7 @@ export function loginRoutes(realm: Realm): Route[] {
       summary: 'Log in with e-mail address and password',
       body: LoginBody,
       response: [200, TokenPairBody],
-      refusals: ['ACCOUNTS_CREDENTIALS_INVALID', ...unverifiedRefusal(realm)],
+      refusals: ['ACCOUNTS_CREDENTIALS_INVALID', 'ACCOUNTS_TOO_MANY_REQUESTS', ...unverifiedRefusal(realm)],
       hashes: true,
       run: ({ body, client }) => login(realm, body, client),
     }),

@@ -1,11 +1,12 @@
 import Type, { type Static } from 'typebox'
 import type { Client } from '../core/client.ts'
 import { checkCode, identifierOf, withGrant } from '../core/codes.ts'
-import { changeCredentials, checkPolicy } from '../core/credentials.ts'
+import { addressOf, changeCredentials, checkPolicy } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import { post } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
+import { knowOnly } from '../core/throttle.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { CodeToken, Email, MessageAndToken, MessageBody, Otp, Password } from '../http/schemas.ts'
@@ -52,7 +53,7 @@ export async function resetPassword(
   client: Client,
 ): Promise<void> {
   const user = await withGrant(realm, { purpose: 'reset', token }, async (user) => {
-    checkPolicy(realm, password)
+    await checkPolicy(realm, password, user, client)
     await realm.hooks.before('beforePasswordChange', { user, by: 'reset', client })
     const passwordHash = await realm.passwords.hash(password, client.request)
     const emailVerifiedAt = user.emailVerifiedAt ?? realm.clock()
@@ -60,6 +61,7 @@ export async function resetPassword(
     const change = { set: { passwordHash, emailVerifiedAt }, sessions: 'end', mails } as const
     return (await changeCredentials(realm, user, change)) === 'changed' ? user : null
   })
+  knowOnly(realm, addressOf(user), client)
   const about = { client, userId: user.id }
   emit(realm, 'passwordReset', { ...about, details: {} })
   if (user.emailVerifiedAt === null) emit(realm, 'emailVerify', { ...about, details: { password: 'discarded' } })
@@ -79,6 +81,7 @@ function emailRequestRoute(realm: Realm): Route {
     path: '/auth/email_request/',
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
+    limited: 'mail',
     response: [200, MessageAndToken],
     async run({ body, client }) {
       const { token } = await requestPasswordReset(realm, body, client)

@@ -62,7 +62,7 @@ async function prepare(
   { password, ...given }: Registration & { password: string },
   client: Client,
 ): Promise<NewUser> {
-  checkPolicy(realm, password)
+  await checkPolicy(realm, password, given, client)
   const user = newUser(realm, { ...given, profile: withDefaults(realm.options, given.profile) })
   const { username, email, profile } = user
   await realm.hooks.before('beforeRegister', { username, email, profile: { ...profile }, client })
@@ -92,11 +92,18 @@ export function registerRoutes(realm: Realm): Route[] {
     email: Email,
     password: Password,
   })
-  const start = { name: 'register', method: 'POST', path: '/api/register/', body, hashes: true } as const
+  const start = {
+    name: 'register',
+    method: 'POST',
+    path: '/api/register/',
+    body,
+    hashes: true,
+    limited: 'register',
+  } as const
   return [registration.concealExisting ? concealedRoute(realm, start) : openRoute(realm, start)]
 }
 
-type RouteStart = Pick<Route, 'name' | 'method' | 'path' | 'body' | 'hashes'>
+type RouteStart = Pick<Route, 'name' | 'method' | 'path' | 'body' | 'hashes' | 'limited'>
 
 function openRoute(realm: Realm, start: RouteStart): Route {
   const token: TProperties = mustVerify(realm.options) ? { token: MessageAndToken.properties.token } : {}

@@ -100,7 +100,7 @@ export function createUsers(realm: Realm): Users {
     import: (users) => importAll(realm, users, validate.imported),
     async setPassword(id, password) {
       if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
-      checkPolicy(realm, password)
+      await checkPolicy(realm, password, (await storage.findUserById(id)) ?? {}, client)
       const passwordHash = await realm.passwords.hash(password)
       await change(realm, id, (user) =>
         changeCredentials(realm, user, {
@@ -197,7 +197,7 @@ export async function createUser(
   passwordHash: string | null = null,
 ): Promise<User> {
   checkRole(realm, role)
-  if (password !== undefined) checkPolicy(realm, password)
+  if (password !== undefined) await checkPolicy(realm, password, given, client)
   const fresh = newUser(realm, { ...given, profile: withDefaults(realm.options, given.profile) })
   const user = { ...fresh, role, emailVerifiedAt: verified ? realm.clock() : null }
   const hash = password === undefined ? passwordHash : await realm.passwords.hash(password)

@@ -9,6 +9,7 @@ import type {
 import type { Static, TSchema, TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
 import type { Realm } from '../core/realm.ts'
+import { doFrom } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError, type AccountsErrorCode, errorForClient, hostRefusal, isRefusal } from '../errors.ts'
 import type { RouteName } from '../options/options.ts'
@@ -35,6 +36,8 @@ export interface Route {
   refusals?: AccountsErrorCode[]
   /** True for a route that hashes a password: the hash queue may refuse it before its body is parsed. */
   hashes?: boolean
+  /** What a network may do so often. */
+  limited?: 'register' | 'mail'
   /** True for a route behind `authenticate`. */
   guarded?: boolean
   /** True for a route that reads the access token by itself, when there is one. */
@@ -161,7 +164,10 @@ function handlerOf(route: Route, realm: Realm) {
   return async (request: FastifyRequest, reply: FastifyReply): Promise<unknown> => {
     reply.code(route.response[0])
     try {
-      const body = await route.run(callOf(route, realm, request))
+      const call = callOf(route, realm, request)
+      const body = await (route.limited
+        ? doFrom(realm, route.limited, call.client, () => route.run(call))
+        : route.run(call))
       return body === undefined ? reply.send() : body
     } catch (error) {
       throw errorForClient(error, request.log, `"${route.name}"`)
@@ -181,6 +187,7 @@ function schemaOf(route: Route, { options }: Realm) {
   const common: AccountsErrorCode[] = ['ACCOUNTS_UNAVAILABLE']
   if (route.body) common.push('ACCOUNTS_VALIDATION', 'ACCOUNTS_BODY_TOO_LARGE', 'ACCOUNTS_MEDIA_TYPE_UNSUPPORTED')
   if (route.hashes) common.push('ACCOUNTS_OVERLOADED')
+  if (route.limited) common.push('ACCOUNTS_TOO_MANY_REQUESTS')
   if (route.guarded) common.push('ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED')
   const [status, body] = route.response
   const scheme = { [options.openapi.securityScheme]: [] }

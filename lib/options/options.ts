@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
 import type { Brand, Cache, Claims, Mailer, Storage, User } from '../contracts.ts'
@@ -18,6 +19,7 @@ import {
   sessionLives,
 } from './rules.ts'
 import { secrets } from './secrets.ts'
+import { type Limit, type Throttle, throttle } from './throttle.ts'
 
 /** The routes that can be renamed, switched off or decorated. */
 export const routeNames = [
@@ -113,6 +115,13 @@ export interface AccountsOptions {
     minLength?: number
     /** In code points; at least 64. @default 128 */
     maxLength?: number
+    /** Words that a password must not consist of, such as the name of your product. @default [] */
+    context?: readonly string[]
+    /**
+     * Returns the range of leaked passwords whose SHA-1 begins with these 5 digits: lines of the rest and a count, as
+     * Have I Been Pwned has them. It has a second; what fails lets the password pass and is logged.
+     */
+    breached?: Breached
     argon2?: Partial<Argon2Cost>
   }
   passwordReset?:
@@ -138,6 +147,11 @@ export interface AccountsOptions {
   }
   /** What each role may do, for `require({ permission })`: `{ admin: ['orders:*'], support: ['orders:read'] }`. */
   roles?: Readonly<Record<string, readonly string[]>>
+  /**
+   * How often something may be tried: so often within so many seconds, then one at a time after a pause that doubles.
+   * `false` switches one limit off, or all of them.
+   */
+  throttle?: false | { [Name in keyof Throttle]?: Limit | false }
   mail?: {
     /** How mails of a mailer inside the app look; the queue's worker has its own. */
     brand?: Partial<Brand>
@@ -239,6 +253,8 @@ export function conceals({ registration }: Pick<ResolvedOptions, 'registration'>
   return registration ? registration.concealExisting : false
 }
 
+type Breached = (prefix: string, signal: AbortSignal) => Promise<string>
+
 const printable = /^[\x21-\x7e]{1,255}$/
 
 const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) }, 'true, false or an object')
@@ -276,6 +292,8 @@ const resolveAll = section({
   passwords: section({
     minLength: integer(8, 128, 8),
     maxLength: integer(64, 1024, 128),
+    context: (path, given) => names(path, given ?? []) as readonly string[],
+    breached: fn('(prefix, signal) => range', undefined as Breached | undefined),
     argon2,
   }),
   passwordReset: sectionOrOff({
@@ -289,10 +307,14 @@ const resolveAll = section({
     delete: oneOf(['row', 'deactivate', false], 'row'),
   }),
   roles,
+  throttle,
   mail,
   revocation: oneOf(['feed', 'storage', 'none'], 'feed'),
   eventLog: (path, given = false) => eventLog(path, given === true ? {} : given),
-  network: fn('(request) => string', (request: FastifyRequest) => request.ip),
+  // Behind a trusted proxy `ip` is whatever text the proxy passes on.
+  network: fn('(request) => string', ({ ip, socket }: FastifyRequest) =>
+    isIP(ip) ? ip : String(socket.remoteAddress),
+  ),
   openapi: section({ securityScheme: text(/^[\w.-]+$/, 'must be the name of a security scheme', 'bearerAuth') }),
   clock: fn('() => milliseconds', () => Date.now()),
 })

@@ -17,6 +17,7 @@ import {
 import { guessCases } from './guesses.ts'
 import { leaseCases } from './leases.ts'
 import { peekCases } from './peeks.ts'
+import { tallyCases } from './tallies.ts'
 
 const recordCases: CacheCase[] = [
   {
@@ -66,17 +67,17 @@ const recordCases: CacheCase[] = [
       const code = newCode()
       const [ref, later] = [refOf(code), { ...code, expiresAt: code.expiresAt + 5000 }]
 
-      assert.equal(await cache.put(code, now), code.expiresAt)
-      assert.equal(await cache.put(later, now + 5000), code.expiresAt)
+      assert.equal((await cache.put(code, now)).endsAt, code.expiresAt)
+      assert.equal((await cache.put(later, now + 5000)).endsAt, code.expiresAt)
       await cache.guess(ref, right, now + 6000)
-      assert.equal(await cache.put(later, now + 7000), now + 6000 + code.grantMs)
+      assert.equal((await cache.put(later, now + 7000)).endsAt, now + 6000 + code.grantMs)
       await cache.burn(code)
-      assert.equal(await cache.put(later, now + 8000), 0)
+      assert.equal((await cache.put(later, now + 8000)).endsAt, 0)
 
       const exhausted = newCode()
       await cache.put(exhausted, now)
       await parallel(6, () => cache.guess(refOf(exhausted), wrong, now))
-      assert.equal(await cache.put(exhausted, now), 0)
+      assert.equal((await cache.put(exhausted, now)).endsAt, 0)
     },
   },
   {
@@ -227,4 +228,11 @@ const recordCases: CacheCase[] = [
  * What every `Cache` must do: give each case a fresh cache, since some close theirs. They take keys of their own, so a
  * server in use will do.
  */
-export const cacheContract: CacheCase[] = [...recordCases, ...peekCases, ...guessCases, ...leaseCases, ...channelCases]
+export const cacheContract: CacheCase[] = [
+  ...recordCases,
+  ...peekCases,
+  ...guessCases,
+  ...leaseCases,
+  ...tallyCases,
+  ...channelCases,
+]

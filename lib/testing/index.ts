@@ -14,13 +14,14 @@ export { cacheContract } from './cache.ts'
 export { mailerContract } from './mailer.ts'
 export { storageContract } from './storage.ts'
 
-/** Options for the tests of a host: memory ports and a fresh secret. */
+/** Options for the tests of a host: memory ports, a fresh secret, no limits. */
 export function testOptions() {
   return {
     secret: randomBytes(32).toString('base64url'),
     storage: memoryStorage(),
     cache: memoryCache(),
     mailer: memoryMailer(),
+    throttle: false as const,
   }
 }
 

@@ -552,7 +552,7 @@ t.test(
     const mailer = counting(t, memoryMailer())
     const app = Fastify()
     const options = { storage: counted, cache: memoryCache(), mailer, clock, name: uniqueName() }
-    await app.register(plugin, { secret, ...options })
+    await app.register(plugin, { secret, throttle: false, ...options })
     t.teardown(() => app.close())
     const accounts = accountsOf({ app, name: options.name })
     const stored = await storeNotices(accounts, 1000)
@@ -662,7 +662,7 @@ async function openInstance(t: Test, options: Partial<AccountsOptions>) {
     },
   })
   const app = Fastify({ logger: { level: 'warn', stream } })
-  await app.register(plugin, options as AccountsOptions)
+  await app.register(plugin, { throttle: false, ...options } as AccountsOptions)
   t.teardown(() => app.close())
   const { member, login, post, rowOf } = accountActs({
     ...{ app, name: options.name, db: options.db, mailer: memoryMailer() },

@@ -23,7 +23,6 @@ const unicode: {
   verify_same: [string, string][]
   verify_different: [string, string][]
   reject: string[]
-  length: { s: string; code_points: number }[]
 } = vector('passwords-unicode.json')
 
 const owasp = { memoryCost: 19_456, timeCost: 2, parallelism: 1 }
@@ -32,37 +31,15 @@ const older = { memoryCost: 7168, timeCost: 5, parallelism: 1 }
 const ada = { username: 'ada', email: 'ada@example.org', password: 'correct horse battery' }
 const refusedLogin = { status: 401, body: { code: 'ACCOUNTS_CREDENTIALS_INVALID' } }
 
-/** The password rules by themselves, with the alarms they gave. */
-function rules({ minLength = 8, maxLength = 128, cost = owasp } = {}) {
+/** The hashing by itself, with the alarms it gave. */
+function rules({ cost = owasp } = {}) {
   const alarms: unknown[] = []
   const log = { error: (...args: unknown[]) => alarms.push(args) } as never
-  return { alarms, ...createPasswords({ minLength, maxLength, argon2: cost }, createHashQueue(2), log) }
+  return { alarms, ...createPasswords({ argon2: cost }, createHashQueue(2), log) }
 }
 
-t.test('[R-PW-1] length is counted in code points after NFC, and too much is refused, never cut off', async (t) => {
-  const { refusals } = rules()
-  const nist = rules({ minLength: 15, maxLength: 64 })
-  const table: [string, number, string[]][] = [
-    ['a', 7, ['too_short']],
-    ['a', 8, []],
-    ['a', 128, []],
-    ['a', 129, ['too_long']],
-    ['😀', 7, ['too_short']],
-    ['😀', 8, []],
-    ['😀', 128, []],
-    ['😀', 129, ['too_long']],
-    ['e\u0301', 7, ['too_short']],
-    ['e\u0301', 128, []],
-  ]
-  for (const [unit, times, reasons] of table) t.same(refusals(unit.repeat(times)), reasons, `${times} times ${unit}`)
-  t.same(nist.refusals('a'.repeat(14)), ['too_short'])
-  t.same(nist.refusals('a'.repeat(15)), [])
-  t.same(nist.refusals('a'.repeat(65)), ['too_long'])
-  for (const { s, code_points } of unicode.length) t.same(refusals(s), code_points < 8 ? ['too_short'] : [], s)
-})
-
-t.test('[R-PW-1] [R-PW-2] equal forms verify, and nothing else does', async (t) => {
-  const { hash, verify, refusals } = rules()
+t.test('[R-PW-2] equal forms verify, and nothing else does', async (t) => {
+  const { hash, verify } = rules()
 
   for (const [one, other] of unicode.verify_same) t.equal(await verify(await hash(one), other), true, one)
   const last = 'x'.repeat(127)
@@ -71,7 +48,6 @@ t.test('[R-PW-1] [R-PW-2] equal forms verify, and nothing else does', async (t) 
     t.equal(await verify(stored, one), true, JSON.stringify(one))
     t.equal(await verify(stored, other), false, `${JSON.stringify(one)} is not ${JSON.stringify(other)}`)
   }
-  for (const odd of [' '.repeat(8), '\0'.repeat(8), 'aaaaaaaa', '12345678', ' 1234567']) t.same(refusals(odd), [])
 })
 
 t.test('[R-PW-3] passwords that are not well-formed are refused when set, and match nothing', async (t) => {
@@ -104,20 +80,20 @@ t.test('[R-PW-1] [R-HASH-7] a refused password is told why, and the bound on its
     t.match(await post('/api/login/', { ...ada, password }), { status: 400 })
   }
   t.match(await register('a'.repeat(17_000)), { status: 413, body: { code: 'ACCOUNTS_BODY_TOO_LARGE' } })
-  t.match(await register('a'.repeat(8)), { status: 201 })
+  t.match(await register('é'.repeat(8)), { status: 201 })
 })
 
 t.test('[R-PW-7] the policy is not asked at log-in', async (t) => {
   const storage = memoryStorage()
   const before = await memoryApp(t, { storage })
-  await before.post('/api/register/', { ...ada, password: 'eight888' })
+  await before.post('/api/register/', { ...ada, password: 'eight 88' })
 
   const { post } = await memoryApp(t, { storage, passwords: { minLength: 15, maxLength: 64 } })
 
-  t.equal((await post('/api/login/', { ...ada, password: 'eight888' })).status, 200)
+  t.equal((await post('/api/login/', { ...ada, password: 'eight 88' })).status, 200)
   t.match(await post('/api/login/', { ...ada, password: 'x' }), refusedLogin)
   t.match(await post('/api/login/', { ...ada, password: 'x'.repeat(500) }), refusedLogin)
-  t.match(await post('/api/register/', { ...ada, password: 'eight888' }), { body: { reasons: ['too_short'] } })
+  t.match(await post('/api/register/', { ...ada, password: 'eight 88' }), { body: { reasons: ['too_short'] } })
 })
 
 t.test('[R-HASH-1] a hash is argon2id at the configured cost, with a salt of 16 and a tag of 32 bytes', async (t) => {

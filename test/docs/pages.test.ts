@@ -53,6 +53,19 @@ t.test('docs/options.md lists every option, with the default that holds', async 
   }
 })
 
+t.test('[R-THR-8] every limit is documented with its option and the default that holds', async (t) => {
+  const { throttle } = resolveOptions({ secret: 'a-secret-of-more-than-32-bytes-0123456789', storage: memoryStorage() })
+  const rows = ['docs/options.md', 'docs/security.md'].map((page) => rowsOf(pages.get(page)!))
+
+  t.ok(Object.keys(throttle).length >= 5)
+  for (const [name, limit] of Object.entries(throttle)) {
+    const { tries, seconds } = limit as { tries: number; seconds: number }
+    const [option, control] = rows.map((all) => all.find((cells) => cells.includes(`\`throttle.${name}\``)))
+    t.match(option, ['', `\`{ tries: ${tries}, seconds: ${seconds} }\``, /./].with(0, `\`throttle.${name}\``), name)
+    t.match(control?.[1], new RegExp(`^${tries} in ${seconds === 3600 ? 'an hour' : `${seconds / 60} minutes`}`), name)
+  }
+})
+
 const whole = [
   'db',
   'storage',
@@ -69,7 +82,7 @@ const whole = [
 
 function leaves(options: Record<string, unknown>, path = ''): [string, unknown][] {
   return Object.entries(options).flatMap(([name, value]): [string, unknown][] => {
-    const grouped = typeof value === 'object' && value !== null && !whole.includes(name)
+    const grouped = typeof value === 'object' && value !== null && !whole.includes(name) && path !== 'throttle.'
     return grouped ? leaves(value as Record<string, unknown>, `${path}${name}.`) : [[path + name, value]]
   })
 }

@@ -20,6 +20,7 @@ declare global {
     keep(tokens: unknown): void
     fetch(path: string): Promise<Response>
   }
+  function isHuman(proof: unknown): Promise<boolean>
   function ownerOf(orderId: number): Promise<number | string>
   function orderOf(orderId: number): Promise<string>
   function ordersOf(id: number | string): Promise<string[]>

@@ -403,11 +403,11 @@ t.test('[R-OTP-6] a used grant is dead though Redis is restored', { skip: noPost
 })
 
 t.test('[R-OTP-1] the digits of codes are uniform and tokens are 32 random bytes', async (t) => {
-  const forgetful = { ...memoryCache(), put: async () => 0 }
+  const forgetful = { ...memoryCache(), put: async () => ({ endsAt: 0, decoy: false }) }
   const { accounts } = await instance(t, { storage: memoryStorage(), cache: forgetful, passwordReset: { url } })
   const subject = { address: 'ada@example.com', credentialVersion: null }
 
-  const issued = Array.from({ length: rounds(20_000, 4000) }, () => newCode(realmOf(accounts), 'reset', subject))
+  const issued = Array.from({ length: rounds(20_000, 4000) }, () => newCode(realmOf(accounts), 'reset', subject, ''))
 
   for (let position = 0; position < 8; position++) {
     const counts = Array<number>(10).fill(0)

@@ -448,7 +448,7 @@ async function stories(t: Test, open: typeof memoryApp | typeof realApp, numRuns
 t.test('[R-ENUM-5] what is stored has one size, whatever a registration meets and brings', async (t) => {
   const sizes: number[] = []
   const cache = memoryCache()
-  async function put(code: NewCode, now: number): Promise<number> {
+  function put(code: NewCode, now: number) {
     sizes.push(...code.records.map(({ subject }) => subject.length))
     return cache.put(code, now)
   }

@@ -62,7 +62,7 @@ export const newPassword = 'the new password'
 export async function openApp(t: Teardown, options: Partial<AccountsOptions>, server: FastifyServerOptions = {}) {
   const mailer = memoryMailer()
   const app = Fastify(server)
-  await app.register(plugin, { secret, passwords, mailer, ...options } as AccountsOptions)
+  await app.register(plugin, { secret, passwords, mailer, throttle: false, ...options } as AccountsOptions)
   t.teardown(() => app.close())
   return { app, mailer, accounts: accountsOf({ app, name: options.name }), ...clientOf(app) }
 }

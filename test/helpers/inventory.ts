@@ -35,11 +35,11 @@ const proof = { body: { token, otp }, status: 200, answer: ['message'] }
 export const inventory: WireRoute[] = [
   {
     ...{ ...open, name: 'register', path: '/api/register/', body: { username: 'ada', email, password } },
-    ...{ status: 201, answer: ['email', 'id', 'token', 'username'], refusals: [400, 409] },
+    ...{ status: 201, answer: ['email', 'id', 'token', 'username'], refusals: [400, 409, 429] },
   },
   {
     ...{ ...open, name: 'login', path: '/api/login/', body: { email, password } },
-    ...{ status: 200, answer: pair, refusals: [400, 401, 403] },
+    ...{ status: 200, answer: pair, refusals: [400, 401, 403, 429] },
   },
   {
     ...{ ...open, name: 'refresh', path: '/auth/refresh/', body: { refresh: 'x' } },
@@ -47,7 +47,7 @@ export const inventory: WireRoute[] = [
   },
   {
     ...{ ...open, name: 'emailRequest', path: '/auth/email_request/', body: { email } },
-    ...{ status: 200, answer: told, refusals: [400] },
+    ...{ status: 200, answer: told, refusals: [400, 429] },
   },
   { ...open, name: 'checkOtp', path: '/auth/check_otp/', ...proof, refusals: [400] },
   {
@@ -57,20 +57,20 @@ export const inventory: WireRoute[] = [
   { ...open, name: 'verifyEmail', path: '/auth/verify_email/', ...proof, refusals: [400] },
   {
     ...{ ...open, name: 'resendVerification', path: '/auth/resend_verification/', body: { email, token } },
-    ...{ partial: 'members', status: 200, answer: told, refusals: [400] },
+    ...{ partial: 'members', status: 200, answer: told, refusals: [400, 429] },
   },
   { ...account, method: 'GET', status: 200, answer: user, refusals: [401] },
   { ...update, method: 'PATCH', refusals: [400, 401, 409] },
   { ...update, method: 'PUT', refusals: [400, 401, 409] },
-  { ...account, method: 'DELETE', body: { password }, status: 204, answer: [], refusals: [400, 401, 403, 409] },
+  { ...account, method: 'DELETE', body: { password }, status: 204, answer: [], refusals: [400, 401, 403, 409, 429] },
   {
     ...{ ...guarded, name: 'changePassword', path: '/auth/change_password/' },
     ...{ body: { current_password: password, new_password: password } },
-    ...{ status: 200, answer: ['access', 'message', 'refresh'], refusals: [400, 401, 403] },
+    ...{ status: 200, answer: ['access', 'message', 'refresh'], refusals: [400, 401, 403, 429] },
   },
   {
     ...{ ...guarded, name: 'changeEmail', path: '/auth/change_email/', body: { email, password } },
-    ...{ status: 200, answer: told, refusals: [400, 401, 403] },
+    ...{ status: 200, answer: told, refusals: [400, 401, 403, 429] },
   },
   { ...guarded, name: 'confirmEmail', path: '/auth/confirm_email/', ...proof, refusals: [400, 401, 409] },
   {

@@ -13,7 +13,7 @@ pool.on('connect', (client) => client.on('error', () => {}))
 const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 const app = Fastify()
 app.addHook('onClose', () => db.destroy())
-const options = { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, ...JSON.parse(OPTIONS) }
+const options = { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, throttle: false, ...JSON.parse(OPTIONS) }
 await app.register(accounts, options)
 const { authenticate, users } = app[options.name ?? 'accounts']
 app.get('/host/me', { onRequest: authenticate }, async () => ({}))

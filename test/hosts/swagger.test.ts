@@ -142,7 +142,11 @@ t.test('options of the account life show in the documents', async (t) => {
   const byDefault = await documented(t)
 
   const { responses } = concealed.find('POST /api/register/')
-  t.strictSame(Object.keys(responses).sort(), ['202', '400', '413', '415', '503'], 'it never tells of a conflict')
+  t.strictSame(
+    Object.keys(responses).sort(),
+    ['202', '400', '413', '415', '429', '503'],
+    'it never tells of a conflict',
+  )
   t.notOk(concealed.find('POST /api/login/').responses[403], 'nor of an unverified account')
   t.strictSame(bodyOf(closed.find('PATCH /auth/user/')).properties, {})
   t.equal(closed.find('DELETE /auth/user/'), undefined)

@@ -30,7 +30,9 @@ function refusal(options: Record<string, unknown>): string {
 }
 
 // One option by its path, a value that is refused, and what the message says besides the path.
-const wrong: [path: string, given: unknown, says: RegExp][] = [
+type Wrong = [path: string, given: unknown, says: RegExp]
+
+const wrong: Wrong[] = [
   ['name', 'My App', /short camelCase name.*'My App'/],
   ['name', '', /camelCase/],
   ['name', 7, /7 was given/],
@@ -118,6 +120,14 @@ const wrong: [path: string, given: unknown, says: RegExp][] = [
   ['mail.templates.reset', 5, /function \(input\) => \(\{ subject, text, html \}\), but 5/],
   ['revocation', 'redis', /'feed' or 'storage' or 'none', but 'redis'/],
   ['revocation', false, /'feed' or 'storage' or 'none', but false/],
+  ['passwords.context', 'Example', /must be a list of names/],
+  ['passwords.breached', true, /must be a function \(prefix, signal\) => range/],
+  ...(['login', 'account', 'network', 'register', 'mail', 'mailbox', 'change'] as const).flatMap((name): Wrong[] => [
+    [`throttle.${name}`, true, /must be false or an object with tries, seconds/],
+    [`throttle.${name}.tries`, 0, /whole number from 1 to 1000000/],
+    [`throttle.${name}.seconds`, '15m', /whole number from 1 to 2592000/],
+  ]),
+  ['throttle', 5, /must be false or an object with login/],
   ['eventLog', 'yes', /must be true, false or an object with keep, but 'yes'/],
   ['eventLog.keep', 3599, /whole number from 3600 to 315360000/],
   ['eventLog.keep', '90d', /whole number/],
@@ -189,7 +199,7 @@ t.test('an unknown option is a TypeError with the names that there are', async (
 })
 
 t.test('options of later versions are unknown, not ignored', async (t) => {
-  for (const path of ['throttle', 'browser', 'hooks', 'tokens.keys', 'passwords.context', 'passwords.pepper']) {
+  for (const path of ['browser', 'hooks', 'tokens.keys', 'passwords.pepper']) {
     t.match(refusal(nested(path, {})), `option "${path}" is unknown`)
   }
 })
@@ -291,7 +301,14 @@ t.test('every right value is taken as it is', async (t) => {
       verifyEmail: true,
       concealExisting: true,
     },
-    passwords: { minLength: 15, maxLength: 64, argon2: { memoryCost: 65_536, timeCost: 3, parallelism: 2 } },
+    passwords: {
+      ...{ minLength: 15, maxLength: 64, context: ['Example'], breached: async () => '' },
+      argon2: { memoryCost: 65_536, timeCost: 3, parallelism: 2 },
+    },
+    throttle: {
+      ...{ login: { tries: 1, seconds: 1 }, account: false, network: { tries: 1_000_000, seconds: 2_592_000 } },
+      ...{ register: false, mail: false, mailbox: false, change: false },
+    } as const,
     passwordReset: { url: 'http://localhost:3000/reset', digits: 10, ttl: 60, tries: 1 },
     account: { fields: ['company'], delete: 'deactivate' },
     roles: { admin: ['*'], 'support.2': ['orders:read', 'orders:*', 'a-b:c.d:*'], none: [] },

@@ -102,7 +102,7 @@ t.test('no feature imports another one, nor an adapter', async (t) => {
 })
 
 /** What adapters know beside contracts, errors and the files of their own folder. */
-const knownToAdapters = ['core/storable.ts', 'options/ports.ts']
+const knownToAdapters = ['core/storable.ts', 'core/tallies.ts', 'options/ports.ts']
 /** The mailers also take options and write mails, and the queue needs Redis. */
 const knownToMailers = [
   ...knownToAdapters,

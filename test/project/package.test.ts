@@ -27,7 +27,8 @@ function packedFiles(): string[] {
 
 t.test('[R-SUP-2] the package holds the build and the documents, no test, no source map', async (t) => {
   const pages = readdirSync(`${root}/docs`).map((name) => `docs/${name}`)
-  const documents = ['package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', ...pages]
+  const data = ['br', 'LICENSE.txt'].map((ending) => `dist/core/common-passwords.${ending}`)
+  const documents = [...data, 'package.json', 'README.md', 'LICENSE', 'CHANGELOG.md', ...pages]
   const files = packedFiles()
 
   t.strictSame(

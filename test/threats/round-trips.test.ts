@@ -10,7 +10,7 @@ t.test('round trips of the routes', { skip: noPostgres || noRedis }, async (t) =
   const server = await startRedis()
   t.teardown(() => server.stop())
   const commands = await traceRedis(t, server.url)
-  const acts = await instance(t, { name: uniqueName(), db, redis: server.url, mailer: undefined })
+  const acts = await instance(t, { name: uniqueName(), db, redis: server.url, mailer: undefined, throttle: {} })
   const { post, get, enrol } = acts
   const { email } = await enrol()
   async function counted(act: () => Promise<{ status: number; body: any }>) {
@@ -52,12 +52,15 @@ t.test('round trips of the routes', { skip: noPostgres || noRedis }, async (t) =
   const sizes = { registered: 1, loggedIn: 2, refreshed: 1, guarded: 0, read: 1, asked: 1, checked: 0 }
   const all = { registered, loggedIn, refreshed, guarded, read, asked, checked }
   for (const [name, size] of Object.entries(sizes)) t.equal(all[name as keyof typeof all].statements.length, size, name)
-  // The code is put by one script, and the mail is added by another.
-  const noCommands = { registered, loggedIn, refreshed, guarded, read }
+  const noCommands = { refreshed, guarded, read }
   for (const [name, { seen }] of Object.entries(noCommands)) t.strictSame(seen, [], name)
+  const scripts = (count: number) => Array(count).fill('evalsha')
+  t.strictSame(registered.seen, scripts(1), 'the network is charged')
+  t.strictSame(loggedIn.seen, scripts(5), 'account and network are charged, then refunded, and the network is known')
   t.strictSame(
     asked.seen.filter((name) => !counts.includes(name!)),
-    ['evalsha', 'evalsha'],
+    scripts(3),
+    'the network is charged, the code put, the mail added',
   )
   t.strictSame(checked.seen, ['evalsha'])
 })

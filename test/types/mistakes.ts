@@ -9,7 +9,9 @@ const none: AccountsOptions = {}
 // @ts-expect-error at most two secrets
 const three: AccountsOptions = { secret: ['a', 'b', 'c'] }
 // @ts-expect-error an unknown option
-const unknown: AccountsOptions = { secret, throttle: false }
+const unknown: AccountsOptions = { secret, limits: false }
+// @ts-expect-error a limit has two members
+const limit: AccountsOptions = { secret, throttle: { login: 5 } }
 // @ts-expect-error durations are numbers
 const duration: AccountsOptions = { secret, session: { idle: '10d' } }
 // @ts-expect-error an unknown member
@@ -62,6 +64,7 @@ export {
   db,
   duration,
   level,
+  limit,
   member,
   name,
   none,

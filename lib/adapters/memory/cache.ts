@@ -1,8 +1,11 @@
-import type { Cache, CodeMac, CodeRef, NewCode } from '../../contracts.ts'
+import type { Cache, CodeMac, CodeRef, NewCode, StoredCode } from '../../contracts.ts'
+import { createTallies, type LocalTallies } from '../../core/tallies.ts'
 import { refuseProduction } from './state.ts'
 
 interface CodeRecord {
   state: 'issued' | 'verified' | 'exhausted' | 'burnt'
+  /** No guess of it is right. */
+  decoy: boolean
   tag: string
   account: string
   tries: number
@@ -17,14 +20,16 @@ interface CodeRecord {
   live: { mac: CodeMac; lease?: { id: string; until: number } } | null
 }
 
+const mostNames = 100_000
+
 export interface MemoryCacheOptions {
   /** Allows it with `NODE_ENV=production`: a restart forgets every code, and no second process sees them. */
   singleProcess?: boolean
 }
 
 /**
- * Keeps one-time codes in this process, for tests and trials. Every verb completes within one tick; published texts
- * reach the listeners of this cache alone, in a later tick.
+ * Keeps one-time codes and counts tries in this process, for tests and trials. Every verb completes within one tick;
+ * published texts reach the listeners of this cache alone, in a later tick.
  *
  * @throws {TypeError} with `NODE_ENV=production` unless `singleProcess` is true
  */
@@ -34,21 +39,16 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
     '"singleProcess" is not true: memoryCache forgets all codes at a restart; pass a Redis.',
   )
   const records = new Map<string, CodeRecord>()
+  const tallies = createTallies(mostNames)
   const alive = (ref: CodeRef, now: number) => liveOne(records.get(keyOf(ref)), now)
 
   return {
-    async put(code, now) {
-      sweep(records, now)
-      for (const stored of code.records) {
-        const key = keyOf({ ...code, tokenHash: stored.tokenHash })
-        if (!records.has(key)) records.set(key, newRecord(code, stored))
-      }
-      return alive({ ...code, tokenHash: code.records[0]?.tokenHash ?? '' }, now)?.record.endsAt ?? 0
-    },
+    put: async (code, now) => put(records, tallies, code, now),
     async guess(ref, macs, now) {
       const found = alive(ref, now)
       if (!found || leased(found.live, now)) return 'dead'
-      const right = macs.some(({ kid, mac }) => kid === found.live.mac.kid && mac === found.live.mac.mac)
+      const right =
+        !found.record.decoy && macs.some(({ kid, mac }) => kid === found.live.mac.kid && mac === found.live.mac.mac)
       if (found.record.state === 'verified') return right ? 'right' : 'wrong'
       return tryCode(found.record, right, now)
     },
@@ -76,8 +76,23 @@ export function memoryCache({ singleProcess = false }: MemoryCacheOptions = {}):
     async ping() {
       return Date.now()
     },
+    charge: tallies.charge,
+    refund: tallies.refund,
+    acquaint: tallies.acquaint,
     ...memoryChannel(),
   }
+}
+
+function put(records: Map<string, CodeRecord>, tallies: LocalTallies, code: NewCode, now: number): StoredCode {
+  sweep(records, now)
+  const keys = code.records.map(({ tokenHash }) => keyOf({ ...code, tokenHash }))
+  const charged = code.charge && !records.has(keys[0] ?? '') ? tallies.chargeNow(code.charge, now) : null
+  const decoy = charged !== null && charged.waitMs > 0
+  for (const [index, stored] of code.records.entries()) {
+    if (!records.has(keys[index]!)) records.set(keys[index]!, newRecord(code, stored, decoy))
+  }
+  const first = records.get(keys[0] ?? '')
+  return { endsAt: liveOne(first, now)?.record.endsAt ?? 0, decoy: first?.decoy ?? false }
 }
 
 function memoryChannel(): Pick<Cache, 'publish' | 'subscribe' | 'close'> {
@@ -111,10 +126,20 @@ function defer(call: () => void): void {
   })
 }
 
-function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number]): CodeRecord {
+function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number], decoy: boolean): CodeRecord {
   const { tag, account, tries, grantMs, expiresAt } = code
   const counts = { tries, used: 0, refusals: 0 }
-  return { state: 'issued', tag, account, ...counts, endsAt: expiresAt, grantMs, subject, live: { mac: { ...mac } } }
+  return {
+    decoy,
+    state: 'issued',
+    tag,
+    account,
+    ...counts,
+    endsAt: expiresAt,
+    grantMs,
+    subject,
+    live: { mac: { ...mac } },
+  }
 }
 
 function tryCode(record: CodeRecord, right: boolean, now: number): 'right' | 'wrong' | 'exhausted' {

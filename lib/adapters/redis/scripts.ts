@@ -9,29 +9,87 @@ end
 local now = tonumber(ARGV[1])
 `
 
+// The rule of `Tally`.
+const tally = `
+-- So much the clocks of instances may differ.
+local skew = 60000
+local function read(key, free, window)
+  local count = redis.call('HMGET', key, 'tries', 'next', 'until')
+  local ends = tonumber(count[3] or 0)
+  -- Further ahead than any pause and window lead: the clock was set back.
+  local live = now < ends and ends <= now + 5 * window + skew
+  return { key = key, free = free, window = window, used = live and tonumber(count[1]) or 0,
+    next = live and tonumber(count[2]) or 0, ends = live and ends or now + window }
+end
+local function pause(t, used)
+  return math.min(4 * t.window, math.ceil(t.window / t.free * 2 ^ math.min(60, math.max(0, used - t.free))))
+end
+local function wait(t)
+  local ms = t.used < t.free and 0 or t.next - now
+  return ms > pause(t, t.used) + skew and 0 or math.max(0, ms)
+end
+local function write(t, used, next, ends)
+  redis.call('HSET', t.key, 'tries', string.format('%.0f', used), 'next', string.format('%.0f', next),
+    'until', string.format('%.0f', ends))
+  expire_in(t.key, ends - now)
+end
+local function count(t)
+  local used = t.used + 1
+  if used < t.free then return write(t, used, 0, t.ends) end
+  local next = now + pause(t, used)
+  write(t, used, next, next + t.window)
+end
+-- With a client the first key is that of the list, the next that of the known one's tally.
+local function charge(client, keys, limits)
+  local known = client ~= '' and now < tonumber(redis.call('ZSCORE', table.remove(keys, 1), client) or 0)
+  local from = (client == '' or known) and 1 or 2
+  local tallies, longest, share = {}, 0, 0
+  for i = from, known and 1 or #keys do
+    local t = read(keys[i], limits[2 * i - 1], limits[2 * i])
+    longest = math.max(longest, wait(t))
+    share = math.max(share, (t.used + 1) / t.free)
+    tallies[#tallies + 1] = t
+  end
+  if longest == 0 then
+    for _, t in ipairs(tallies) do count(t) end
+  end
+  return longest, known, share
+end
+local function numbers(from)
+  local all = {}
+  for i = from, #ARGV do all[#all + 1] = tonumber(ARGV[i]) end
+  return all
+end
+`
+
 /**
  * One script per verb of the cache. A record is a hash in state issued, verified, exhausted or burnt; `ends_at` is the
  * end of the code and, once verified, of the grant. An exhausted one keeps its subject, a burnt one keeps nothing.
  */
 export const scripts = {
-  put: `${common}
-local ends_at, grant_ms, tries = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+  put: `${common}${tally}
+local ends_at, grant_ms, tries, records = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5])
 -- A code may be guessed in its last moment: the index knows a record until the last possible end of its grant.
 local last = ends_at + grant_ms
-for i = 2, #KEYS do
+local rest = 6 + 3 * records
+local decoy = false
+if #KEYS > records + 1 and redis.call('EXISTS', KEYS[2]) == 0 then
+  decoy = charge(ARGV[rest], { unpack(KEYS, records + 2) }, numbers(rest + 1)) > 0
+end
+for i = 2, records + 1 do
   if redis.call('EXISTS', KEYS[i]) == 0 then
-    local at = 3 * i - 1
+    local at = 3 * i
     redis.call('HSET', KEYS[i], 'state', 'issued', 'ends_at', ARGV[2], 'grant_ms', ARGV[3], 'tries', tries,
-      'used', 0, 'refusals', 0, 'kid', ARGV[at], 'mac', ARGV[at + 1], 'subject', ARGV[at + 2])
+      'used', 0, 'refusals', 0, 'kid', decoy and '' or ARGV[at], 'mac', ARGV[at + 1], 'subject', ARGV[at + 2])
     expire_in(KEYS[i], ends_at - now)
     redis.call('ZADD', KEYS[1], string.format('%.0f', last), KEYS[i])
   end
 end
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now - 60000))
 if redis.call('PTTL', KEYS[1]) < last - now + 60000 then expire_in(KEYS[1], last - now) end
-local first = redis.call('HMGET', KEYS[2], 'state', 'ends_at')
+local first = redis.call('HMGET', KEYS[2], 'state', 'ends_at', 'kid')
 local alive = (first[1] == 'issued' or first[1] == 'verified') and now < tonumber(first[2])
-return alive and first[2] or '0'`,
+return { alive and first[2] or '0', first[3] == '' and 'decoy' or 'code' }`,
 
   guess: `${common}
 local record = redis.call('HMGET', KEYS[1], 'state', 'ends_at', 'grant_ms', 'tries', 'kid', 'mac', 'lease_until')
@@ -40,7 +98,7 @@ if state ~= 'issued' and state ~= 'verified' then return 'dead' end
 if now >= tonumber(record[2]) then return 'dead' end
 local right = false
 for i = 2, #ARGV, 2 do
-  if ARGV[i] == kid then right = ARGV[i + 1] == mac end
+  if ARGV[i] == kid and kid ~= '' then right = ARGV[i + 1] == mac end
 end
 if state == 'verified' then
   if record[7] and now < tonumber(record[7]) then return 'dead' end
@@ -86,4 +144,26 @@ return 'OK'`,
 local record = redis.call('HMGET', KEYS[1], 'ends_at', 'subject')
 if not record[1] or now >= tonumber(record[1]) then return false end
 return record[2]`,
+
+  charge: `${common}${tally}
+local longest, known, share = charge(ARGV[2], KEYS, numbers(3))
+return { string.format('%.0f', longest), known and 'known' or 'unknown', string.format('%.3f', share) }`,
+
+  refund: `${common}${tally}
+local limits = numbers(2)
+for i = 1, #KEYS do
+  local t = read(KEYS[i], limits[2 * i - 1], limits[2 * i])
+  if t.used > 1 then write(t, t.used - 1, now, t.ends) else redis.call('DEL', KEYS[i]) end
+end
+return 'OK'`,
+
+  acquaint: `${common}
+local ends = tonumber(ARGV[3])
+if ARGV[4] == 'alone' then redis.call('DEL', KEYS[1]) end
+redis.call('ZADD', KEYS[1], ARGV[3], ARGV[2])
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
+-- The 32 that are known the longest.
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -33)
+expire_in(KEYS[1], ends - now)
+return 'OK'`,
 }

@@ -1,0 +1,75 @@
+import type { Charge, Tally } from '../contracts.ts'
+import type { Limit, Throttle } from '../options/throttle.ts'
+import { withoutTag } from './email-address.ts'
+import { networksOf } from './networks.ts'
+import { mac, type SecretKeys } from './secrets.ts'
+
+/** An IPv6 network of a customer has 64 bits; a /56 and a /48, which some have, get more room. */
+const widerShare = 4
+const day = 86_400
+
+/** Keyed hashes of an address: one of all its spellings with a `+tag`, which chooses the slot, and its own. */
+export function accountKeys(keys: SecretKeys, address: string): { tag: string; account: string } {
+  return {
+    tag: mac(keys.key('tag'), withoutTag(address)).slice(0, 22),
+    account: mac(keys.key('account'), address).slice(0, 22),
+  }
+}
+
+/** Guesses of an account's password: of a known network its own, of the others also the account's. */
+export function accountCharge(keys: SecretKeys, throttle: Throttle, address: string, network: string): Charge[] {
+  const { login, account } = throttle
+  const { slot, name, client, list } = seenFrom(keys, address, network)
+  const tallies = [...tallyOf(`pair-${name}-${client}`, login), ...tallyOf(`account-${name}`, account)]
+  if (tallies.length === 0) return []
+  const [tally] = tallyOf(`known-${name}-${client}`, login)
+  return [{ slot, tallies, known: tally && { list, client, tally } }]
+}
+
+/** What is done from a network: from an address, and with more room from the wider networks that it is in. */
+export function networkCharges(
+  keys: SecretKeys,
+  act: 'network' | 'register' | 'mail',
+  throttle: Throttle,
+  network: string,
+): Charge[] {
+  return networksOf(network).flatMap((each, index) => {
+    const tallies = tallyOf(act, throttle[act], widerShare ** index)
+    return tallies.length > 0 ? [{ slot: hashed(keys, each), tallies }] : []
+  })
+}
+
+/** Changes of an account's credentials. */
+export function changeCharge(keys: SecretKeys, { change }: Throttle, address: string): Charge[] {
+  const { tag: slot, account } = accountKeys(keys, address)
+  const tallies = tallyOf(`change-${account}`, change)
+  return tallies.length > 0 ? [{ slot, tallies }] : []
+}
+
+/** Mails with a code about an account: each known network has its own, all others one for all spellings with a tag. */
+export function mailCharge(
+  keys: SecretKeys,
+  { mailbox }: Throttle,
+  address: string,
+  network: string,
+): Charge | undefined {
+  if (!mailbox) return undefined
+  const { slot, name, client, list } = seenFrom(keys, address, network)
+  const daily = { tries: 2 * mailbox.tries, seconds: Math.max(day, mailbox.seconds) }
+  const [tally] = tallyOf(`mailbox-${name}-${client}`, mailbox)
+  const tallies = [...tallyOf('mailbox', mailbox), ...tallyOf('mailbox-day', daily)]
+  return { slot, tallies, known: tally && { list, client, tally } }
+}
+
+function seenFrom(keys: SecretKeys, address: string, network: string) {
+  const { tag: slot, account: name } = accountKeys(keys, address)
+  return { slot, name, client: hashed(keys, networksOf(network)[0]), list: `known-${name}` }
+}
+
+function tallyOf(name: string, limit: Limit | false, share = 1): Tally[] {
+  return limit ? [{ name, tries: limit.tries * share, windowMs: limit.seconds * 1000 }] : []
+}
+
+function hashed(keys: SecretKeys, network: string): string {
+  return mac(keys.key('network'), network).slice(0, 22)
+}

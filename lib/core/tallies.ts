@@ -1,0 +1,94 @@
+import type { Acquaintance, Cache, Charge, Charged, Tally } from '../contracts.ts'
+import { createMemory } from './memory.ts'
+
+interface Count {
+  tries: number
+  /** When the next try past the limit is allowed. */
+  next: number
+  /** When it is forgotten. */
+  until: number
+}
+
+const mostKnown = 32
+/** So much the clocks of instances may differ. */
+const skewMs = 60_000
+
+/** What counts tries: the cache, or this process. */
+export type Tallies = Pick<Cache, 'charge' | 'refund' | 'acquaint'>
+
+/** Those of this process, which charge at once, too. */
+export type LocalTallies = Tallies & { chargeNow(charge: Charge, now: number): Charged }
+
+/** Counts tries within this process. Of more than `most` names those that were not used for long are forgotten. */
+export function createTallies(most: number): LocalTallies {
+  const counts = createMemory<Count>(most)
+  const lists = createMemory<Map<string, number>>(most)
+
+  function countOf({ slot }: Charge, tally: Tally, now: number): Count {
+    return live(counts.get(keyOf(slot, tally.name)), tally, now)
+  }
+
+  function chargeNow(charge: Charge, now: number): Charged {
+    const known = isKnown(charge, now)
+    const all = charged(charge, known).map((tally) => ({ tally, count: countOf(charge, tally, now) }))
+    const waitMs = Math.max(...all.map(({ tally, count }) => waitOf(count, tally, now)))
+    const share = Math.max(...all.map(({ tally, count }) => shareOf(count, tally)))
+    if (waitMs > 0) return { waitMs, known, share }
+    for (const { tally, count } of all) counts.set(keyOf(charge.slot, tally.name), counted(count, tally, now))
+    return { waitMs: 0, known, share }
+  }
+
+  return {
+    chargeNow,
+    charge: async (charge, now) => chargeNow(charge, now),
+    async refund(charge, known, now) {
+      for (const tally of charged(charge, known)) {
+        const count = countOf(charge, tally, now)
+        if (count.tries > 0) counts.set(keyOf(charge.slot, tally.name), { ...count, tries: count.tries - 1, next: now })
+      }
+    },
+    async acquaint({ slot, list, client, until, alone }: Acquaintance, now) {
+      const key = keyOf(slot, list)
+      const before = alone ? [] : [...(lists.get(key) ?? [])].filter(([name, end]) => name !== client && now < end)
+      lists.set(key, new Map([...before, [client, until] as const].slice(-mostKnown)))
+    },
+  }
+
+  function isKnown({ slot, known }: Charge, now: number): boolean {
+    return known !== undefined && now < (lists.get(keyOf(slot, known.list))?.get(known.client) ?? 0)
+  }
+}
+
+function charged({ tallies, known }: Charge, isKnown: boolean): Tally[] {
+  return known && isKnown ? [known.tally] : tallies
+}
+
+function live(count: Count | undefined, tally: Tally, now: number): Count {
+  // Further ahead than any pause and window lead: the clock was set back.
+  if (count && now < count.until && count.until <= now + 5 * tally.windowMs + skewMs) return count
+  return { tries: 0, next: 0, until: now + tally.windowMs }
+}
+
+function waitOf({ tries, next }: Count, tally: Tally, now: number): number {
+  const ms = tries < tally.tries ? 0 : next - now
+  return ms > pauseAfter(tries, tally) + skewMs ? 0 : Math.max(0, ms)
+}
+
+// In thousandths, as a cache that is elsewhere passes it on.
+function shareOf({ tries }: Count, tally: Tally): number {
+  return Math.round(((tries + 1) * 1000) / tally.tries) / 1000
+}
+
+function counted({ tries, until }: Count, tally: Tally, now: number): Count {
+  if (tries + 1 < tally.tries) return { tries: tries + 1, next: 0, until }
+  const next = now + pauseAfter(tries + 1, tally)
+  return { tries: tries + 1, next, until: next + tally.windowMs }
+}
+
+function pauseAfter(tries: number, { tries: free, windowMs }: Tally): number {
+  return Math.min(4 * windowMs, Math.ceil((windowMs / free) * 2 ** Math.max(0, tries - free)))
+}
+
+function keyOf(slot: string, name: string): string {
+  return `${slot} ${name}`
+}

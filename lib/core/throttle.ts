@@ -1,0 +1,180 @@
+import type { Charge, Charged, Tally } from '../contracts.ts'
+import { AccountsError, isOutage, isRefusal } from '../errors.ts'
+import { accountCharge, changeCharge, networkCharges } from './charges.ts'
+import type { Client } from './client.ts'
+import { identifierOf } from './codes.ts'
+import { inTime } from './deadline.ts'
+import { type EventInput, emit } from './events.ts'
+import type { Realm } from './realm.ts'
+import type { SecretKeys } from './secrets.ts'
+import type { Tallies } from './tallies.ts'
+
+const knownMs = 30 * 86_400_000
+const localShare = 4
+const hookMs = 2000
+
+/**
+ * Guesses an account's password, counted before it is compared; a right guess is taken back. A network from which
+ * somebody has guessed right within 30 days has a budget of its own, so that no stranger uses it up; the others share
+ * that of the account and that of their network.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was guessed
+ */
+export async function guessPassword<Guess extends { right: boolean }>(
+  realm: Realm,
+  address: string,
+  client: Client,
+  guess: () => Promise<Guess>,
+): Promise<Guess> {
+  const { throttle } = realm.options
+  const chargesOf = (keys: SecretKeys) => [
+    ...accountCharge(keys, throttle, address, client.network),
+    ...networkCharges(keys, 'network', throttle, client.network),
+  ]
+  const settle = await count(realm, chargesOf, () => about(realm, 'password', client, address))
+  const guessed = await guess().catch((error) => {
+    settle('undone')
+    throw error
+  })
+  settle(guessed.right ? 'right' : 'wrong')
+  return guessed
+}
+
+/**
+ * Does what a network may do so often; an outage is taken back.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was done
+ */
+export function doFrom<T>(realm: Realm, act: 'register' | 'mail', client: Client, run: () => Promise<T>): Promise<T> {
+  const chargesOf = (keys: SecretKeys) => networkCharges(keys, act, realm.options.throttle, client.network)
+  return countedRun(realm, chargesOf, () => ({ client, details: { act } }), run)
+}
+
+/**
+ * Does what may be done to an account so often by whoever has its password; an outage is taken back.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was done
+ */
+export function changeOf<T>(realm: Realm, address: string, client: Client, run: () => Promise<T>): Promise<T> {
+  const chargesOf = (keys: SecretKeys) => changeCharge(keys, realm.options.throttle, address)
+  return countedRun(realm, chargesOf, () => about(realm, 'change', client, address), run)
+}
+
+async function countedRun<T>(
+  realm: Realm,
+  chargesOf: (keys: SecretKeys) => Charge[],
+  event: () => EventInput<'throttle'>,
+  run: () => Promise<T>,
+): Promise<T> {
+  const settle = await count(realm, chargesOf, event)
+  return run().catch((error) => {
+    if (!isRefusal(error) || error.statusCode >= 500) settle('undone')
+    throw error
+  })
+}
+
+function about(realm: Realm, act: 'password' | 'change', client: Client, address: string): EventInput<'throttle'> {
+  return { client, identifier: identifierOf(realm, address), details: { act } }
+}
+
+/** Knows the network of a client who has reset the password, and no other one any more. */
+export function knowOnly(realm: Realm, address: string, client: Client): void {
+  const charges = realm.ring.flatMap((keys) => accountCharge(keys, realm.options.throttle, address, client.network))
+  inBackground(realm, acquaint(realm.cache ?? realm.tallies, charges, realm.clock(), true))
+}
+
+type Settle = (outcome: 'right' | 'wrong' | 'undone') => void
+
+async function count(
+  realm: Realm,
+  chargesOf: (keys: SecretKeys) => Charge[],
+  event: () => EventInput<'throttle'>,
+): Promise<Settle> {
+  // Under every secret, so that replacing one forgets no try.
+  const charges = realm.ring.flatMap(chargesOf)
+  const { counter, results } = await chargeAll(realm, charges)
+  const known = results.some((result) => result.known)
+  const decisive = results.filter((result) => result.known === known)
+  const waitMs = Math.max(0, ...decisive.map((result) => result.waitMs))
+  const counted = results.filter((result) => result.waitMs === 0)
+  function takeBack(some: Result[], further: Promise<void>[] = []): void {
+    const refunds = some.map((result) => counter.refund(result.charge, result.known, realm.clock()))
+    inBackground(realm, [...refunds, ...further])
+  }
+  if (waitMs > 0) {
+    takeBack(counted)
+    emit(realm, 'throttle', event())
+    throw tooMany(waitMs)
+  }
+  const share = Math.max(0, ...decisive.map((result) => result.share))
+  await ask(realm, event(), { share, known }).catch((error) => {
+    takeBack(counted)
+    throw error
+  })
+  return (outcome) => {
+    // What is done from a known network is charged to nobody else.
+    if (outcome === 'wrong') takeBack(counted.filter((result) => result.known !== known))
+    else takeBack(counted, outcome === 'right' ? acquaint(counter, charges, realm.clock()) : [])
+  }
+}
+
+/** Asks the host's hooks, which may refuse. Not to answer is to refuse: they may be all that stands before a robot. */
+async function ask(
+  { hooks }: Realm,
+  { client, identifier = null, details }: EventInput<'throttle'>,
+  counted: { share: number; known: boolean },
+): Promise<void> {
+  if (!hooks.has('beforeAttempt')) return
+  const context = { act: details.act, ...counted, identifier, client }
+  await inTime(hookMs, () => hooks.before('beforeAttempt', context)).catch((error) => {
+    if (isRefusal(error) || !isOutage(error)) throw error
+    throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: error })
+  })
+}
+
+interface Result extends Charged {
+  charge: Charge
+}
+
+async function chargeAll(realm: Realm, charges: Charge[]): Promise<{ counter: Tallies; results: Result[] }> {
+  const now = realm.clock()
+  const run = async (counter: Tallies, all: Charge[]) => ({
+    counter,
+    results: await Promise.all(all.map(async (charge) => ({ charge, ...(await counter.charge(charge, now)) }))),
+  })
+  if (!realm.cache || charges.length === 0) return run(realm.tallies, charges)
+  try {
+    return await run(realm.cache, charges)
+  } catch (error) {
+    if (!isOutage(error)) throw error
+    // Never unlimited: what an outage leaves is counted here, with less, since other processes do the same.
+    return run(realm.tallies, charges.map(reduced))
+  }
+}
+
+function reduced({ tallies, known, ...charge }: Charge): Charge {
+  const less = (tally: Tally) => ({ ...tally, tries: Math.max(1, Math.floor(tally.tries / localShare)) })
+  return { ...charge, tallies: tallies.map(less), known: known && { ...known, tally: less(known.tally) } }
+}
+
+function acquaint(counter: Tallies, charges: Charge[], now: number, alone = false): Promise<void>[] {
+  return charges.flatMap(({ slot, known }) => {
+    if (!known) return []
+    const { list, client } = known
+    return counter.acquaint({ slot, list, client, until: now + knownMs, alone }, now)
+  })
+}
+
+// The response does not wait for it; closing does. The port logs the fault, and a tally forgets by itself.
+function inBackground({ pending }: Realm, work: Promise<void>[]): void {
+  const done = Promise.allSettled(work).then(() => {
+    pending.delete(done)
+  })
+  pending.add(done)
+}
+
+function tooMany(waitMs: number): AccountsError {
+  const error = new AccountsError('ACCOUNTS_TOO_MANY_REQUESTS')
+  error.headers['retry-after'] = String(Math.ceil(waitMs / 1000))
+  return error
+}

@@ -1,0 +1,346 @@
+// Before the first import of argon2.
+import '../helpers/counted-argon2.ts'
+import { randomBytes } from 'node:crypto'
+import type { InjectOptions } from 'fastify'
+import { Redis } from 'ioredis'
+import t, { type Test } from 'tap'
+import { memoryCache } from '../../lib/adapters/memory/index.ts'
+import type { AccountsOptions } from '../../lib/index.ts'
+import {
+  type Answer,
+  bearer,
+  memoryApp,
+  openApp,
+  openDatabase,
+  requestsBy,
+  secret,
+  settableClock,
+  startServer,
+} from '../helpers/app.ts'
+import { calls } from '../helpers/counted-argon2.ts'
+import { noPostgres, noRedis, redisUrl, startRedis, uniqueName, until } from '../helpers/helper.ts'
+import { password, resetActs } from '../helpers/reset-flow.ts'
+
+const limited = { statusCode: 429, code: 'ACCOUNTS_TOO_MANY_REQUESTS' }
+const home = '192.0.2.1'
+const minute = 60_000
+
+/** The acts of a client at an address. */
+function actsFrom({ send, mailer }: Awaited<ReturnType<typeof memoryApp>>, remoteAddress: string) {
+  const requests = requestsBy((request: InjectOptions) => send({ remoteAddress, ...request }))
+  return resetActs(requests, mailer.sent)
+}
+
+async function open(t: Test, options: Partial<AccountsOptions> = {}) {
+  const clock = settableClock()
+  const app = await memoryApp(t, { throttle: {}, clock, ...options })
+  const from = (address: string) => actsFrom(app, address)
+  return { ...app, clock, from, atHome: from(home) }
+}
+
+function statuses(answers: Answer[]): Record<number, number> {
+  const counts: Record<number, number> = {}
+  for (const { status } of answers) counts[status] = (counts[status] ?? 0) + 1
+  return counts
+}
+
+function times<T>(count: number, act: (index: number) => Promise<T>): Promise<T[]> {
+  return Promise.all(Array.from({ length: count }, (_, index) => act(index)))
+}
+
+async function inTurn<T>(count: number, act: (index: number) => Promise<T>): Promise<T[]> {
+  const all: T[] = []
+  for (let index = 0; index < count; index++) all.push(await act(index))
+  return all
+}
+
+t.test('[R-THR-1] 200 parallel wrong logins make as many hashes as the limit', async (t) => {
+  const { atHome } = await open(t)
+  const { email } = await atHome.enrol()
+  calls.length = 0
+
+  const answers = await times(200, () => atHome.login(email, 'a wrong password'))
+
+  t.same(statuses(answers), { 401: 10, 429: 190 })
+  t.equal(calls.length, 10)
+})
+
+t.test('[R-THR-1] two processes share a budget', { skip: noPostgres || noRedis }, async (t) => {
+  const { url } = await openDatabase(t)
+  const OPTIONS = JSON.stringify({ name: uniqueName(), throttle: {} })
+  const settings = { DATABASE_URL: url, REDIS_URL: redisUrl(), OPTIONS }
+  const servers = await times(2, () => startServer(t, settings))
+  const email = `${uniqueName()}@example.org`
+  const registered = await servers[0]!.post('/api/register/', { username: uniqueName(), email, password })
+  t.equal(registered.status, 201)
+
+  const answers = await times(200, (n) => servers[n % 2]!.post('/api/login/', { email, password: 'a wrong password' }))
+
+  t.same(statuses(answers), { 401: 10, 429: 190 })
+  t.equal((await servers[1]!.post('/api/login/', { email, password })).status, 429)
+})
+
+t.test('[R-THR-2] one budget per account, whatever the spelling and the route', async (t) => {
+  const { atHome, send } = await open(t)
+  const { email } = await atHome.enrol('Owner@Example.org')
+  const { access } = (await atHome.login(email)).body
+  const wrong = 'a wrong password'
+  const inside = (method: 'POST' | 'DELETE', url: string, payload: object) =>
+    send({ method, url, payload, headers: bearer(access), remoteAddress: home })
+  const tries = [
+    () => atHome.login('owner@example.org', wrong),
+    () => atHome.login('OWNER@EXAMPLE.ORG', wrong),
+    () => inside('POST', '/auth/change_password/', { current_password: wrong, new_password: password }),
+    () => inside('POST', '/auth/change_email/', { email: 'other@example.org', password: wrong }),
+    () => inside('DELETE', '/auth/user/', { password: wrong }),
+  ]
+
+  const answers = await inTurn(20, (n) => tries[n % tries.length]!())
+
+  t.same(statuses(answers), { 401: 4, 403: 6, 429: 10 })
+  t.equal((await atHome.login(email)).status, 429)
+})
+
+t.test('[R-THR-3] a botnet does not shut the owner out', async (t) => {
+  const { from, atHome, clock } = await open(t)
+  const { email } = await atHome.enrol()
+  t.equal((await atHome.login(email)).status, 200)
+  calls.length = 0
+  for (let round = 0; round < 10; round++) {
+    clock.pass(10 * minute)
+    const answers = await times(1000, (n) => from(`10.${round}.${n >> 8}.${n & 255}`).login(email, 'a wrong password'))
+    t.ok(answers.every(({ status }) => status === 401 || status === 429))
+  }
+  t.ok(calls.length > 50 && calls.length < 130, `${calls.length} hashes for 10,000 guesses`)
+
+  t.equal((await atHome.login(email)).status, 200, 'from a known network at the first try')
+
+  const abroad = from('198.51.100.7')
+  t.equal((await abroad.login(email)).status, 429)
+  const { token } = await abroad.grant(email)
+  t.equal((await abroad.reset(token)).status, 200)
+  t.equal((await abroad.login(email, 'the new password')).status, 200, 'from a new one after a reset')
+  t.equal((await atHome.login(email, 'the new password')).status, 429, 'a reset forgets all other networks')
+})
+
+t.test('[R-ENUM-8] [R-THR-5] an unknown address is counted, and refused, as a known one', async (t) => {
+  const { from, atHome } = await open(t)
+  const { email } = await atHome.enrol()
+  const told = async (address: string, network: string) => {
+    const answers = await inTurn(12, () => from(network).login(address, 'a wrong password'))
+    return answers.map(({ status, body, headers }) => [status, body, headers['retry-after']])
+  }
+
+  const known = await told(email, '203.0.113.1')
+  const unknown = await told('nobody@example.org', '203.0.113.2')
+
+  t.same(known, unknown)
+  t.match(known[10], [429, { ...limited, error: 'Too Many Requests' }, '90'])
+})
+
+t.test('[R-THR-3] slower and slower, and never closed', async (t) => {
+  const { atHome, clock } = await open(t)
+  const { email } = await atHome.enrol()
+  await inTurn(10, () => atHome.login(email, 'a wrong password'))
+  const waits: number[] = []
+  for (let round = 0; round < 6; round++) {
+    const { status, headers } = await atHome.login(email, 'a wrong password')
+    t.equal(status, 429)
+    waits.push(Number(headers['retry-after']))
+    clock.pass(waits.at(-1)! * 1000)
+    t.equal((await atHome.login(email, 'a wrong password')).status, 401)
+  }
+
+  t.same(waits, [90, 180, 360, 720, 1440, 2880])
+  clock.pass(60 * minute)
+  t.equal((await atHome.login(email)).status, 200)
+})
+
+t.test('a right password is free', async (t) => {
+  const { atHome, from } = await open(t)
+  const users = await inTurn(20, (n) => from(`198.51.100.${n}`).enrol())
+
+  const answers = await inTurn(40, () => times(5, (n) => atHome.login(users[n]!.email)))
+
+  t.same(statuses(answers.flat()), { 200: 200 })
+  t.same(statuses(await times(40, (n) => atHome.login(users[n % 20]!.email))), { 200: 40 })
+})
+
+t.test('[R-THR-3] an office behind one address is not shut out by one of them', async (t) => {
+  const { atHome, from } = await open(t)
+  const users = await inTurn(20, (n) => from(`198.51.100.${n}`).enrol())
+  const early = users.slice(0, 10)
+  for (const { email } of early) t.equal((await atHome.login(email)).status, 200)
+
+  await inTurn(300, () => atHome.login(users[0]!.email, 'a wrong password'))
+
+  const others = await times(19, (n) => atHome.login(users[n + 1]!.email))
+  t.same(statuses(others), { 200: 19 }, 'one who hammers one account uses up that one')
+  await inTurn(300, (n) => atHome.login(`stranger${n}@example.org`, 'a wrong password'))
+  const known = await times(9, (n) => atHome.login(early[n + 1]!.email))
+  t.same(statuses(known), { 200: 9 }, 'one who tries all accounts does not reach those who are known')
+  const { status } = await atHome.login('another@example.org', 'a wrong password')
+  t.equal(status, 429)
+})
+
+t.test('one network tries a hundred accounts, its neighbours share the wider one', async (t) => {
+  const { from } = await open(t)
+  const guess = (address: string, n: number) => from(address).login(`user${n}@example.org`, 'a wrong password')
+
+  const near = await inTurn(150, (n) => guess(`2001:db8:1:2::${n.toString(16)}`, n))
+  const wide = await inTurn(500, (n) => guess(`2001:db8:1:${(n & 255).toString(16)}::1`, 1000 + n))
+
+  t.same(statuses(near), { 401: 100, 429: 50 })
+  t.same(statuses(wide), { 401: 300, 429: 200 })
+})
+
+t.test('[R-THR-4] X-Forwarded-For is read by the option trustProxy alone', async (t) => {
+  const told = async (trustProxy: boolean | string, forwarded: string) => {
+    const networks: string[] = []
+    const app = await memoryApp(t, { throttle: {} }, { trustProxy })
+    app.accounts.addHook('afterLoginFail', ({ network }) => networks.push(network))
+    const payload = { email: 'nobody@example.org', password: 'a wrong password' }
+    await app.send({ method: 'POST', url: '/api/login/', payload, headers: { 'x-forwarded-for': forwarded } })
+    return networks
+  }
+
+  t.same(await told(false, '1.2.3.4'), ['127.0.0.1'])
+  t.same(await told('127.0.0.1', '6.6.6.6, 198.51.100.7'), ['198.51.100.7'])
+  t.same(await told('127.0.0.1', 'not-an-ip'), ['127.0.0.1'])
+})
+
+t.test('registrations and mails are counted by network', async (t) => {
+  const { atHome, from, clock } = await open(t, { registration: { verifyEmail: true } })
+  const register = (acts: typeof atHome, n: number) =>
+    acts.post('/api/register/', { username: `u${n}`, email: `u${n}@example.org`, password })
+  const answers = await times(30, (n) => register(atHome, n))
+  t.same(statuses(answers), { 201: 20, 429: 10 })
+  t.match(answers.find(({ status }) => status === 429)?.headers, { 'retry-after': '180' })
+  t.equal((await register(from('192.0.2.2'), 100)).status, 201)
+
+  const routes = ['/auth/email_request/', '/auth/resend_verification/']
+  const asked = await times(30, (n) => atHome.post(routes[n % 2]!, { email: `u${n}@example.org` }))
+  t.same(statuses(asked), { 200: 20, 429: 10 })
+  clock.pass(63 * minute)
+  t.equal((await register(atHome, 200)).status, 201)
+})
+
+t.test('[R-OTP-12] a botnet does not fill a mailbox, nor keep the owner from a code', async (t) => {
+  const { from, atHome, mailer, clock } = await open(t)
+  const { email } = await atHome.enrol()
+  t.equal((await atHome.login(email)).status, 200)
+  const first = await atHome.grant(email)
+  const before = mailer.sent.length
+
+  const [local, domain] = email.split('@')
+  const answers = await times(1000, (n) => {
+    const address = n % 2 ? email : `${local}+${n}@${domain}`
+    return from(`10.1.${n >> 8}.${n & 255}`).post('/auth/email_request/', { email: address })
+  })
+
+  t.same(statuses(answers), { 200: 1000 })
+  t.equal(new Set(answers.map(({ body }) => `${body.message} ${body.token.length}`)).size, 1)
+  t.ok(mailer.sent.length - before <= 5, `${mailer.sent.length - before} mails`)
+  clock.pass(minute)
+  const second = await atHome.ask(email)
+  t.not(second.code, '00000000')
+  t.not(second.code, first.code)
+  t.equal((await atHome.check(second.token, second.code)).status, 200)
+  t.equal((await atHome.reset(first.token)).status, 200, 'the code that was there stays good')
+})
+
+t.test('[R-OTP-12] a code that was not mailed is guessed by nobody, and answers as any other', async (t) => {
+  const { atHome, from, mailer } = await open(t, { throttle: { mailbox: { tries: 2, seconds: 3600 } } })
+  const { email } = await from('198.51.100.1').enrol()
+  const asked = await inTurn(4, () => atHome.post('/auth/email_request/', { email }))
+  t.equal(mailer.sent.length, 2)
+
+  for (const { body } of asked) {
+    const answers = await inTurn(7, () => atHome.check(body.token, '12345678'))
+    t.same(
+      answers.map(({ status, body }) => [status, body.code]),
+      Array(7).fill([400, 'ACCOUNTS_CODE_INVALID']),
+    )
+  }
+})
+
+t.test('whoever knows the password does not kill one reset code after the other', async (t) => {
+  const { atHome, send } = await open(t)
+  const { email } = await atHome.enrol()
+  let { access } = (await atHome.login(email)).body
+  const change = async () => {
+    const payload = { current_password: password, new_password: password }
+    const answer = await send({ method: 'POST', url: '/auth/change_password/', payload, headers: bearer(access) })
+    access = answer.body.access ?? access
+    return answer
+  }
+
+  const answers = await inTurn(15, change)
+
+  t.same(statuses(answers), { 200: 10, 429: 5 })
+  const { token } = await atHome.grant(email)
+  t.equal((await change()).status, 429)
+  t.equal((await atHome.reset(token)).status, 200)
+})
+
+t.test('each limit can be switched off, and all of them', async (t) => {
+  const attacks = {
+    login: (acts: ReturnType<typeof actsFrom>) => acts.login('one@example.org', 'a wrong password'),
+    register: (acts: ReturnType<typeof actsFrom>) =>
+      acts.post('/api/register/', { username: uniqueName(), email: `${uniqueName()}@example.org`, password }),
+    mail: (acts: ReturnType<typeof actsFrom>) => acts.post('/auth/email_request/', { email: 'one@example.org' }),
+  }
+  for (const [name, attack] of Object.entries(attacks)) {
+    const options = name === 'login' ? { login: false, account: false, network: false } : { [name]: false }
+    const one = await open(t, { throttle: options as AccountsOptions['throttle'] })
+    t.notOk(statuses(await times(30, () => attack(one.atHome)))[429], name)
+    const other = await open(t, { throttle: { login: { tries: 5, seconds: 60 }, [name]: { tries: 2, seconds: 60 } } })
+    t.equal(statuses(await times(10, () => attack(other.atHome)))[429], 8, name)
+    const off = await open(t, { throttle: false })
+    t.notOk(statuses(await times(30, () => attack(off.atHome)))[429], name)
+  }
+})
+
+t.test('replacing the secret forgets no try', async (t) => {
+  const next = randomBytes(32).toString('base64url')
+  const cache = memoryCache()
+  // The newer secret has counted since the second deploy.
+  const told = [{ 401: 6 }, { 401: 4, 429: 2 }, { 429: 6 }, { 401: 6 }]
+  const secrets: (string | [string, string])[] = [secret, [secret, next], [next, secret], next]
+  for (const [index, current] of secrets.entries()) {
+    const { atHome } = await open(t, { cache, secret: current })
+    const answers = await inTurn(6, () => atHome.login('one@example.org', 'a wrong password'))
+    t.same(statuses(answers), told[index], `deploy ${index}`)
+  }
+})
+
+t.test('[R-THR-7] without Redis a process counts by itself, with a quarter', { skip: noRedis }, async (t) => {
+  const server = await startRedis()
+  t.teardown(() => server.stop())
+  const { db } = await openDatabase(t)
+  const app = await openApp(t, { name: uniqueName(), db, redis: server.url, throttle: {} })
+  const acts = actsFrom(app as never, home)
+  await until(async () => (await acts.login('first@example.org', 'a wrong password')).status === 401)
+  await server.stop()
+
+  const answers = await times(50, () => acts.login('one@example.org', 'a wrong password'))
+
+  t.same(statuses(answers), { 401: 2, 429: 48 })
+})
+
+t.test('no counter is without a lifetime', { skip: noPostgres || noRedis }, async (t) => {
+  const { db } = await openDatabase(t)
+  const name = uniqueName()
+  const app = await openApp(t, { name, db, redis: redisUrl(), throttle: {} })
+  const acts = actsFrom(app as never, '2001:db8::1')
+  const { email } = await acts.enrol()
+  await acts.login(email)
+  await inTurn(12, () => acts.login(email, 'a wrong password'))
+  await acts.reset((await acts.grant(email)).token)
+  const client = new Redis(redisUrl())
+  t.teardown(() => client.quit())
+  const keys = (await client.keys(`${name}:*`)).filter((key) => key.includes(':tally:'))
+
+  t.ok(keys.length >= 6, `${keys.length} keys`)
+  for (const key of keys) t.ok((await client.pttl(key)) > 0, key)
+})
