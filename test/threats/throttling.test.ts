@@ -184,6 +184,18 @@ t.test('[R-THR-3] an office behind one address is not shut out by one of them', 
   t.equal(status, 429)
 })
 
+t.test('who is known to an account is charged to nobody else', async (t) => {
+  const { atHome, from } = await open(t, { throttle: { network: { tries: 5, seconds: 900 } } })
+  const [known, colleague] = [await from('198.51.100.1').enrol(), await from('198.51.100.2').enrol()]
+  t.equal((await atHome.login(known.email)).status, 200)
+
+  const wrong = await inTurn(9, () => atHome.login(known.email, 'a wrong password'))
+
+  t.same(statuses(wrong), { 401: 9 })
+  const others = await inTurn(6, () => atHome.login(colleague.email, 'a wrong password'))
+  t.same(statuses(others), { 401: 5, 429: 1 })
+})
+
 t.test('one network tries a hundred accounts, its neighbours share the wider one', async (t) => {
   const { from } = await open(t)
   const guess = (address: string, n: number) => from(address).login(`user${n}@example.org`, 'a wrong password')
@@ -208,6 +220,22 @@ t.test('[R-THR-4] X-Forwarded-For is read by the option trustProxy alone', async
   t.same(await told(false, '1.2.3.4'), ['127.0.0.1'])
   t.same(await told('127.0.0.1', '6.6.6.6, 198.51.100.7'), ['198.51.100.7'])
   t.same(await told('127.0.0.1', 'not-an-ip'), ['127.0.0.1'])
+})
+
+t.test('[R-THR-4] boot warns of a proxy that everybody may be', async (t) => {
+  for (const [trustProxy, warns] of [
+    [true, true],
+    ['127.0.0.1', false],
+    [false, false],
+  ] as const) {
+    const lines: string[] = []
+    const stream = { write: (line: string) => void lines.push(line) }
+    await memoryApp(t, {}, { trustProxy, logger: { level: 'warn', stream } })
+    t.equal(
+      lines.some((line) => line.includes('with trustProxy: true every client chooses its address')),
+      warns,
+    )
+  }
 })
 
 t.test('registrations and mails are counted by network', async (t) => {
