@@ -395,15 +395,15 @@ export interface Charge {
   /** Keyed hash; what has the same one shares a cluster slot. */
   slot: string
   tallies: Tally[]
-  /** Charged instead of the others when the client is one of those that the list knows. */
-  known?: { list: string; client: string; tally: Tally }
+  /** Charged instead of the others when the client is one of those that the list knows; may be none. */
+  known?: { list: string; client: string; tallies: Tally[] }
 }
 
 /** What became of a charge; it was charged when there is nothing to wait for. */
 export interface Charged {
   /** How long to wait for the next try; 0 when this one was counted. */
   waitMs: number
-  /** Whether the client is known, and `known.tally` was charged instead of the others. */
+  /** Whether the client is known, and `known.tallies` were charged instead of the others. */
   known: boolean
   /** How much of the fullest tally is used up with this try; 1 at its limit. */
   share: number

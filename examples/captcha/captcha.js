@@ -20,6 +20,7 @@ async function captcha(app, { secret, url = turnstile }) {
     const body = new URLSearchParams({ secret, response, remoteip })
     // The hook has two seconds; whatever fails here refuses the request, too.
     const answer = await fetch(url, { method: 'POST', body })
+    if (!answer.ok) throw Object.assign(new Error('No captcha can be checked now.'), { statusCode: 503 })
     const { success } = await answer.json()
     return success === true
   }

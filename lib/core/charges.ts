@@ -6,7 +6,8 @@ import { mac, type SecretKeys } from './secrets.ts'
 
 /** An IPv6 network of a customer has 64 bits; a /56 and a /48, which some have, get more room. */
 const widerShare = 4
-const day = 86_400
+/** All known networks of a mailbox together have so much more than one. */
+const knownMailboxShare = 4
 
 /** Keyed hashes of an address: one of all its spellings with a `+tag`, which chooses the slot, and its own. */
 export function accountKeys(keys: SecretKeys, address: string): { tag: string; account: string } {
@@ -22,8 +23,7 @@ export function accountCharge(keys: SecretKeys, throttle: Throttle, address: str
   const { slot, name, client, list } = seenFrom(keys, address, network)
   const tallies = [...tallyOf(`pair-${name}-${client}`, login), ...tallyOf(`account-${name}`, account)]
   if (tallies.length === 0) return []
-  const [tally] = tallyOf(`known-${name}-${client}`, login)
-  return [{ slot, tallies, known: tally && { list, client, tally } }]
+  return [{ slot, tallies, known: { list, client, tallies: tallyOf(`known-${name}-${client}`, login) } }]
 }
 
 /** What is done from a network: from an address, and with more room from the wider networks that it is in. */
@@ -46,7 +46,10 @@ export function changeCharge(keys: SecretKeys, { change }: Throttle, address: st
   return tallies.length > 0 ? [{ slot, tallies }] : []
 }
 
-/** Mails with a code about an account: each known network has its own, all others one for all spellings with a tag. */
+/**
+ * Mails with a code about an account: each known network has its own, all others one for all spellings with a `+tag`,
+ * and so have the known ones of all of these together, since nobody need have proved the mailbox.
+ */
 export function mailCharge(
   keys: SecretKeys,
   { mailbox }: Throttle,
@@ -55,10 +58,16 @@ export function mailCharge(
 ): Charge | undefined {
   if (!mailbox) return undefined
   const { slot, name, client, list } = seenFrom(keys, address, network)
-  const daily = { tries: 2 * mailbox.tries, seconds: Math.max(day, mailbox.seconds) }
-  const [tally] = tallyOf(`mailbox-${name}-${client}`, mailbox)
-  const tallies = [...tallyOf('mailbox', mailbox), ...tallyOf('mailbox-day', daily)]
-  return { slot, tallies, known: tally && { list, client, tally } }
+  const known = [
+    ...tallyOf(`mailbox-${name}-${client}`, mailbox),
+    ...tallyOf('mailbox-known', mailbox, knownMailboxShare),
+  ]
+  return { slot, tallies: tallyOf('mailbox', mailbox), known: { list, client, tallies: known } }
+}
+
+/** Mails to an address that are asked for by other accounts, or that nobody asked for. */
+export function strangerMailCharge(keys: SecretKeys, { mailbox }: Throttle, address: string): Charge[] {
+  return mailbox ? [{ slot: accountKeys(keys, address).tag, tallies: tallyOf('mailbox-unasked', mailbox, 2) }] : []
 }
 
 function seenFrom(keys: SecretKeys, address: string, network: string) {

@@ -19,10 +19,18 @@ export function clientOf({ options }: { options: ResolvedOptions }, request: Fas
     // Behind a trusted proxy it is whatever text the proxy passes on.
     ip: request.ip.replace(/^::ffff:(?=\d+\.)/i, '').slice(0, 64),
     userAgent: (request.headers['user-agent'] ?? '').slice(0, 256),
-    network: String(callHost(() => options.network(request))).slice(0, 64),
+    network: networkOf(options, request),
     requestId: String(request.id),
     request,
   }
+}
+
+function networkOf(options: ResolvedOptions, request: FastifyRequest): string {
+  const name: unknown = callHost(() => options.network(request))
+  if (typeof name === 'string') return name.slice(0, 64)
+  // Its fault is beside the point, and must not end the process.
+  if (name instanceof Promise) name.catch(() => {})
+  throw new TypeError('fastify-accounts: option "network" must return a text at once')
 }
 
 /** The caller of a use case that no request asked for. */

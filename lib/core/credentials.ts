@@ -94,10 +94,11 @@ export async function provePassword(
 ): Promise<User> {
   const found = await realm.storage.findUserWithPassword(id)
   if (!found?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  const { right } = await guessPassword(realm, addressOf(found), client, async () => ({
-    right: await realm.passwords.verify(found.passwordHash, password, client.request),
-  }))
-  if (right) return withoutPassword(found)
+  const { outcome } = await guessPassword(realm, addressOf(found), client, async () => {
+    const right = await realm.passwords.verify(found.passwordHash, password, client.request)
+    return { outcome: right ? 'right' : 'wrong' } as const
+  })
+  if (outcome === 'right') return withoutPassword(found)
   emit(realm, 'passwordFail', { client, userId: id, sessionId, details: {} })
   throw new AccountsError('ACCOUNTS_PASSWORD_WRONG')
 }

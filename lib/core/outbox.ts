@@ -1,7 +1,9 @@
 import type { Message, OutboxMail } from '../contracts.ts'
 import { type CodeDraft, putCode } from './codes.ts'
+import { canonicalEmail } from './email-address.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
+import { hasRoomFor } from './throttle.ts'
 
 /** A mail that waits for its hand-over: the life of its code, if it has one, begins there. */
 export interface Draft {
@@ -53,7 +55,9 @@ export async function post(realm: Realm, { code, message, expiresAt, accountEnd 
     : { endsAt: expiresAt, decoy: false }
   if (end === 0) return false
   // Nobody notices what is too much for a mailbox: as much is done, and the worker drops it.
-  const to = decoy ? null : message.to
+  const unasked = code === null && message.to !== null
+  const tooMuch = decoy || (unasked && !(await hasRoomFor(realm, canonicalEmail(message.to ?? '') ?? '')))
+  const to = tooMuch ? null : message.to
   const minutes = message.code === null ? 0 : Math.round((end - realm.clock()) / 60_000)
   await mailerOf(realm).send({ ...message, to, minutes, brand: realm.options.mail.brand, expiresAt: end })
   return true

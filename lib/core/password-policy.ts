@@ -85,7 +85,9 @@ function isPattern(folded: string): boolean {
 }
 
 function repeats(folded: string): boolean {
-  return [1, 2, 3, 4].some((size) => folded === folded.slice(0, size).repeat(folded.length).slice(0, folded.length))
+  const { length } = folded
+  const sizes = Array.from({ length: Math.floor(length / 2) }, (_, index) => index + 1)
+  return sizes.some((size) => folded.slice(size) === folded.slice(0, length - size))
 }
 
 function isSequence(run: string): boolean {
@@ -102,7 +104,8 @@ function wordsOf({ username, email }: Owner, context: readonly string[]): string
 }
 
 function dwells(folded: string, word: string): boolean {
-  return folded.includes(word) && word.length > folded.length * largestShare
+  const times = folded.split(word).length - 1
+  return times * word.length > folded.length * largestShare
 }
 
 // `suffix:count` per line; lines with 0 only hide how many there are.

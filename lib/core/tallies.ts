@@ -31,8 +31,8 @@ export function createTallies(most: number): LocalTallies {
   function chargeNow(charge: Charge, now: number): Charged {
     const known = isKnown(charge, now)
     const all = charged(charge, known).map((tally) => ({ tally, count: countOf(charge, tally, now) }))
-    const waitMs = Math.max(...all.map(({ tally, count }) => waitOf(count, tally, now)))
-    const share = Math.max(...all.map(({ tally, count }) => shareOf(count, tally)))
+    const waitMs = Math.max(0, ...all.map(({ tally, count }) => waitOf(count, tally, now)))
+    const share = Math.max(0, ...all.map(({ tally, count }) => shareOf(count, tally)))
     if (waitMs > 0) return { waitMs, known, share }
     for (const { tally, count } of all) counts.set(keyOf(charge.slot, tally.name), counted(count, tally, now))
     return { waitMs: 0, known, share }
@@ -60,7 +60,7 @@ export function createTallies(most: number): LocalTallies {
 }
 
 function charged({ tallies, known }: Charge, isKnown: boolean): Tally[] {
-  return known && isKnown ? [known.tally] : tallies
+  return known && isKnown ? known.tallies : tallies
 }
 
 function live(count: Count | undefined, tally: Tally, now: number): Count {
@@ -74,9 +74,9 @@ function waitOf({ tries, next }: Count, tally: Tally, now: number): number {
   return ms > pauseAfter(tries, tally) + skewMs ? 0 : Math.max(0, ms)
 }
 
-// In thousandths, as a cache that is elsewhere passes it on.
+// To six places, as a cache that is elsewhere passes it on.
 function shareOf({ tries }: Count, tally: Tally): number {
-  return Math.round(((tries + 1) * 1000) / tally.tries) / 1000
+  return Math.round(((tries + 1) * 1e6) / tally.tries) / 1e6
 }
 
 function counted({ tries, until }: Count, tally: Tally, now: number): Count {

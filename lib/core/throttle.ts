@@ -1,6 +1,6 @@
 import type { Charge, Charged, Tally } from '../contracts.ts'
 import { AccountsError, isOutage, isRefusal } from '../errors.ts'
-import { accountCharge, changeCharge, networkCharges } from './charges.ts'
+import { accountCharge, changeCharge, networkCharges, strangerMailCharge } from './charges.ts'
 import type { Client } from './client.ts'
 import { identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
@@ -13,6 +13,9 @@ const knownMs = 30 * 86_400_000
 const localShare = 4
 const hookMs = 2000
 
+/** `right` and `undone` take a try back, and a right one makes the client's network known; `wrong` keeps it counted. */
+export type Outcome = 'right' | 'wrong' | 'undone'
+
 /**
  * Guesses an account's password, counted before it is compared; a right guess is taken back. A network from which
  * somebody has guessed right within 30 days has a budget of its own, so that no stranger uses it up; the others share
@@ -20,7 +23,7 @@ const hookMs = 2000
  *
  * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was guessed
  */
-export async function guessPassword<Guess extends { right: boolean }>(
+export async function guessPassword<Guess extends { outcome: Outcome }>(
   realm: Realm,
   address: string,
   client: Client,
@@ -36,7 +39,7 @@ export async function guessPassword<Guess extends { right: boolean }>(
     settle('undone')
     throw error
   })
-  settle(guessed.right ? 'right' : 'wrong')
+  settle(guessed.outcome)
   return guessed
 }
 
@@ -77,13 +80,20 @@ function about(realm: Realm, act: 'password' | 'change', client: Client, address
   return { client, identifier: identifierOf(realm, address), details: { act } }
 }
 
-/** Knows the network of a client who has reset the password, and no other one any more. */
-export function knowOnly(realm: Realm, address: string, client: Client): void {
-  const charges = realm.ring.flatMap((keys) => accountCharge(keys, realm.options.throttle, address, client.network))
-  inBackground(realm, acquaint(realm.cache ?? realm.tallies, charges, realm.clock(), true))
+/** Counts a mail to an address whose owner need not have asked for it. False when it has had enough of them. */
+export async function hasRoomFor(realm: Realm, address: string): Promise<boolean> {
+  const charges = realm.ring.flatMap((keys) => strangerMailCharge(keys, realm.options.throttle, address))
+  const { results } = await chargeAll(realm, charges)
+  return results.every(({ waitMs }) => waitMs === 0)
 }
 
-type Settle = (outcome: 'right' | 'wrong' | 'undone') => void
+/** Knows the network of a client who has set the password or the address, and no other one any more. */
+export function knowOnly(realm: Realm, address: string, client: Client): void {
+  const charges = realm.ring.flatMap((keys) => accountCharge(keys, realm.options.throttle, address, client.network))
+  inBackground(realm, acquaint(realm, charges, true))
+}
+
+type Settle = (outcome: Outcome) => void
 
 async function count(
   realm: Realm,
@@ -114,7 +124,7 @@ async function count(
   return (outcome) => {
     // What is done from a known network is charged to nobody else.
     if (outcome === 'wrong') takeBack(counted.filter((result) => result.known !== known))
-    else takeBack(counted, outcome === 'right' ? acquaint(counter, charges, realm.clock()) : [])
+    else takeBack(counted, outcome === 'right' ? acquaint(realm, charges) : [])
   }
 }
 
@@ -153,15 +163,19 @@ async function chargeAll(realm: Realm, charges: Charge[]): Promise<{ counter: Ta
 }
 
 function reduced({ tallies, known, ...charge }: Charge): Charge {
-  const less = (tally: Tally) => ({ ...tally, tries: Math.max(1, Math.floor(tally.tries / localShare)) })
-  return { ...charge, tallies: tallies.map(less), known: known && { ...known, tally: less(known.tally) } }
+  const less = (all: Tally[]) =>
+    all.map((tally) => ({ ...tally, tries: Math.max(1, Math.floor(tally.tries / localShare)) }))
+  return { ...charge, tallies: less(tallies), known: known && { ...known, tallies: less(known.tallies) } }
 }
 
-function acquaint(counter: Tallies, charges: Charge[], now: number, alone = false): Promise<void>[] {
+// In this process too, for an outage of the cache.
+function acquaint({ cache, tallies, clock }: Realm, charges: Charge[], alone = false): Promise<void>[] {
+  const now = clock()
   return charges.flatMap(({ slot, known }) => {
     if (!known) return []
     const { list, client } = known
-    return counter.acquaint({ slot, list, client, until: now + knownMs, alone }, now)
+    const acquaintance = { slot, list, client, until: now + knownMs, alone }
+    return [cache?.acquaint(acquaintance, now) ?? [], tallies.acquaint(acquaintance, now)].flat()
   })
 }
 

@@ -8,6 +8,7 @@ import { emit } from '../core/events.ts'
 import { conflict, nameOf } from '../core/new-user.ts'
 import { handOver, rowsOf } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
+import { hasRoomFor, knowOnly } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { usernameProblem } from '../core/usernames.ts'
 import { AccountsError } from '../errors.ts'
@@ -36,7 +37,8 @@ export async function changeEmail(
   const user = await provePassword(realm, account, password, client)
   await realm.hooks.before('beforeEmailChange', { user, email, client })
   const owner = await realm.storage.findUserByEmail(wanted)
-  const free = owner === null || owner.id === user.id
+  // Nobody tells one who has had enough of such mails from one who has an account.
+  const free = (await hasRoomFor(realm, wanted)) && (owner === null || owner.id === user.id)
   const address = addressOf(user)
   const subject = { address, credentialVersion: free ? user.credentialVersion : null, email }
   const shown = { username: user.username, email }
@@ -75,6 +77,7 @@ export async function confirmEmail(
       return takeAddress(realm, account, found, { email, emailCanonical }, client)
     })
     if (outcome === 'email_taken') throw conflict(outcome)
+    if (outcome === 'changed') knowOnly(realm, emailCanonical, client)
     return outcome === 'changed' ? user : null
   })
   emit(realm, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })

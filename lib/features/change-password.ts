@@ -5,7 +5,7 @@ import { addressOf, changeCredentials, checkPolicy, provePassword } from '../cor
 import { emit } from '../core/events.ts'
 import type { Realm } from '../core/realm.ts'
 import { firstTokens, newSession, type TokenPair } from '../core/sessions.ts'
-import { changeOf } from '../core/throttle.ts'
+import { changeOf, knowOnly } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
@@ -50,6 +50,7 @@ async function change(
 
   // The password that was proved is not the password any more, and the session that asked has ended.
   if (outcome !== 'changed') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  knowOnly(realm, addressOf(user), client)
   emit(realm, 'passwordChange', { client, userId: user.id, sessionId: start.id, details: { by: 'user' } })
   return firstTokens(realm, start, user)
 }

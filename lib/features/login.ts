@@ -8,7 +8,7 @@ import type { EventDetails } from '../core/hooks.ts'
 import { withoutPassword } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
-import { guessPassword } from '../core/throttle.ts'
+import { guessPassword, type Outcome } from '../core/throttle.ts'
 import { AccountsError, type AccountsErrorCode, loggable } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
@@ -33,8 +33,8 @@ export async function login(
 ): Promise<TokenPair> {
   // What is no address finds nobody, after the same statement.
   const address = canonicalEmail(email) ?? email
-  const { user, right } = await guessPassword(realm, address, client, () => guess(realm, { address, password }, client))
-  const reason = failure(realm, user, right)
+  const guessed = await guessPassword(realm, address, client, () => guess(realm, { address, password }, client))
+  const { user, reason } = guessed
   if (!user || reason) throw refusal(realm, address, user, reason ?? 'unknown', client)
   await realm.hooks.before('beforeLogin', { user: withoutPassword(user), client })
 
@@ -50,7 +50,10 @@ async function guess(realm: Realm, { address, password }: { address: string; pas
   const user = await realm.storage.findUserByEmail(address)
   // Without a hash to compare with, it costs one all the same.
   const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, client.request)
-  return { user, right }
+  const reason = failure(realm, user, right)
+  // Who has not proved the mailbox is no friend of its owner yet.
+  const outcome: Outcome = !reason ? 'right' : right ? 'undone' : 'wrong'
+  return { user, reason, outcome }
 }
 
 type Reason = EventDetails['loginFail']['reason']

@@ -30,7 +30,7 @@ export interface Throttle {
   mail: Limit | false
   /**
    * Mails with a code to one account: asked for from each network where somebody has logged in to it within 30 days,
-   * and from all others together, which get twice as many a day. Past it nothing is mailed, and nobody can tell.
+   * and from all others together. Past it nothing is mailed, and nobody can tell.
    * @default { tries: 5, seconds: 3600 }
    */
   mailbox: Limit | false

@@ -11,7 +11,7 @@ function chargeOf(...tries: number[]): Charge {
 }
 
 function knownTo(client: string, charge = chargeOf(2)): Charge & Required<Pick<Charge, 'known'>> {
-  return { ...charge, known: { list: unique(), client, tally: { name: unique(), tries: 3, windowMs } } }
+  return { ...charge, known: { list: unique(), client, tallies: [{ name: unique(), tries: 3, windowMs }] } }
 }
 
 function acquaint(cache: Cache, { slot, known }: Charge, { until = now + day, alone = false, at = now } = {}) {
@@ -95,13 +95,26 @@ export const tallyCases: CacheCase[] = [
       assert.equal(await counted(cache, away, 20), 1)
       await acquaint(cache, charge)
 
-      assert.deepEqual(await cache.charge(charge, now), { waitMs: 0, known: true, share: 0.333 })
+      assert.deepEqual(await cache.charge(charge, now), { waitMs: 0, known: true, share: 0.333333 })
       assert.equal(await counted(cache, charge, 20), 2)
       await cache.refund(charge, true, now)
       assert.equal(await counted(cache, charge, 20), 1)
 
       assert.equal((await cache.charge(away, now)).known, false)
       assert.equal((await cache.charge(charge, now + day)).known, false)
+    },
+  },
+  {
+    name: 'a known client without a tally of its own has no limit, and a limit may be large',
+    async run(cache) {
+      const charge = knownTo('home', chargeOf(1, 16_000_000))
+      charge.known.tallies = []
+      assert.equal(await counted(cache, charge, 20), 1)
+      await acquaint(cache, charge)
+
+      assert.equal(await counted(cache, charge, 20), 20)
+      await cache.refund(charge, true, now)
+      assert.equal((await cache.charge(chargeOf(16_000_000), now)).waitMs, 0)
     },
   },
   {

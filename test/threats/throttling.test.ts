@@ -293,6 +293,101 @@ t.test('[R-OTP-12] a code that was not mailed is guessed by nobody, and answers 
   }
 })
 
+t.test('[R-OTP-12] no route fills a mailbox that is not its owner’s to fill', async (t) => {
+  const victim = 'victim@example.org'
+  const sentTo = (mailer: { sent: { to: string }[] }) =>
+    mailer.sent.filter(({ to }) => to.replace(/\+\d/, '').toLowerCase() === victim).length
+
+  await t.test('change_email, from many accounts and networks', async (t) => {
+    const { from, send, mailer } = await open(t)
+    await inTurn(10, async (n) => {
+      const acts = from(`198.51.100.${n}`)
+      const { email } = await acts.enrol()
+      const headers = bearer((await acts.login(email)).body.access)
+      const payload = { email: victim, password }
+      const asked = await inTurn(3, () =>
+        send({ method: 'POST', url: '/auth/change_email/', payload, headers, remoteAddress: `198.51.100.${n}` }),
+      )
+      t.same(statuses(asked), { 200: 3 })
+    })
+    t.ok(sentTo(mailer) <= 10, `${sentTo(mailer)} mails`)
+  })
+
+  for (const registration of [{}, { verifyEmail: true }]) {
+    await t.test(`an account of somebody else, registered with its address ${Object.keys(registration)}`, async (t) => {
+      const { from, mailer } = await open(t, { registration })
+      const addresses = Array.from({ length: 8 }, (_, n) => `victim+${n}@example.org`)
+      for (const [n, email] of addresses.entries()) await from(`198.51.100.${n}`).enrol(email)
+      for (const route of ['/auth/email_request/', '/auth/resend_verification/']) {
+        await inTurn(40, async (n) => {
+          const acts = from(`203.0.113.${n}`)
+          const email = addresses[n % 8]!
+          await acts.login(email)
+          await inTurn(5, () => acts.post(route, { email }))
+        })
+      }
+      t.ok(sentTo(mailer) <= 25, `${sentTo(mailer)} mails`)
+    })
+  }
+
+  await t.test('notices of accounts that come and go', async (t) => {
+    const { from, send, mailer } = await open(t)
+    await inTurn(30, async (n) => {
+      const acts = from(`198.51.100.${n}`)
+      await acts.enrol(victim)
+      const headers = bearer((await acts.login(victim)).body.access)
+      await send({
+        method: 'DELETE',
+        url: '/auth/user/',
+        payload: { password },
+        headers,
+        remoteAddress: `198.51.100.${n}`,
+      })
+    })
+    t.ok(sentTo(mailer) > 0 && sentTo(mailer) <= 10, `${sentTo(mailer)} mails`)
+  })
+})
+
+t.test('who changes the password or the address is known from there, and others are not any more', async (t) => {
+  const { from, atHome, send, mailer } = await open(t)
+  const { email } = await atHome.enrol()
+  const thief = from('203.0.113.66')
+  t.equal((await thief.login(email)).status, 200)
+  const { access } = (await atHome.login(email)).body
+  const inside = (url: string, payload: object, token: string) =>
+    send({ method: 'POST', url, payload, headers: bearer(token), remoteAddress: home })
+  const next = 'another horse battery'
+  const changed = await inside('/auth/change_password/', { current_password: password, new_password: next }, access)
+  t.equal(changed.status, 200)
+  const asked = await inside('/auth/change_email/', { email: 'new@example.org', password: next }, changed.body.access)
+  const proof = { token: asked.body.token, otp: mailer.sent.findLast(({ code }) => code !== null)?.code }
+  t.equal((await inside('/auth/confirm_email/', proof, changed.body.access)).status, 200)
+
+  await inTurn(60, (n) => from(`10.2.0.${n}`).login('new@example.org', 'a wrong password'))
+
+  t.equal((await atHome.login('new@example.org', next)).status, 200)
+  t.equal((await thief.login('new@example.org', password)).status, 429)
+})
+
+t.test('without a limit of its own a known network is known all the same', async (t) => {
+  const { from, atHome } = await open(t, { throttle: { login: false } })
+  const { email } = await atHome.enrol()
+  t.equal((await atHome.login(email)).status, 200)
+
+  const strangers = await inTurn(60, (n) => from(`10.2.0.${n}`).login(email, 'a wrong password'))
+
+  t.same(statuses(strangers), { 401: 50, 429: 10 })
+  t.equal((await atHome.login(email)).status, 200)
+})
+
+t.test('a network that is no text is a fault that is logged, and ends nothing', async (t) => {
+  const odd = [() => 7, () => ({}), async () => 'net', () => Promise.reject(new Error('of the host'))]
+  for (const network of odd) {
+    const { atHome } = await open(t, { network: network as never })
+    t.equal((await atHome.login('one@example.org')).status, 500)
+  }
+})
+
 t.test('whoever knows the password does not kill one reset code after the other', async (t) => {
   const { atHome, send } = await open(t)
   const { email } = await atHome.enrol()
@@ -350,11 +445,15 @@ t.test('[R-THR-7] without Redis a process counts by itself, with a quarter', { s
   const app = await openApp(t, { name: uniqueName(), db, redis: server.url, throttle: {} })
   const acts = actsFrom(app as never, home)
   await until(async () => (await acts.login('first@example.org', 'a wrong password')).status === 401)
+  const { email } = await acts.enrol()
+  t.equal((await acts.login(email)).status, 200)
   await server.stop()
 
   const answers = await times(50, () => acts.login('one@example.org', 'a wrong password'))
 
   t.same(statuses(answers), { 401: 2, 429: 48 })
+  await inTurn(20, (n) => actsFrom(app as never, `10.2.0.${n}`).login(email, 'a wrong password'))
+  t.equal((await acts.login(email)).status, 200, 'and remembers who has logged in here')
 })
 
 t.test('no counter is without a lifetime', { skip: noPostgres || noRedis }, async (t) => {

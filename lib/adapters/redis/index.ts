@@ -92,7 +92,7 @@ function tallyVerbs(run: RunScript, { tally, chargedOf }: Keys) {
       const { keys, values } = chargedOf(charge)
       const reply = await run('charge', keys, now, ...values)
       const [waitMs, known, share] = Array.isArray(reply) ? reply : []
-      if (!(Number(share) > 0)) throw unexpected()
+      if (!(Number(share) >= 0)) throw unexpected()
       return {
         waitMs: wholeNumber(waitMs),
         known: expect(known, ['known', 'unknown']) === 'known',
@@ -100,7 +100,7 @@ function tallyVerbs(run: RunScript, { tally, chargedOf }: Keys) {
       }
     },
     async refund({ slot, tallies, known }, isKnown, now) {
-      const all = known && isKnown ? [known.tally] : tallies
+      const all = known && isKnown ? known.tallies : tallies
       expect(
         await run(
           'refund',
@@ -149,11 +149,13 @@ function keysOf(name: string) {
     record: ({ tag, purpose, tokenHash }: CodeRef) => `${slot(tag)}:${keyPart(purpose)}:${keyPart(tokenHash)}`,
     index: (tag: string, account: string) => `${slot(tag)}:index:${keyPart(account)}`,
     tally,
-    /** What a script takes of a charge: with a client first the list's key and the known one's tally. */
+    /** What a script takes of a charge: the list's key and the known one's tallies come first. */
     chargedOf({ slot, tallies, known }: Charge) {
-      const all = known ? [known.tally, ...tallies] : tallies
+      const own = known?.tallies ?? []
+      const all = [...own, ...tallies]
       const names = [...(known ? [known.list] : []), ...all.map(({ name }) => name)]
-      return { keys: names.map((each) => tally(slot, each)), values: [known?.client ?? '', ...all.flatMap(limitOf)] }
+      const values = [known?.client ?? '', own.length, ...all.flatMap(limitOf)]
+      return { keys: names.map((each) => tally(slot, each)), values }
     },
   }
 }

@@ -39,12 +39,11 @@ local function count(t)
   local next = now + pause(t, used)
   write(t, used, next, next + t.window)
 end
--- With a client the first key is that of the list, the next that of the known one's tally.
-local function charge(client, keys, limits)
+-- With a client the first key is that of the list, and the next \`own\` ones are charged instead when it is known.
+local function charge(client, own, keys, limits)
   local known = client ~= '' and now < tonumber(redis.call('ZSCORE', table.remove(keys, 1), client) or 0)
-  local from = (client == '' or known) and 1 or 2
   local tallies, longest, share = {}, 0, 0
-  for i = from, known and 1 or #keys do
+  for i = known and 1 or own + 1, known and own or #keys do
     local t = read(keys[i], limits[2 * i - 1], limits[2 * i])
     longest = math.max(longest, wait(t))
     share = math.max(share, (t.used + 1) / t.free)
@@ -74,7 +73,7 @@ local last = ends_at + grant_ms
 local rest = 6 + 3 * records
 local decoy = false
 if #KEYS > records + 1 and redis.call('EXISTS', KEYS[2]) == 0 then
-  decoy = charge(ARGV[rest], { unpack(KEYS, records + 2) }, numbers(rest + 1)) > 0
+  decoy = charge(ARGV[rest], tonumber(ARGV[rest + 1]), { unpack(KEYS, records + 2) }, numbers(rest + 2)) > 0
 end
 for i = 2, records + 1 do
   if redis.call('EXISTS', KEYS[i]) == 0 then
@@ -146,8 +145,8 @@ if not record[1] or now >= tonumber(record[1]) then return false end
 return record[2]`,
 
   charge: `${common}${tally}
-local longest, known, share = charge(ARGV[2], KEYS, numbers(3))
-return { string.format('%.0f', longest), known and 'known' or 'unknown', string.format('%.3f', share) }`,
+local longest, known, share = charge(ARGV[2], tonumber(ARGV[3]), KEYS, numbers(4))
+return { string.format('%.0f', longest), known and 'known' or 'unknown', string.format('%.6f', share) }`,
 
   refund: `${common}${tally}
 local limits = numbers(2)
