@@ -359,6 +359,9 @@ t.test('who changes the password or the address is known from there, and others 
   const next = 'another horse battery'
   const changed = await inside('/auth/change_password/', { current_password: password, new_password: next }, access)
   t.equal(changed.status, 200)
+  await inTurn(60, (n) => from(`10.2.0.${n}`).login(email, 'a wrong password'))
+  t.equal((await thief.login(email)).status, 429)
+  t.equal((await atHome.login(email, next)).status, 200)
   const asked = await inside('/auth/change_email/', { email: 'new@example.org', password: next }, changed.body.access)
   const proof = { token: asked.body.token, otp: mailer.sent.findLast(({ code }) => code !== null)?.code }
   t.equal((await inside('/auth/confirm_email/', proof, changed.body.access)).status, 200)
