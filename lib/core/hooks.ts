@@ -34,9 +34,12 @@ export interface EventDetails {
   roleChange: { role: string | null }
   /** `passwords.breached` failed; the password passed unchecked. */
   breachCheckFail: { error: string }
-  /** Something was tried too often, and refused before it was done. */
-  throttle: { act: 'password' | 'register' | 'mail' | 'change' }
+  /** Something was tried too often, and refused before it was done; or a mailbox had enough, and a mail was dropped. */
+  throttle: { act: 'password' | 'register' | 'mail' | 'change' | 'mailbox' }
 }
+
+/** What is counted before it is done. */
+export type Attempted = Exclude<EventDetails['throttle']['act'], 'mailbox'>
 
 /** The name of an event. */
 export type EventName = keyof EventDetails
@@ -63,7 +66,7 @@ export type HookContexts = {
    * with a code asked for, a password changed. It has two seconds, and what fails refuses.
    */
   beforeAttempt: {
-    act: EventDetails['throttle']['act']
+    act: Attempted
     /** How much of the fullest limit is used up with this try; 1 at its limit, 0 without one. */
     share: number
     /** Whether the client's network is known to the account. */

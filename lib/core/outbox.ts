@@ -1,6 +1,8 @@
 import type { Message, OutboxMail } from '../contracts.ts'
-import { type CodeDraft, putCode } from './codes.ts'
+import { noClient } from './client.ts'
+import { type CodeDraft, identifierOf, putCode } from './codes.ts'
 import { canonicalEmail } from './email-address.ts'
+import { emit } from './events.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
 import { hasRoomFor } from './throttle.ts'
@@ -54,13 +56,19 @@ export async function post(realm: Realm, { code, message, expiresAt, accountEnd 
     ? await putCode(realm, { ...code, ttl: lifeOf(realm, code, accountEnd) })
     : { endsAt: expiresAt, decoy: false }
   if (end === 0) return false
-  // Nobody notices what is too much for a mailbox: as much is done, and the worker drops it.
-  const unasked = code === null && message.to !== null
-  const tooMuch = decoy || (unasked && !(await hasRoomFor(realm, canonicalEmail(message.to ?? '') ?? '')))
-  const to = tooMuch ? null : message.to
+  const to = decoy || !(await mayHave(realm, message, code)) ? null : message.to
+  if (message.to !== null && to === null) {
+    const identifier = identifierOf(realm, canonicalEmail(message.to) ?? message.to)
+    emit(realm, 'throttle', { client: noClient, identifier, details: { act: 'mailbox' } })
+  }
   const minutes = message.code === null ? 0 : Math.round((end - realm.clock()) / 60_000)
   await mailerOf(realm).send({ ...message, to, minutes, brand: realm.options.mail.brand, expiresAt: end })
   return true
+}
+
+// Nobody notices what is too much for a mailbox: as much is done, and the worker drops it. A code was counted with it.
+async function mayHave(realm: Realm, { to }: Draft['message'], code: CodeDraft | null): Promise<boolean> {
+  return to === null || code !== null || hasRoomFor(realm, canonicalEmail(to) ?? to)
 }
 
 // An account whose end has passed is about to go, or to stay because it had a session.

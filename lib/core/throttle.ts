@@ -5,6 +5,7 @@ import type { Client } from './client.ts'
 import { identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
 import { type EventInput, emit } from './events.ts'
+import type { Attempted } from './hooks.ts'
 import type { Realm } from './realm.ts'
 import type { SecretKeys } from './secrets.ts'
 import type { Tallies } from './tallies.ts'
@@ -66,7 +67,7 @@ export function changeOf<T>(realm: Realm, address: string, client: Client, run: 
 async function countedRun<T>(
   realm: Realm,
   chargesOf: (keys: SecretKeys) => Charge[],
-  event: () => EventInput<'throttle'>,
+  event: () => About,
   run: () => Promise<T>,
 ): Promise<T> {
   const settle = await count(realm, chargesOf, event)
@@ -76,7 +77,7 @@ async function countedRun<T>(
   })
 }
 
-function about(realm: Realm, act: 'password' | 'change', client: Client, address: string): EventInput<'throttle'> {
+function about(realm: Realm, act: 'password' | 'change', client: Client, address: string): About {
   return { client, identifier: identifierOf(realm, address), details: { act } }
 }
 
@@ -93,13 +94,12 @@ export function knowOnly(realm: Realm, address: string, client: Client): void {
   inBackground(realm, acquaint(realm, charges, true))
 }
 
+/** Whom and what a try is about. */
+type About = EventInput<'throttle'> & { details: { act: Attempted } }
+
 type Settle = (outcome: Outcome) => void
 
-async function count(
-  realm: Realm,
-  chargesOf: (keys: SecretKeys) => Charge[],
-  event: () => EventInput<'throttle'>,
-): Promise<Settle> {
+async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], event: () => About): Promise<Settle> {
   // Under every secret, so that replacing one forgets no try.
   const charges = realm.ring.flatMap(chargesOf)
   const { counter, results } = await chargeAll(realm, charges)
@@ -131,7 +131,7 @@ async function count(
 /** Asks the host's hooks, which may refuse. Not to answer is to refuse: they may be all that stands before a robot. */
 async function ask(
   { hooks }: Realm,
-  { client, identifier = null, details }: EventInput<'throttle'>,
+  { client, identifier = null, details }: About,
   counted: { share: number; known: boolean },
 ): Promise<void> {
   if (!hooks.has('beforeAttempt')) return
