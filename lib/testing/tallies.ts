@@ -133,8 +133,9 @@ export const tallyCases: CacheCase[] = [
   {
     name: '[R-OTP-12] a code past its charge is stored as a decoy, and charged once',
     async run(cache) {
-      const [first, second, third] = [newCode(), newCode(), newCode()]
       const charge = chargeOf(2)
+      const { slot: tag } = charge
+      const [first, second, third] = [newCode({ tag }), newCode({ tag }), newCode({ tag })]
       const put = (code: NewCode) => cache.put({ ...code, charge }, now)
 
       assert.deepEqual(await put(first), { endsAt: expiresAt, decoy: false })
