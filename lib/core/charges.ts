@@ -18,9 +18,9 @@ export function accountKeys(keys: SecretKeys, address: string): { tag: string; a
 }
 
 /** Guesses of an account's password: of a known network its own, of the others also the account's. */
-export function accountCharge(keys: SecretKeys, throttle: Throttle, address: string, network: string): Charge[] {
+export function accountCharge(keys: SecretKeys, throttle: Throttle, address: string, client: string): Charge[] {
   const { login, account } = throttle
-  const { slot, name, client, list } = seenFrom(keys, address, network)
+  const { slot, name, list } = knownOf(keys, address)
   const tallies = [...tallyOf(`pair-${name}-${client}`, login), ...tallyOf(`account-${name}`, account)]
   if (tallies.length === 0) return []
   return [{ slot, tallies, known: { list, client, tallies: tallyOf(`known-${name}-${client}`, login) } }]
@@ -28,14 +28,13 @@ export function accountCharge(keys: SecretKeys, throttle: Throttle, address: str
 
 /** What is done from a network: from an address, and with more room from the wider networks that it is in. */
 export function networkCharges(
-  keys: SecretKeys,
   act: 'network' | 'register' | 'mail',
   throttle: Throttle,
-  network: string,
+  networks: readonly string[],
 ): Charge[] {
-  return networksOf(network).flatMap((each, index) => {
+  return networks.flatMap((slot, index) => {
     const tallies = tallyOf(act, throttle[act], widerShare ** index)
-    return tallies.length > 0 ? [{ slot: hashed(keys, each), tallies }] : []
+    return tallies.length > 0 ? [{ slot, tallies }] : []
   })
 }
 
@@ -57,7 +56,8 @@ export function mailCharge(
   network: string,
 ): Charge | undefined {
   if (!mailbox) return undefined
-  const { slot, name, client, list } = seenFrom(keys, address, network)
+  const { slot, name, list } = knownOf(keys, address)
+  const [client] = hashedNetworks(keys, network)
   const known = [
     ...tallyOf(`mailbox-${name}-${client}`, mailbox),
     ...tallyOf('mailbox-known', mailbox, knownMailboxShare),
@@ -70,15 +70,18 @@ export function strangerMailCharge(keys: SecretKeys, { mailbox }: Throttle, addr
   return mailbox ? [{ slot: accountKeys(keys, address).tag, tallies: tallyOf('mailbox-unasked', mailbox, 2) }] : []
 }
 
-function seenFrom(keys: SecretKeys, address: string, network: string) {
+function knownOf(keys: SecretKeys, address: string) {
   const { tag: slot, account: name } = accountKeys(keys, address)
-  return { slot, name, client: hashed(keys, networksOf(network)[0]), list: `known-${name}` }
+  return { slot, name, list: `known-${name}` }
+}
+
+/** Keyed hashes of a client's networks, the nearest first, which names the client. */
+export function hashedNetworks(keys: SecretKeys, network: string): [string, ...string[]] {
+  const [nearest, ...wider] = networksOf(network)
+  const hashed = (each: string) => mac(keys.key('network'), each).slice(0, 22)
+  return [hashed(nearest), ...wider.map(hashed)]
 }
 
 function tallyOf(name: string, limit: Limit | false, share = 1): Tally[] {
   return limit ? [{ name, tries: limit.tries * share, windowMs: limit.seconds * 1000 }] : []
-}
-
-function hashed(keys: SecretKeys, network: string): string {
-  return mac(keys.key('network'), network).slice(0, 22)
 }

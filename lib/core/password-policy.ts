@@ -32,7 +32,8 @@ const largestShare = 0.4
 /** Makes the policy of one registration of the plugin. */
 export function createPasswordPolicy({ passwords, mail }: ResolvedOptions): PasswordPolicy {
   const { minLength, maxLength, context, breached } = passwords
-  const common = lazily(commonPasswords)
+  let loaded: Promise<string> | undefined
+  const common = () => (loaded ??= commonPasswords())
 
   async function leaked(password: string, unchecked: (fault: unknown) => void): Promise<boolean> {
     if (!breached) return false
@@ -69,11 +70,6 @@ export function createPasswordPolicy({ passwords, mail }: ResolvedOptions): Pass
 async function commonPasswords(): Promise<string> {
   const packed = await readFile(new URL('./common-passwords.br', import.meta.url))
   return `\n${(await promisify(brotliDecompress)(packed)).toString()}\n`
-}
-
-function lazily<T>(make: () => Promise<T>): () => Promise<T> {
-  let made: Promise<T> | undefined
-  return () => (made ??= make())
 }
 
 const keyboard = '1234567890qwertyuiopasdfghjklzxcvbnm'

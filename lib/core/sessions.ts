@@ -3,12 +3,12 @@ import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
 import { AccountsError, callHost } from '../errors.ts'
 import { mustVerify } from '../options/options.ts'
 import { type Client, noClient } from './client.ts'
+import { whileStale } from './credentials.ts'
 import { emit } from './events.ts'
 import type { EventDetails } from './hooks.ts'
 import type { Realm } from './realm.ts'
 
 const endBatch = 500
-const mostTries = 5
 
 /** The token pair of a session. */
 export interface TokenPair {
@@ -23,15 +23,15 @@ export interface TokenPair {
  * address has to be proved first
  */
 export async function startSessionOf(realm: Realm, userId: UserId, client: Client): Promise<TokenPair> {
-  for (let tries = 0; tries < mostTries; tries++) {
+  // The password may change after the user is read: this proof does not depend on it.
+  const tokens = await whileStale(async () => {
     const user = await realm.storage.findUserById(userId)
-    if (!user?.active) break
+    if (!user?.active) return null
     if (mustVerify(realm.options) && user.emailVerifiedAt === null) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
-    const tokens = await startSession(realm, user, client)
-    if (tokens) return tokens
-    // The password was changed since the user was read: this proof does not depend on it.
-  }
-  throw new AccountsError('ACCOUNTS_NOT_FOUND')
+    return (await startSession(realm, user, client)) ?? 'stale'
+  })
+  if (tokens === null || tokens === 'stale') throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  return tokens
 }
 
 /**

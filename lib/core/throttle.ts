@@ -1,6 +1,6 @@
 import type { Charge, Charged, Tally } from '../contracts.ts'
 import { AccountsError, isOutage, isRefusal } from '../errors.ts'
-import { accountCharge, changeCharge, networkCharges, strangerMailCharge } from './charges.ts'
+import { accountCharge, changeCharge, hashedNetworks, networkCharges, strangerMailCharge } from './charges.ts'
 import type { Client } from './client.ts'
 import { identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
@@ -31,10 +31,10 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
   guess: () => Promise<Guess>,
 ): Promise<Guess> {
   const { throttle } = realm.options
-  const chargesOf = (keys: SecretKeys) => [
-    ...accountCharge(keys, throttle, address, client.network),
-    ...networkCharges(keys, 'network', throttle, client.network),
-  ]
+  const chargesOf = (keys: SecretKeys) => {
+    const networks = hashedNetworks(keys, client.network)
+    return [...accountCharge(keys, throttle, address, networks[0]), ...networkCharges('network', throttle, networks)]
+  }
   const settle = await count(realm, chargesOf, () => about(realm, 'password', client, address))
   const guessed = await guess().catch((error) => {
     settle('undone')
@@ -50,7 +50,8 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
  * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was done
  */
 export function doFrom<T>(realm: Realm, act: 'register' | 'mail', client: Client, run: () => Promise<T>): Promise<T> {
-  const chargesOf = (keys: SecretKeys) => networkCharges(keys, act, realm.options.throttle, client.network)
+  const chargesOf = (keys: SecretKeys) =>
+    networkCharges(act, realm.options.throttle, hashedNetworks(keys, client.network))
   return countedRun(realm, chargesOf, () => ({ client, details: { act } }), run)
 }
 
@@ -90,7 +91,9 @@ export async function hasRoomFor(realm: Realm, address: string): Promise<boolean
 
 /** Knows the network of a client who has set the password or the address, and no other one any more. */
 export function knowOnly(realm: Realm, address: string, client: Client): void {
-  const charges = realm.ring.flatMap((keys) => accountCharge(keys, realm.options.throttle, address, client.network))
+  const charges = realm.ring.flatMap((keys) =>
+    accountCharge(keys, realm.options.throttle, address, hashedNetworks(keys, client.network)[0]),
+  )
   inBackground(realm, acquaint(realm, charges, true))
 }
 
