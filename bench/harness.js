@@ -57,7 +57,7 @@ function sharing(postgres, redis, keep) {
   }
 
   /** The service that all calm rows use. */
-  const service = (name, options) => remember(`service ${name}`, () => start(name, options))
+  const service = (name, options) => remember(`service ${options?.data ?? name}`, () => start(name, options))
   return { remember, start, service, flush }
 }
 
@@ -128,13 +128,16 @@ function refuseSurprises({ statuses, total }, { good, allow = [], patient }) {
   if (total === 0 && !patient) throw new Error('no response at all')
 }
 
-/** A calm load, with the CPU time of the service per request. */
-export async function load({ quick, seconds }, service, plan) {
+/**
+ * A calm load, with the CPU time of the service per request.
+ *
+ * @param settle seconds before the first measurement, in which most of what runs is compiled
+ */
+export async function load({ quick, seconds }, service, { settle = 3, ...plan }) {
   const path = plan.requests[0][1]
   const known = service.warm.has(path)
   service.warm.add(path)
-  // The first time, most of what runs has yet to be compiled.
-  const warmup = quick ? (known ? 0.2 : 0.5) : known ? 1 : 3
+  const warmup = quick ? (known ? 0.2 : 0.5) : known ? 1 : settle
   const before = await service.stat()
   const result = await runClient(service, { warmup, seconds, ...plan })
   const after = await service.stat()

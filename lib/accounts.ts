@@ -1,13 +1,15 @@
 import type { FastifyRequest } from 'fastify'
-import type { Storage, UserId } from './contracts.ts'
+import type { Storage, User, UserId } from './contracts.ts'
 import { clientOf, noClient } from './core/client.ts'
 import { type Health, healthOf } from './core/health.ts'
 import type { Hooks } from './core/hooks.ts'
 import { joinRealm, type Realm } from './core/realm.ts'
 import { startSessionOf, type TokenPair } from './core/sessions.ts'
 import type { Account } from './core/tokens.ts'
+import { type Credentials, LoginBody, login } from './features/login.ts'
 import { createUsers, type Users } from './features/users.ts'
 import { createGuards, type Guards } from './http/guards.ts'
+import { validatorCompiler } from './http/validation.ts'
 
 /** What a host does without HTTP. */
 export interface UseCases {
@@ -23,6 +25,17 @@ export interface UseCases {
 
 /** What `app.accounts` is: the guards and the use cases of one realm. */
 export interface Accounts extends Guards, UseCases {
+  /**
+   * Logs a user in, for a login route of your own: the same limits, the same line of hashes and the same work as
+   * `POST /api/login/`, and the user beside the tokens of the new session.
+   *
+   * @param request the request that the guess comes with
+   * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID, ACCOUNTS_EMAIL_UNVERIFIED, ACCOUNTS_TOO_MANY_REQUESTS,
+   * ACCOUNTS_OVERLOADED, ACCOUNTS_VALIDATION, each with `statusCode` and `headers`
+   */
+  login(credentials: Credentials, request: FastifyRequest): Promise<TokenPair & { user: User }>
+  /** Whether a session has neither ended nor come to its absolute end, wherever that happened. One query. */
+  sessionActive(sessionId: string): Promise<boolean>
   /**
    * Adds a hook. `before…` hooks are awaited and may refuse by throwing an error with a `statusCode`; `after…` hooks
    * are called after security events and never change the response.
@@ -53,6 +66,9 @@ export function createAccountsOf(realm: Realm, more: object = {}): Accounts {
   const accounts = Object.freeze({
     ...createGuards(realm),
     ...useCases(realm),
+    login: (credentials: Credentials, request: FastifyRequest) => loginFrom(realm, credentials, request),
+    sessionActive: async (sessionId: string) =>
+      typeof sessionId === 'string' && realm.storage.sessionActive(sessionId, null, realm.clock()),
     addHook: realm.hooks.add,
     using: (storage: Storage) => Object.freeze(useCases(joinRealm(realm, storage))),
     health: () => healthOf(realm),
@@ -60,6 +76,17 @@ export function createAccountsOf(realm: Realm, more: object = {}): Accounts {
   })
   realms.set(accounts, realm)
   return accounts
+}
+
+// Compiled when the first host calls it.
+let validate: ReturnType<typeof validatorCompiler> | undefined
+
+async function loginFrom(realm: Realm, credentials: Credentials, request: FastifyRequest) {
+  if (!request?.raw) throw new TypeError('fastify-accounts: login() takes { email, password } and the request')
+  validate ??= validatorCompiler({ schema: LoginBody } as never)
+  const { error } = validate(credentials) as { error?: Error }
+  if (error) throw error
+  return login(realm, credentials, clientOf(realm, request))
 }
 
 function useCases(realm: Realm): UseCases {

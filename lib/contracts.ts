@@ -4,10 +4,17 @@
  * Every verb is one atomic step. Expected outcomes are return values. A verb throws when the dependency cannot be used:
  * an `AccountsError` `ACCOUNTS_UNAVAILABLE`, or an error with a code of Node's network (`ECONNREFUSED` and the like) in
  * its chain of causes, is an outage and becomes 503; whatever else is thrown is a bug and becomes 500. The core waits a
- * second for a verb, but longer for work in batches: `importUsers`, `endAnySessions`, `purge` and `claimMails`. Times
- * are absolute milliseconds of the core's clock. Adapters hold no policy: ids of sessions, clocks, hashes, limits and
- * canonical forms come from the core.
+ * second for a verb, but longer for work in batches: `importUsers`, `endAnySessions`, `purge`, `claimMails`,
+ * `countPasswordHashes` and `samplePasswordHashes`. Times are absolute milliseconds of the core's clock. Adapters hold
+ * no policy: ids of sessions, clocks, hashes, limits and canonical forms come from the core.
+ *
+ * Tokens, routes and hosts bring ids and texts that no row can have: a number past the column's range, an id of another
+ * type, a text with NUL or a lone surrogate. They find nobody: the verb returns what it returns for a missing user,
+ * session or mail, and never throws. Numbers are integers up to 2^53 unless said otherwise; texts have as many UTF-16
+ * code units as said at them, or no limit.
  */
+
+import type { FastifyRequest } from 'fastify'
 
 /**
  * Types of the host, filled once by declaration merging.
@@ -20,6 +27,9 @@
 // biome-ignore lint/suspicious/noEmptyInterface: it is there to be merged into
 export interface Register {}
 
+/** The kind of a storage's user ids: numbers, UUIDs in lower case, or any text of at most 255 characters. */
+export type IdKind = 'integer' | 'uuid' | 'text'
+
 /** The type of a user's id: what the storage uses, `number` or `string` unless `Register` narrows it. */
 export type UserId = Register extends { id: infer Id extends number | string } ? Id : number | string
 /** The host's own profile fields. */
@@ -30,9 +40,9 @@ export type Claims = Register extends { claims: infer C } ? C : Record<string, u
 /** A user as profiles show it. Never holds a password hash. */
 export interface User {
   id: UserId
-  /** NFC; null when `registration.username` is not required and none was given. */
+  /** NFC, at most 128; null when `registration.username` is not required and none was given. */
   username: string | null
-  /** The address as it was written; mail goes here. */
+  /** The address as it was written, at most 254; mail goes here. */
   email: string
   /** Milliseconds, or null while the mailbox is not proved. */
   emailVerifiedAt: number | null
@@ -42,6 +52,7 @@ export interface User {
   active: boolean
   /** As `users.setRole` left it; the option `roles` says what it may do. */
   role: string | null
+  /** A JSON object of the host's; a member named `__proto__` may be left out. */
   profile: Profile
   /** Milliseconds. */
   createdAt: number
@@ -51,7 +62,7 @@ export interface User {
 
 /** A user as a login needs it. */
 export interface UserWithPassword extends User {
-  /** A PHC string, or null when the account has no password. */
+  /** A PHC string or the form of older software, at most 512; null when the account has no password. */
   passwordHash: string | null
 }
 
@@ -73,9 +84,17 @@ export interface NewUser {
   expiresAt: number | null
 }
 
+/** What `importUsers` stores. */
+export interface ImportedUser extends NewUser {
+  /** Taken as it is; numbers that the storage chooses later are greater. Left out, the storage chooses one. */
+  id?: UserId
+  /** @default true */
+  active?: boolean
+}
+
 /** One line of refresh tokens: a login on one device. */
 export interface Session {
-  /** Chosen by the core. */
+  /** Chosen by the core, 22 characters. */
   id: string
   userId: UserId
   /** The user's credential version at the login. */
@@ -89,7 +108,9 @@ export interface Session {
   idleMs: number
   /** The absolute end in milliseconds; never extended. */
   expiresAt: number
+  /** At most 64. */
   ip: string
+  /** At most 256. */
   userAgent: string
 }
 
@@ -120,9 +141,9 @@ export type RefreshOutcome =
 
 /** A mail that belongs to a change in the database and is stored with it. */
 export interface OutboxMail {
-  /** Chosen by the core. Storing an id again changes nothing, also after it was settled. */
+  /** Chosen by the core, 22 characters. Storing an id again changes nothing, also after it was settled. */
   id: string
-  /** Sealed by the core; opaque here. */
+  /** Sealed by the core; opaque here. ASCII, some thousand characters. */
   sealed: string
   createdAt: number
   /** When `claimMails` begins to return it. */
@@ -192,22 +213,27 @@ export interface StoredEvent extends AccountEvent {
 /** The database. */
 export interface Storage {
   /** The type of user ids: the core reads `integer` from a token as a number, `uuid` as a string. */
-  readonly ids: 'integer' | 'uuid'
+  readonly ids: IdKind
   /**
    * Stores a user with its mails, in one step, and returns its id; when the user is refused, the mails are not stored.
-   * The unique indexes decide, so exactly one of N callers with the same e-mail or username succeeds. `invalid` means
-   * that the store cannot hold a value (out of a column's range, a refused check).
+   * The unique indexes decide, so exactly one of N callers with the same e-mail or username succeeds; of both
+   * `email_taken` is reported. `invalid` means that the store cannot hold a value and give it back as it was: out of a
+   * column's range, a refused check, a text with NUL or a lone surrogate also within the profile, a time that is no
+   * integer. `request` is the one that asks for the user, if there is one, for an adapter that needs to know more.
    */
   insertUser(
     user: NewUser,
     mails?: OutboxMail[],
+    request?: FastifyRequest | null,
   ): Promise<{ id: UserId } | 'email_taken' | 'username_taken' | 'invalid'>
   /**
    * Stores many users, each as `insertUser` would, and returns the outcomes in the same order. Of two with the same
    * e-mail address or username the first is stored. Not one step: of a call that throws, some users may be stored. May
    * take longer than other verbs; the caller bounds the batch.
    */
-  importUsers(users: NewUser[]): Promise<({ id: UserId } | 'email_taken' | 'username_taken' | 'invalid')[]>
+  importUsers(
+    users: ImportedUser[],
+  ): Promise<({ id: UserId } | 'email_taken' | 'username_taken' | 'id_taken' | 'invalid')[]>
   /** Finds a user by id; null when there is none. Never reads the password hash. */
   findUserById(id: UserId): Promise<User | null>
   /** Finds a user by the canonical form of an e-mail address, with the password hash; null when there is none. */
@@ -247,6 +273,16 @@ export interface Storage {
    */
   replacePasswordHash(id: UserId, oldHash: string, newHash: string): Promise<boolean>
   /**
+   * Counts the password hashes of all users by the parameter `keyid`, as it stands in them; null counts those without
+   * one. For the command line alone: it may read every row, and the core waits ten minutes for it.
+   */
+  countPasswordHashes(): Promise<{ keyId: string | null; count: number }[]>
+  /**
+   * The password hashes of at most `most` users, chosen at random among those who have one. It may read every row; the
+   * core asks at most once a day, and only where hashes are not all of the same kind.
+   */
+  samplePasswordHashes(most: number): Promise<string[]>
+  /**
    * Changes credentials in one step: what `set` names, the new credential version, the sessions and the mails. Returns
    * the ids of the sessions that it ended. `stale`, and nothing changed, when the user's credential version is not
    * `fence` any more, or the user is disabled and `set` has no `active`: exactly one of N callers with the same fence
@@ -265,14 +301,20 @@ export interface Storage {
     mails: OutboxMail[]
   }): Promise<{ ended: string[] } | 'stale' | 'in_use'>
   /**
-   * Stores a session, fenced by the credential version in it: false, and nothing stored, when the user is disabled or
-   * its version has changed, also when that change commits while this call runs.
+   * Stores a session, fenced by the credential version in it: null, and nothing done, when the user is disabled or its
+   * version has changed, also when that change commits while this call runs. Of more than `most` sessions the user's
+   * least recently used end at `createdAt`, and their ids are returned; a call may leave some of very many, and those
+   * that were stored while it ran, to the next call.
    */
-  insertSession(session: Session): Promise<boolean>
-  /** Whether the session exists, is the user's, has not ended and is not past its end: one primary-key read. */
-  sessionActive(id: string, userId: UserId, now: number): Promise<boolean>
+  insertSession(session: Session, most: number): Promise<string[] | null>
   /**
-   * Judges refresh token number `token` (0 is the first) and takes the session's step, in one step. With the counter
+   * Whether the session exists, is the user's (anybody's when that is null), has not ended and is not past its end: one
+   * primary-key read.
+   */
+  sessionActive(id: string, userId: UserId | null, now: number): Promise<boolean>
+  /**
+   * Judges refresh token number `token` (0 is the first) and takes the session's step, in one step. `judgeToken` of
+   * `fastify-accounts/adapter` is this rule, for a store that locks the session and judges its row. With the counter
    * n, -1 at the start, being the newest token presented:
    *
    * - `token` = n + 1 advances n and the window. With `rotate: false` n and the window stay.
@@ -284,11 +326,12 @@ export interface Storage {
    *
    * Of N callers with the same fresh token, exactly one advances and all are accepted with the same counter. Of N
    * callers that reuse a token, exactly one is `reused`. Only `accepted` moves `lastUsedAt`. The counter in an
-   * accepted outcome equals `token`. An end is durable before the promise settles.
+   * accepted outcome equals `token`. An end is durable before the promise settles. A session that a racing change of
+   * credentials keeps is not `dead`.
    */
   refreshSession(id: string, token: number, rule: RefreshRule, now: number): Promise<RefreshOutcome>
-  /** Lists the user's sessions that have not ended and are not past their end or idle, the last used first. */
-  listSessions(userId: UserId, now: number): Promise<Session[]>
+  /** Lists the user's sessions that go on, not idle nor past their end; at most `limit`, the last used first. */
+  listSessions(userId: UserId, limit: number, now: number): Promise<Session[]>
   /**
    * Ends a session; returns whose it was, and whether this call ended it: exactly one of N callers does. Null when
    * there is no such session, or it is not `userId`'s; with a null `userId` it may be anybody's.
@@ -323,10 +366,12 @@ export interface Storage {
    */
   listEvents(userId: UserId, page: { before?: EventId; limit: number }): Promise<StoredEvent[]>
   /**
-   * Removes at most `limit` rows of each kind that nobody needs: sessions whose end is more than a day ago, mails past
-   * their end, events before `eventsBefore`, and users past their `expiresAt` whose address is not verified. A user who
-   * has or had a session, or whom other rows refer to, stays, and its `expiresAt` becomes null. Returns how many rows
-   * it removed or changed. May take longer than other verbs; the caller bounds the batch.
+   * Removes at most `limit` rows of each kind that nobody needs: sessions whose `expiresAt` is more than a day ago,
+   * mails past their end, settled or not, events before `eventsBefore`, and users past their `expiresAt` whose address
+   * is not verified. A user who has or had a session, or whom other rows refer to, stays, and its `expiresAt` becomes
+   * null: here, or already where its first session is stored, if its sessions would be removed before. Returns how many
+   * rows it removed or changed, each counted by one caller. May take longer than other verbs; the caller bounds the
+   * batch.
    */
   purge(limits: { now: number; eventsBefore: number; limit: number }): Promise<number>
   /** Returns the store's own time in milliseconds; for the health checks of the host. */

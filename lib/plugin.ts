@@ -9,11 +9,14 @@ import { accountRoutes } from './features/account.ts'
 import { changeEmailRoutes } from './features/change-email.ts'
 import { changePasswordRoutes } from './features/change-password.ts'
 import { emailVerificationRoutes } from './features/email-verification.ts'
+import { jwksRoutes } from './features/jwks.ts'
 import { loginRoutes } from './features/login.ts'
 import { sessionRoutes } from './features/own-sessions.ts'
 import { passwordResetRoutes } from './features/password-reset.ts'
 import { refreshRoutes } from './features/refresh.ts'
 import { registerRoutes } from './features/register.ts'
+import { warnOfOpenCors } from './http/browser.ts'
+import { drfErrors, sendGuardErrors } from './http/drf-errors.ts'
 import { requestAccount, requestAccountOrNull } from './http/guards.ts'
 import { isolate, mount } from './http/routes.ts'
 import { wrongOption } from './options/checks.ts'
@@ -30,6 +33,7 @@ const features = [
   changePasswordRoutes,
   changeEmailRoutes,
   sessionRoutes,
+  jwksRoutes,
 ]
 
 const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
@@ -49,11 +53,14 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
         await stop()
         await ports.close()
       })
-      isolate(scope)
+      const sendError = options.errors === 'drf' ? drfErrors(options) : undefined
+      isolate(scope, sendError)
       const realm = await createRealm(scope, options, ring, ports)
+      if (sendError) sendGuardErrors(app, realm, sendError)
       const accounts = createAccountsOf(realm)
       const routes = features.flatMap((routesOf) => routesOf(realm))
       mount(scope, realm, accounts, routes)
+      if (options.browser) warnOfOpenCors(scope)
       app.decorate(options.name, accounts)
       const stopHousekeeping = startHousekeeping(realm)
       stop = async () => {
@@ -78,7 +85,13 @@ function claimRealm(app: FastifyInstance, options: ResolvedOptions): void {
   }
   if (app.hasDecorator(name)) throw wrongOption('name', `must not be a decorator of the app already ("${name}")`)
   const same = others.find((other) => usersOf(other) === usersOf(options))
-  if (same) app.log.warn(`fastify-accounts: "${name}" and "${same.name}" share their users; try db.withSchema()`)
+  if (same) {
+    const path = options.storage ? 'storage' : 'db'
+    throw wrongOption(
+      path,
+      `must not be that of "${same.name}", whose users "${name}" would share; try db.withSchema()`,
+    )
+  }
   claimed.set(app.server, [...others, options])
 }
 

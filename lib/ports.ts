@@ -1,5 +1,5 @@
 import type { FastifyInstance } from 'fastify'
-import type { Cache, Mailer } from './contracts.ts'
+import type { Cache, Mailer, Storage } from './contracts.ts'
 import { bounded } from './core/deadline.ts'
 import type { Ports } from './core/realm.ts'
 import type { Ring } from './core/secrets.ts'
@@ -8,6 +8,7 @@ import { mustVerify, type ResolvedOptions } from './options/options.ts'
 import type { RedisPair, RedisSource } from './options/ports.ts'
 
 const kysely = () => import('./adapters/kysely/index.ts')
+const hostTable = () => import('./adapters/kysely/host-table.ts')
 const redisAdapter = () => import('./adapters/redis/index.ts')
 const bullmq = () => import('./adapters/bullmq.ts')
 
@@ -23,7 +24,7 @@ export async function openPorts(
   ring: Ring,
 ): Promise<Ports & { close(): Promise<void> }> {
   const { log } = app
-  const storage = bounded(options.storage ?? (await kysely()).kyselyStorage(options.db!.reveal()), log)
+  const storage = bounded(options.storage ?? (await storageOf(options)), log)
   if (!mailing(app, options)) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
   const { name, clock } = options
   const closing = new AbortController()
@@ -40,6 +41,14 @@ export async function openPorts(
     await closeAll({ cache, mailer })
   }
   return { storage, cache: bounded(cache, log), mailer: bounded(mailer, log), close }
+}
+
+async function storageOf({ db, adopt }: ResolvedOptions): Promise<Storage> {
+  const { kyselyStorage } = await kysely()
+  const own = db!.reveal()
+  if (!adopt) return kyselyStorage(own)
+  const { besideAdopted } = await hostTable()
+  return kyselyStorage(besideAdopted(own, adopt), { ids: adopt.ids, adopt })
 }
 
 // Without a queue there are no codes, no notices and no feed: for hosts that have switched off all that needs one.

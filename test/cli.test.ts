@@ -4,13 +4,19 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t from 'tap'
 import { queueMailer } from '../lib/adapters/bullmq.ts'
-import { migrationSql } from '../lib/adapters/kysely/index.ts'
+import { kyselyStorage, migrationSql } from '../lib/adapters/kysely/index.ts'
+import { memoryStorage } from '../lib/adapters/memory/index.ts'
 import { commands } from '../lib/cli/commands.ts'
 import { flagTypes } from '../lib/cli/config.ts'
+import { resolveOptions } from '../lib/options/options.ts'
 import { sampleMessage } from '../lib/testing/mailer.ts'
+import { sampleUser } from '../lib/testing/samples.ts'
+import { freshMariadb } from './helpers/databases.ts'
 import {
+  despiteLoad,
   freePort,
   freshDatabase,
+  noMariadb,
   noPostgres,
   noRedis,
   redisUrl,
@@ -19,6 +25,7 @@ import {
   uniqueName,
   until,
 } from './helpers/helper.ts'
+import { algorithms } from './helpers/keys.ts'
 import { cli, done } from './helpers/program.ts'
 import { codeIn, startSmtp } from './helpers/smtp-catcher.ts'
 
@@ -33,6 +40,21 @@ t.test('generate-secret prints 32 new random bytes that the plugin accepts', asy
   t.match(one, /^[\w-]{43}$/)
   t.not(one, two)
   await t.resolves(queueMailer({ redis: redisUrl(), secret: one! }).close())
+})
+
+t.test('generate-key prints a new key of each algorithm that the plugin accepts', async (t) => {
+  const resolved = async (alg: string) => {
+    const { code, out, err } = await done(t, ['generate-key', alg])
+    t.strictSame([code, err], [0, ''])
+    return resolveOptions({ secret, storage: memoryStorage(), tokens: { keys: out } }).tokens.keys.reveal()
+  }
+
+  const rings = await Promise.all(algorithms.map(resolved))
+  t.match(
+    rings,
+    algorithms.map((alg) => [{ alg, private: /^-----BEGIN PRIVATE KEY-----\n/ }]),
+  )
+  t.strictNotSame(await resolved('EdDSA'), rings[0])
 })
 
 t.test('--help names every command and flag, and --version the version', async (t) => {
@@ -68,13 +90,15 @@ t.test(
     const all: [string[], RegExp][] = [
       [
         ['wroker'],
-        /unknown command "wroker"; the commands are worker, migrate, generate-secret, user, end-sessions, mails/,
+        /unknown command "wroker"; the commands are worker, migrate, adopt, generate-secret, generate-key, user,/,
       ],
       [[], /a command is missing\n\nUsage/],
       [['user'], /"user" needs an action; the actions are list, show, create,/],
       [['user', 'remove'], /unknown action "remove"; the actions are list,/],
       [['generate-secret', 'now'], /the call is: fastify-accounts generate-secret;/],
       [['generate-secret', '--ids', 'uuid'], /--ids does not belong to "generate-secret"/],
+      [['generate-key'], /"generate-key" needs an action; the actions are EdDSA, ES256, RS256/],
+      [['generate-key', 'HS256'], /unknown action "HS256"; the actions are EdDSA, ES256, RS256/],
       [['user', 'show'], /the call is: fastify-accounts user show <id\|email>;/],
       [['user', 'show', ''], /the call is: fastify-accounts user show <id\|email>;/],
       [['user', 'set-role', '1'], /the call is: fastify-accounts user set-role <id\|email> <role\|none>;/],
@@ -92,7 +116,9 @@ t.test(
       [['user', 'list', '--limit', '1001'], /--limit must be a whole number from 1 to 1000, but "1001" was given/],
       [['user', 'list', '--email', '--limit'], /Option '--email' argument is ambiguous;/],
       [['end-sessions'], /end-sessions logs everybody out: say so with --all/],
-      [['migrate', '--ids', 'text'], /--ids must be integer or uuid, but "text" was given/],
+      [['migrate', '--ids', 'int'], /--ids must be integer, uuid or text, but "int" was given/],
+      [['migrate', '--sql', '--database', 'oracle'], /--database must be postgres, mysql or sqlite, but "oracle"/],
+      [['migrate', '--database', 'mysql'], /--database goes with --sql/],
       [['migrate', '--sql', '--config', 'x.js'], /--sql needs no database: leave --config out/],
       [['migrate', '--ids', 'uuid', '--config', 'x.js'], /--ids uuid needs DATABASE_URL instead of --config/],
     ]
@@ -165,7 +191,7 @@ t.test('the worker sends, takes both secrets of a rotation, and drains on SIGTER
       SMTP_URL: smtp.url,
       MAIL_FROM: 'Example <no-reply@example.com>',
     })
-    await mailer.send(sampleMessage({ code: '44443333' }))
+    await despiteLoad(() => mailer.send(sampleMessage({ code: '44443333' })))
     await until(() => wire.open === 1)
 
     run.child.kill(signal)
@@ -216,31 +242,36 @@ t.test('the worker starts while Redis and the mail server are down, and recovers
   t.equal(await run.ended, 0)
 })
 
-t.test('migrate brings a database up to date, twice is once, and ids may be UUIDs', { skip: noPostgres }, async (t) => {
-  for (const [args, type] of [
-    [[], /int/],
-    [['--ids', 'uuid'], /uuid/],
-  ] as const) {
-    const database = await freshDatabase()
-    t.teardown(() => database.drop())
+t.test(
+  'migrate brings a database up to date, twice is once, and ids may be UUIDs or texts',
+  { skip: noPostgres },
+  async (t) => {
+    for (const [args, type] of [
+      [[], /int/],
+      [['--ids', 'uuid'], /uuid/],
+      [['--ids', 'text'], /text/],
+    ] as const) {
+      const database = await freshDatabase()
+      t.teardown(() => database.drop())
 
-    for (const attempt of [1, 2]) {
-      const run = cli(t, ['migrate', ...args], { DATABASE_URL: database.url })
-      t.equal(await run.ended, 0, run.err())
-      t.match(run.out(), 'The tables are up to date.')
-      t.equal(/applied/.test(run.out()), attempt === 1)
+      for (const attempt of [1, 2]) {
+        const run = cli(t, ['migrate', ...args], { DATABASE_URL: database.url })
+        t.equal(await run.ended, 0, run.err())
+        t.match(run.out(), 'The tables are up to date.')
+        t.equal(/applied/.test(run.out()), attempt === 1)
+      }
+
+      const client = new pg.Client({ connectionString: database.url })
+      await client.connect()
+      const { rows } = await client.query(
+        "select data_type from information_schema.columns where column_name = 'user_id'",
+      )
+      await client.end()
+      t.ok(rows.length > 0)
+      for (const row of rows) t.match(row.data_type, type)
     }
-
-    const client = new pg.Client({ connectionString: database.url })
-    await client.connect()
-    const { rows } = await client.query(
-      "select data_type from information_schema.columns where column_name = 'user_id'",
-    )
-    await client.end()
-    t.ok(rows.length > 0)
-    for (const row of rows) t.match(row.data_type, type)
-  }
-})
+  },
+)
 
 t.test('migrate names what is wrong without the password of the database', async (t) => {
   const missing = cli(t, ['migrate'])
@@ -258,7 +289,7 @@ t.test(
     skip: noPostgres,
   },
   async (t) => {
-    for (const ids of ['integer', 'uuid'] as const) {
+    for (const ids of ['integer', 'uuid', 'text'] as const) {
       const database = await freshDatabase()
       t.teardown(() => database.drop())
       const printed = await done(t, ['migrate', '--sql', '--ids', ids])
@@ -274,6 +305,20 @@ t.test(
     }
   },
 )
+
+t.test('migrate takes a MariaDB', { skip: noMariadb }, async (t) => {
+  const { db, url } = await freshMariadb(t)
+  const env = { DATABASE_URL: url }
+
+  const first = await done(t, ['migrate', '--ids', 'uuid'], env)
+  const again = await done(t, ['migrate', '--ids', 'uuid'], env)
+  const printed = await done(t, ['migrate', '--sql', '--database', 'mysql'])
+
+  t.match(first, { code: 0, out: /applied accounts_0001.+\nThe tables are up to date\.\n$/s, err: '' })
+  t.strictSame(again, { code: 0, out: 'The tables are up to date.\n', err: '' })
+  t.type(await kyselyStorage(db, { ids: 'uuid' }).insertUser(sampleUser()), 'object')
+  t.strictSame(printed, { code: 0, out: await migrationSql({ database: 'mysql' }), err: '' })
+})
 
 t.test('mails writes every kind as HTML and as text', async (t) => {
   const out = `${t.testdir()}/deep/mails`

@@ -12,11 +12,28 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { compiledFile, compileTests } from './compile.js'
 import { readTests } from './read-tests.js'
-import { findBinaries, freePort, processes, startPostgres, startRedis } from './servers.js'
+import {
+  findBinaries,
+  findDjango,
+  findPyJwt,
+  freePort,
+  processes,
+  startMariadb,
+  startPostgres,
+  startRedis,
+} from './servers.js'
 
 const coverageFloor = 90
 const jobs = 3
-const secondsPerFile = 300
+const secondsPerFile = process.argv.includes('--all') ? 600 : 300
+const packages = {
+  postgres: 'postgresql',
+  redis: 'redis-server',
+  mariadb: 'mariadb-server',
+  chromium: 'chromium',
+  pyjwt: 'python3-jwt python3-cryptography',
+  django: 'python3-djangorestframework-simplejwt python3-psycopg2 python3-bcrypt python3-argon2',
+}
 const root = fileURLToPath(new URL('..', import.meta.url))
 process.chdir(root)
 
@@ -61,7 +78,11 @@ async function main() {
   if (!files.length) throw new Error('there is no test in what was named')
   const building = files.some(usesBuild) ? build() : Promise.resolve(true)
   await compileTests()
-  const standIns = await provideServers()
+  const standIns = await provideServers({
+    chromium: everything && files.some((file) => asks(file, /\bnoChromium\b/)),
+    django: everything && files.some((file) => asks(file, /\bnoDjango\b/)),
+    mariadb: files.some((file) => asks(file, /\b(?:noMariadb|import \{[^}]*\bdatabases\b)/)),
+  })
   if (interrupted) throw new Error('interrupted')
   const skipped = files.filter((file) => needsMissingServer(file, standIns))
   const chosen = files.filter((file) => !skipped.includes(file))
@@ -88,15 +109,26 @@ function testFiles(dir) {
     .sort()
 }
 
-async function provideServers() {
-  const wanted = { postgres: !process.env.TEST_DATABASE_URL, redis: !process.env.TEST_REDIS_URL }
+async function provideServers({ chromium, django, mariadb }) {
+  const wanted = {
+    postgres: !process.env.TEST_DATABASE_URL,
+    redis: !process.env.TEST_REDIS_URL,
+    mariadb: mariadb && !process.env.TEST_MYSQL_URL,
+    chromium,
+  }
   const missing = () => Object.keys(wanted).filter((name) => wanted[name] && !findBinaries()[name])
-  if (missing().length && process.env.CI === 'true' && process.getuid?.() === 0) installServers()
+  const lacking = () => [
+    ...missing(),
+    ...(findPyJwt() ? [] : ['pyjwt']),
+    ...(django && !findDjango() ? ['django'] : []),
+  ]
+  if (process.env.CI === 'true' && process.getuid?.() === 0 && lacking().length) installServers(lacking())
   const standIns = missing()
-  if (standIns.length && process.env.TEST_REQUIRE_REAL === '1') {
-    throw new Error(`TEST_REQUIRE_REAL=1, but ${standIns.join(' and ')} can be neither found nor installed`)
+  if (process.env.TEST_REQUIRE_REAL === '1' && lacking().length) {
+    throw new Error(`TEST_REQUIRE_REAL=1, but ${lacking().join(' and ')} can be neither found nor installed`)
   }
   if (wanted.postgres && !standIns.includes('postgres')) process.env.TEST_DATABASE_URL = await share(startPostgres())
+  if (wanted.mariadb && !standIns.includes('mariadb')) process.env.TEST_MYSQL_URL = await share(startMariadb())
   if (wanted.redis) process.env.TEST_REDIS_URL = await share(standIns.includes('redis') ? redisStandIn() : startRedis())
   if (!findBinaries().redis) process.env.TEST_REDIS_STANDIN = '1'
   return standIns
@@ -115,13 +147,14 @@ async function redisStandIn() {
   return { url: `redis://${host}:${port}`, stop: () => mock.close() }
 }
 
-function installServers() {
+function installServers(names) {
   // Debian starts what it installs; the tests want servers of their own and nothing else left running.
   const policy = '/usr/sbin/policy-rc.d'
   const script = existsSync(policy)
     ? ''
     : `trap 'rm -f ${policy}' EXIT; printf '#!/bin/sh\\nexit 101\\n' > ${policy}; chmod 755 ${policy};`
-  const install = 'apt-get update && apt-get install -y --no-install-recommends postgresql redis-server'
+  const wanted = names.map((name) => packages[name]).join(' ')
+  const install = `apt-get update && apt-get install -y --no-install-recommends ${wanted}`
   const env = { ...process.env, TMPDIR: '/tmp', DEBIAN_FRONTEND: 'noninteractive' }
   spawnSync('sh', ['-c', `${script} ${install}`], { stdio: ['ignore', 2, 2], env })
 }
@@ -130,7 +163,7 @@ function installServers() {
 function needsMissingServer(file, standIns) {
   const text = readFileSync(file, 'utf8')
   const postgres =
-    /\b(realApp|openDatabase|openFresh|freshDatabase|databaseUrl|startPostgres)\b/.test(text) &&
+    /\b(realApp|openDatabase|openFresh|freshDatabase|databaseUrl|startPostgres|startExample)\b/.test(text) &&
     !/\bnoPostgres\b/.test(text)
   const redis = /\bstartRedis\b/.test(text) && !/\bnoRedis\b/.test(text)
   return (postgres && standIns.includes('postgres')) || (redis && standIns.includes('redis'))
@@ -138,8 +171,14 @@ function needsMissingServer(file, standIns) {
 
 function tellStandIns(standIns) {
   if (!standIns.length || !filesWithSkips.length) return
-  const names = standIns.map((name) => ({ postgres: 'PostgreSQL', redis: 'Redis' })[name]).join(' and ')
+  const titles = { postgres: 'PostgreSQL', redis: 'Redis', mariadb: 'MariaDB', chromium: 'Chromium' }
+  const names = standIns.map((name) => titles[name]).join(' and ')
   console.log(`!!! WITHOUT A REAL ${names}, TESTS WERE SKIPPED IN ${filesWithSkips.join(', ')} !!!`)
+}
+
+/** A file that asks `noChromium` or `noDjango` uses it in the long run alone. */
+function asks(file, pattern) {
+  return pattern.test(readFileSync(file, 'utf8'))
 }
 
 /** Tests start child processes as users do: from dist/. */

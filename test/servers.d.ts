@@ -23,8 +23,16 @@ export interface RedisOptions {
   args?: string[]
 }
 
-export function findBinaries(): { postgres: string | null; redis: string | null }
+export function findPyJwt(): string | null
+export function findDjango(): string | null
+export function findBinaries(): {
+  postgres: string | null
+  redis: string | null
+  mariadb: string | null
+  chromium: string | null
+}
 export function startPostgres(): Promise<Server>
+export function startMariadb(): Promise<Server>
 export function startRedis(options?: RedisOptions): Promise<Server>
 export function freePort(): Promise<number>
 export function processes(): { pid: number; parent: number; state?: string }[]

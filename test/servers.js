@@ -15,14 +15,34 @@ export function findBinaries() {
   const postgres = [...packaged, ...path].find(
     (dir) => existsSync(join(dir, 'postgres')) && existsSync(join(dir, 'initdb')),
   )
-  const redis = path.find((dir) => existsSync(join(dir, 'redis-server')))
-  return { postgres: postgres ?? null, redis: redis ? join(redis, 'redis-server') : null }
+  const program = (name) => path.map((dir) => join(dir, name)).find((file) => existsSync(file)) ?? null
+  return {
+    postgres: postgres ?? null,
+    redis: program('redis-server'),
+    mariadb: program('mariadbd'),
+    chromium: program('chromium'),
+  }
+}
+
+/** A Python that has PyJWT, which reads tokens as a foreign server does; null where there is none. */
+export function findPyJwt() {
+  return pythonWith('jwt, cryptography')
+}
+
+/** A Python that has Django, Django REST framework with simplejwt, and what Django needs for its hashes; or null. */
+export function findDjango() {
+  return pythonWith('django, rest_framework_simplejwt, psycopg2, bcrypt, argon2')
+}
+
+function pythonWith(modules) {
+  const has = (python) => spawnSync(python, ['-c', `import ${modules}`]).status === 0
+  return ['python3', '/usr/bin/python3'].find(has) ?? null
 }
 
 export async function startPostgres() {
   const bin = findBinaries().postgres
   if (!bin) throw new Error('no PostgreSQL is installed')
-  const account = serverAccount()
+  const account = serverAccount('postgres')
   const dir = temporaryFolder('postgres-', account)
   const init = [
     '-D',
@@ -44,6 +64,25 @@ export async function startPostgres() {
     const args = ['-D', dir, '-p', String(port), ...settings.flatMap((setting) => ['-c', setting])]
     const url = `postgres://postgres@127.0.0.1:${port}/postgres`
     return launch({ command: join(bin, 'postgres'), args, account, dir, port, url, ready: () => postgresAnswers(url) })
+  })
+}
+
+export async function startMariadb() {
+  const command = findBinaries().mariadb
+  if (!command) throw new Error('no MariaDB is installed')
+  const account = serverAccount('mysql')
+  const dir = temporaryFolder('mariadb-', account)
+  const options = ['--no-defaults', `--datadir=${dir}`, `--tmpdir=${dir}`]
+  const init = [...options, '--auth-root-authentication-method=normal', '--skip-test-db']
+  const made = spawnSync('mariadb-install-db', init, { ...account, cwd: dir, encoding: 'utf8' })
+  if (made.status !== 0) throw new Error(`mariadb-install-db failed: ${made.stderr || made.error}`)
+  return startOnFreePort(undefined, (port) => {
+    const settings = ['bind-address=127.0.0.1', `port=${port}`, `socket=${dir}/socket`, 'max-connections=300']
+    // Its own default of utf8mb4 with a collation that ignores case is what the tables must not inherit.
+    settings.push('innodb-flush-log-at-trx-commit=0', 'skip-name-resolve', 'character-set-server=latin1')
+    const args = [...options, ...settings.map((setting) => `--${setting}`)]
+    const url = `mysql://root@127.0.0.1:${port}/mysql`
+    return launch({ command, args, account, dir, port, url, ready: () => mysqlAnswers(url), stopSignal: 'SIGTERM' })
   })
 }
 
@@ -73,11 +112,11 @@ async function assignSlots(port) {
   await poll(async () => (await redisCommand(port, 'CLUSTER INFO')).includes('cluster_state:ok'), 10_000)
 }
 
-/** PostgreSQL refuses to run as root. */
-function serverAccount() {
+/** Databases refuse to run as root. */
+function serverAccount(name) {
   if (process.getuid?.() !== 0) return {}
-  const line = readFileSync('/etc/passwd', 'utf8').match(/^postgres:[^:]*:(\d+):(\d+):/m)
-  if (!line) throw new Error('PostgreSQL does not run as root and there is no account "postgres"')
+  const line = readFileSync('/etc/passwd', 'utf8').match(new RegExp(`^${name}:[^:]*:(\\d+):(\\d+):`, 'm'))
+  if (!line) throw new Error(`a database does not run as root and there is no account "${name}"`)
   return { uid: Number(line[1]), gid: Number(line[2]) }
 }
 
@@ -109,7 +148,7 @@ export async function freePort() {
   return port
 }
 
-async function launch({ command, args, account = {}, dir, keepDir = false, port, url, ready }) {
+async function launch({ command, args, account = {}, dir, keepDir = false, port, url, ready, stopSignal = 'SIGINT' }) {
   const child = spawn(command, args, { ...account, cwd: dir, stdio: ['ignore', 'pipe', 'pipe'], detached: true })
   const output = collectOutput(child)
   // An open server must not keep the process of its test alive.
@@ -136,7 +175,7 @@ async function launch({ command, args, account = {}, dir, keepDir = false, port,
     port,
     pid: child.pid,
     dir,
-    stop: () => end('SIGINT'),
+    stop: () => end(stopSignal),
     kill: () => end('SIGKILL'),
     freeze: () => freeze(child.pid),
     thaw: () => thaw(child.pid),
@@ -207,6 +246,13 @@ async function postgresAnswers(url) {
   client.on('error', () => {})
   await client.connect()
   await client.end()
+  return true
+}
+
+async function mysqlAnswers(url) {
+  const { createConnection } = await import('mysql2/promise')
+  const connection = await createConnection(url)
+  await connection.end()
   return true
 }
 

@@ -12,8 +12,10 @@ const pool = new pg.Pool({ connectionString: DATABASE_URL, max: 10 })
 // Also while the servers are being stopped.
 pool.on('error', () => {})
 const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
-// The whole load comes from one network, and goes to few mailboxes.
-const throttle = { network: false, register: false, mail: false, mailbox: false, change: false }
+// Counted as in production, but never refused: the whole load comes from one network, and goes to few mailboxes.
+const never = { tries: 1_000_000, seconds: 900 }
+const limits = ['login', 'account', 'network', 'register', 'mail', 'mailbox', 'change']
+const throttle = process.env.LIMITS === 'off' ? false : Object.fromEntries(limits.map((name) => [name, never]))
 await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, throttle })
 
 app.get('/open', async () => ({ ok: true }))

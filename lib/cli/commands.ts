@@ -1,6 +1,7 @@
-import { randomBytes } from 'node:crypto'
+import { generateKeyPairSync, type KeyPairKeyObjectResult, randomBytes } from 'node:crypto'
 import type { AnyKysely } from '../options/ports.ts'
 import {
+  databaseOf,
   environment,
   type FlagName,
   type Flags,
@@ -34,9 +35,15 @@ export const commands: Record<string, Command> = {
   },
   migrate: {
     takes: [],
-    flags: [...database, 'sql'],
-    help: 'bring the tables of a PostgreSQL database up to date',
+    flags: [...database, 'sql', 'database'],
+    help: 'bring the tables of a database up to date',
     run: migrate,
+  },
+  adopt: {
+    takes: [],
+    flags: ['config', 'check', 'repair', 'remove'],
+    help: 'print the statements that keep the users table of "adopt" and ours equal',
+    run: async (flags) => (await import('./adopt.ts')).adopt(flags),
   },
   'generate-secret': {
     takes: [],
@@ -44,6 +51,9 @@ export const commands: Record<string, Command> = {
     help: 'print a new secret',
     run: () => print(randomBytes(32).toString('base64url')),
   },
+  'generate-key EdDSA': ofKeys('print a new private key for "tokens.keys"', () => generateKeyPairSync('ed25519')),
+  'generate-key ES256': ofKeys('the same on P-256', () => generateKeyPairSync('ec', { namedCurve: 'P-256' })),
+  'generate-key RS256': ofKeys('the same of RSA', () => generateKeyPairSync('rsa', { modulusLength: 2048 })),
   'user list': ofUsers('listUsers', 'print users by ascending id', [], ['after', 'limit']),
   'user show': ofUsers('showUser', 'print a user'),
   'user create': ofUsers(
@@ -75,6 +85,17 @@ export const commands: Record<string, Command> = {
     help: 'write a preview of every kind of mail',
     run: async (flags) => (await import('./worker.ts')).writeMails(flags),
   },
+  doctor: {
+    takes: [],
+    flags: database,
+    help: 'count the password hashes by pepper; fails when the config lacks a pepper',
+    run: async (flags) => (await import('./doctor.ts')).examine(flags),
+  },
+}
+
+function ofKeys(help: string, generate: () => KeyPairKeyObjectResult): Command {
+  const run = () => print(String(generate().privateKey.export({ type: 'pkcs8', format: 'pem' })).trimEnd())
+  return { takes: [], flags: [], help, run }
 }
 
 type UserAction = keyof typeof import('./users.ts')
@@ -109,8 +130,8 @@ ${columns(options)}
 Environment, for what the config leaves out:
 ${columns(Object.entries(environment))}
 
-  worker takes all but DATABASE_URL; migrate takes DATABASE_URL; user and end-sessions take all but SMTP_URL and
-  MAIL_FROM.
+  worker takes all but DATABASE_URL; migrate takes DATABASE_URL; user, adopt, end-sessions and doctor take all but
+  SMTP_URL and MAIL_FROM.
 
 The exit code is 0 when it is done, 1 when it failed or was refused, 2 when the command line is wrong.`
 }
@@ -126,17 +147,20 @@ function columns(rows: readonly (readonly [string, string])[]): string {
 }
 
 /** Brings the tables up to date, or prints the statements that would. */
-async function migrate({ config, ids: given, sql }: Flags): Promise<void> {
-  const ids = idsOf(given)
+async function migrate({ config, ids: given, sql, database: kind }: Flags): Promise<void> {
+  if (kind !== undefined && !sql) throw usageError('--database goes with --sql')
   if (sql && config !== undefined) throw usageError('--sql needs no database: leave --config out')
-  if (ids === 'uuid' && config !== undefined) {
-    throw usageError('--ids uuid needs DATABASE_URL instead of --config, whose "db" means integer ids')
+  if (given !== undefined && idsOf(given) !== 'integer' && config !== undefined) {
+    throw usageError(`--ids ${given} needs DATABASE_URL instead of --config, whose "db" means integer ids`)
   }
+  const { adopt } = await loadConfig(config)
+  const ids = adopt?.ids ?? idsOf(given)
   const { migrateToLatest, migrationSql } = await kyselyAdapter()
-  if (sql) return void process.stdout.write(await migrationSql({ ids }))
+  if (sql) return void process.stdout.write(await migrationSql({ ids, database: databaseOf(kind) }))
   const db = await databaseToMigrate(config)
   try {
-    const applied = await migrateToLatest(db, { ids })
+    const { besideAdopted } = await import('../adapters/kysely/host-table.ts')
+    const applied = await migrateToLatest(adopt ? besideAdopted(db, adopt) : db, { ids })
     print(...applied.map((migration) => `applied ${migration}`), 'The tables are up to date.')
   } finally {
     await db.destroy()

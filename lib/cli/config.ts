@@ -1,6 +1,8 @@
 import { statSync } from 'node:fs'
 import { resolve } from 'node:path'
 import { pathToFileURL } from 'node:url'
+import type { DatabaseName } from '../adapters/kysely/dialects.ts'
+import type { IdKind } from '../contracts.ts'
 import { mail as mailRule } from '../options/mail.ts'
 import type { AccountsOptions } from '../options/options.ts'
 import type { AnyKysely } from '../options/ports.ts'
@@ -13,9 +15,13 @@ export const flagTypes = {
     value: '<file>',
     help: 'a module with the options as its default export; see defineAccounts',
   },
-  ids: { type: 'string', value: 'uuid', help: 'the ids of users in DATABASE_URL are UUIDs (default: integer)' },
+  ids: { type: 'string', value: '<kind>', help: 'the ids of users in DATABASE_URL: integer (default), uuid or text' },
   sql: { type: 'boolean', help: 'print the statements for Flyway, Prisma and the like; needs no database' },
+  database: { type: 'string', value: '<kind>', help: 'with --sql: postgres (default), mysql or sqlite' },
   all: { type: 'boolean', help: 'required, so that nobody does it by mistake' },
+  check: { type: 'boolean', help: 'print what is to be known of the table instead, before and after' },
+  repair: { type: 'boolean', help: 'with --check: make the two tables equal first, as the host’s is' },
+  remove: { type: 'boolean', help: 'print the statements that undo it instead' },
   out: { type: 'string', value: '<folder>', help: 'where to (default: mails-preview)' },
   after: { type: 'string', value: '<id>', help: 'those after this one' },
   limit: { type: 'string', value: '<n>', help: 'at most so many, up to 1000 (default: 100)' },
@@ -88,7 +94,7 @@ export function mailOf({ mail = {} }: Config, file: string | undefined): NonNull
 export const environment = {
   ACCOUNTS_SECRET: 'the secret of the app; "current,previous" while one is being replaced',
   ACCOUNTS_NAME: 'the realm (default: accounts)',
-  DATABASE_URL: 'the database, such as postgres://localhost/app',
+  DATABASE_URL: 'the database, such as postgres://localhost/app or mysql://localhost/app',
   REDIS_URL: 'the Redis of the app, such as redis://localhost:6379',
   SMTP_URL: 'the mail server, such as smtps://user:password@mail.example.com',
   MAIL_FROM: 'the sender, such as "Example <no-reply@example.com>"',
@@ -114,11 +120,17 @@ export function secretOf({ secret }: Config, file: string | undefined): Accounts
   return others.length > 0 ? ([current, ...others] as [string, string]) : current!
 }
 
-/** Opens the PostgreSQL database of the environment; the first statement connects. */
+/** Opens the database of the environment; the first statement connects. */
 export async function openDatabase(file: string | undefined): Promise<AnyKysely> {
   const connectionString = required('DATABASE_URL', 'db', file)
+  const { Kysely, MysqlDialect, PostgresDialect } = await installed(() => import('kysely'), 'kysely')
+  if (connectionString.startsWith('mysql:')) {
+    const { createPool } = await installed(() => import('mysql2'), 'mysql2')
+    return new Kysely({
+      dialect: new MysqlDialect({ pool: createPool({ uri: connectionString, connectionLimit: 2 }) }),
+    })
+  }
   const pg = await installed(() => import('pg'), 'pg')
-  const { Kysely, PostgresDialect } = await installed(() => import('kysely'), 'kysely')
   const pool = new pg.default.Pool({ connectionString, max: 2 })
   // The statement that meets a broken connection fails; without these two the process would end before.
   pool.on('error', () => {})
@@ -141,8 +153,14 @@ async function installed<T>(load: () => Promise<T>, name: string): Promise<T> {
   }
 }
 
+/** Checks `--database`. */
+export function databaseOf(given = 'postgres'): DatabaseName {
+  if (given === 'postgres' || given === 'mysql' || given === 'sqlite') return given
+  throw usageError(`--database must be postgres, mysql or sqlite, but "${given}" was given`)
+}
+
 /** Checks `--ids`. */
-export function idsOf(given = 'integer'): 'integer' | 'uuid' {
-  if (given === 'integer' || given === 'uuid') return given
-  throw usageError(`--ids must be integer or uuid, but "${given}" was given`)
+export function idsOf(given = 'integer'): IdKind {
+  if (given === 'integer' || given === 'uuid' || given === 'text') return given
+  throw usageError(`--ids must be integer, uuid or text, but "${given}" was given`)
 }

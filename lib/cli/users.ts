@@ -1,21 +1,12 @@
 import { realmOf } from '../accounts.ts'
 import type { Profile, User, UserId } from '../contracts.ts'
 import { endEverySession } from '../core/sessions.ts'
+import { isValidId } from '../core/storable.ts'
 import { AccountsError } from '../errors.ts'
 import type { StandaloneAccounts } from '../index.ts'
-import type { AccountsOptions } from '../options/options.ts'
-import {
-  type Config,
-  type Flags,
-  idsOf,
-  kyselyAdapter,
-  loadConfig,
-  openDatabase,
-  required,
-  secretOf,
-  variable,
-} from './config.ts'
-import { faultText, print, usageError } from './output.ts'
+import { withAccounts } from './accounts.ts'
+import type { Flags } from './config.ts'
+import { print, usageError } from './output.ts'
 
 /** Prints users by ascending id. */
 export function listUsers(flags: Flags): Promise<void> {
@@ -110,9 +101,9 @@ async function found(accounts: StandaloneAccounts, who: string): Promise<User> {
 
 function idOf(text: string, accounts: StandaloneAccounts): UserId {
   const { ids } = realmOf(accounts).storage
-  const possible = ids === 'uuid' ? /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i : /^\d{1,15}$/
-  if (!possible.test(text)) throw usageError(`"${text}" is neither an address nor an id; ids are of the kind ${ids}`)
-  return ids === 'uuid' ? text.toLowerCase() : Number(text)
+  const id = ids === 'uuid' ? text.toLowerCase() : ids === 'text' ? text : /^\d{1,15}$/.test(text) && Number(text)
+  if (id !== false && isValidId(ids, id)) return id
+  throw usageError(`"${text}" is neither an address nor an id; ids are of the kind ${ids}`)
 }
 
 async function readPassword(): Promise<string> {
@@ -136,50 +127,4 @@ function decoded(bytes: Buffer): string {
 // By name: a storage adapter's own members are not printed.
 function printUser({ id, username, email, emailVerifiedAt, active, role, profile, createdAt }: User): void {
   print(JSON.stringify({ id, username, email, emailVerifiedAt, active, role, profile, createdAt }))
-}
-
-/** Runs an action on the accounts of a config or of the environment, and closes them whatever comes of it. */
-async function withAccounts<T>(flags: Flags, act: (accounts: StandaloneAccounts) => Promise<T>): Promise<T> {
-  const { options, close } = await optionsOf(flags)
-  try {
-    const { createAccounts } = await import('../index.ts')
-    const warnings = new Set<string>()
-    const accounts = await createAccounts(options, { logger: { level: 'warn', stream: collecting(warnings) } })
-    const result = await act(accounts).finally(() => accounts.close())
-    // An action that failed has an error that says why.
-    for (const line of warnings) process.stderr.write(line)
-    return result
-  } finally {
-    await close()
-  }
-}
-
-async function optionsOf({ config: file, ids }: Flags): Promise<{ options: AccountsOptions; close(): Promise<void> }> {
-  const config = await loadConfig(file)
-  const name = config.name ?? variable('ACCOUNTS_NAME')
-  const redis = redisOf(config, file)
-  const options = { ...config, secret: secretOf(config, file), ...(name && { name }), ...(redis && { redis }) }
-  if (config.db || config.storage) {
-    if (ids !== undefined) throw usageError(`--ids belongs to DATABASE_URL, and ${file} has a database of its own`)
-    return { options, close: async () => config.db?.destroy?.() }
-  }
-  const db = await openDatabase(file)
-  const { kyselyStorage } = await kyselyAdapter()
-  return { options: { ...options, storage: kyselyStorage(db, { ids: idsOf(ids) }) }, close: () => db.destroy() }
-}
-
-// An app of a config may do without Redis; the plugin says so if it cannot.
-function redisOf({ redis, cache, mailer }: Config, file: string | undefined): Config['redis'] {
-  if (redis !== undefined || (cache && mailer)) return redis
-  return file === undefined ? required('REDIS_URL', 'redis', file) : variable('REDIS_URL')
-}
-
-// What is logged of faults, such as a Redis that is down, as lines for people; each once.
-function collecting(lines: Set<string>) {
-  return {
-    write(entry: string): void {
-      const { msg, err } = JSON.parse(entry)
-      if (err) lines.add(`${msg}: ${faultText(err)}\n`)
-    },
-  }
 }

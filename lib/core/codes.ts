@@ -1,5 +1,16 @@
 import { createHash, randomBytes, randomInt } from 'node:crypto'
-import type { Cache, CodePurpose, CodeRef, NewCode, NewUser, StoredCode, User, UserId } from '../contracts.ts'
+import type {
+  Cache,
+  Charge,
+  CodeMac,
+  CodePurpose,
+  CodeRef,
+  NewCode,
+  NewUser,
+  StoredCode,
+  User,
+  UserId,
+} from '../contracts.ts'
 import { AccountsError, isRefusal, loggable } from '../errors.ts'
 import { codeDigits } from '../options/options.ts'
 import { accountKeys, mailCharge } from './charges.ts'
@@ -39,6 +50,8 @@ export interface IssuedCode {
 export interface CodeDraft extends Omit<NewCode, 'expiresAt' | 'grantMs'> {
   /** Seconds. */
   ttl: number
+  /** What the mail is charged to under the other secrets. */
+  others?: Charge[]
 }
 
 /** A verified grant, borrowed: exactly one caller holds it at a time. */
@@ -69,8 +82,10 @@ export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject, ne
   const account = accountKeys(keys, subject.address)
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
   const records = tokens.map((token) => newRecord(realm, purpose, token, code, subject))
-  const charge = mailCharge(keys, realm.options.throttle, subject.address, network)
-  const draft = { purpose, ...account, records, tries, ttl, charge }
+  const [charge, ...others] = realm.ring.flatMap(
+    (each) => mailCharge(each, realm.options.throttle, subject.address, network) ?? [],
+  )
+  const draft = { purpose, ...account, records, tries, ttl, charge, others }
   return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }
 }
 
@@ -85,9 +100,20 @@ function limitsOf({ options }: Realm, purpose: CodePurpose): { link: boolean; tt
  * Stores a code, whose life begins here. A code that is stored already stays as it is: its end is that of its first
  * life.
  */
-export async function putCode(realm: Realm, { ttl, ...code }: CodeDraft): Promise<StoredCode> {
+export async function putCode(realm: Realm, { ttl, others = [], ...code }: CodeDraft): Promise<StoredCode> {
   const now = realm.clock()
-  return cacheOf(realm).put({ ...code, expiresAt: now + ttl * 1000, grantMs }, now)
+  const cache = cacheOf(realm)
+  // Under every secret, so that replacing one forgets no mail; the first one's charge is in the slot of the code.
+  const charged = await Promise.all(others.map((charge) => cache.charge(charge, now)))
+  const decoy = charged.some(({ waitMs }) => waitMs > 0)
+  const records = decoy ? code.records.map(withoutCode) : code.records
+  const stored = await cache.put({ ...code, records, expiresAt: now + ttl * 1000, grantMs }, now)
+  return { ...stored, decoy: stored.decoy || decoy }
+}
+
+/** A record that no guess fits. */
+function withoutCode<Part extends { mac: CodeMac }>(record: Part): Part {
+  return { ...record, mac: { ...record.mac, mac: randomBytes(32).toString('base64url') } }
 }
 
 function newRecord(realm: Realm, purpose: CodePurpose, token: string, code: string, subject: Subject) {

@@ -1,14 +1,15 @@
-import type { CredentialChange, User } from '../contracts.ts'
+import type { CredentialChange, User, UserId, UserWithPassword } from '../contracts.ts'
 import { AccountsError, loggable } from '../errors.ts'
+import { mustVerify } from '../options/options.ts'
 import type { Client } from './client.ts'
 import { burnCodes, identifierOf } from './codes.ts'
-import { canonicalEmail } from './email-address.ts'
+import { canonicalEmail, lookupForm } from './email-address.ts'
 import { emit } from './events.ts'
-import { conflict, withoutPassword } from './new-user.ts'
+import { conflict, invalid, withoutPassword } from './new-user.ts'
 import { type Draft, handOver, rowsOf } from './outbox.ts'
 import type { Owner } from './password-policy.ts'
 import type { Realm } from './realm.ts'
-import { guessPassword } from './throttle.ts'
+import { guessPassword, type Outcome } from './throttle.ts'
 import type { Account } from './tokens.ts'
 
 /** What is to be changed. */
@@ -67,7 +68,7 @@ async function settle(realm: Realm, user: User, ended: string[], mails: Draft[])
 
 /** The canonical form of a stored address. */
 export function addressOf({ email }: User): string {
-  return canonicalEmail(email) ?? email
+  return lookupForm(email)
 }
 
 const mostTries = 5
@@ -94,13 +95,68 @@ export async function provePassword(
 ): Promise<User> {
   const found = await realm.storage.findUserWithPassword(id)
   if (!found?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  const { outcome } = await guessPassword(realm, addressOf(found), client, async () => {
-    const right = await realm.passwords.verify(found.passwordHash, password, client.request)
-    return { outcome: right ? 'right' : 'wrong' } as const
-  })
-  if (outcome === 'right') return withoutPassword(found)
+  if (await guessOf(realm, found, addressOf(found), password, client)) return withoutPassword(found)
   emit(realm, 'passwordFail', { client, userId: id, sessionId, details: {} })
   throw new AccountsError('ACCOUNTS_PASSWORD_WRONG')
+}
+
+/**
+ * Whether a password is that of the user, who may be unknown, counted under the address.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS
+ */
+export async function guessOf(
+  realm: Realm,
+  user: UserWithPassword | null,
+  address: string,
+  password: string,
+  client: Client,
+): Promise<boolean> {
+  const stored = user?.active ? user.passwordHash : null
+  const { right } = await guessPassword(realm, address, client, async () => {
+    const right = await realm.passwords.verify(stored, password, client.request, address)
+    // Who has not proved the mailbox is no friend of its owner yet.
+    const outcome: Outcome = !right ? 'wrong' : user && unproved(realm, user) ? 'undone' : 'right'
+    return { right, outcome }
+  })
+  return right
+}
+
+function unproved({ options }: Realm, { emailVerifiedAt }: User): boolean {
+  return mustVerify(options) && emailVerifiedAt === null
+}
+
+/** As the schemas of the routes have it. */
+const longestPassword = 1024
+
+/**
+ * Whether a password is a user's, for a host that asks for it itself. As much work as a login, also for a user who is
+ * unknown or disabled; a hash that is not the best is replaced.
+ *
+ * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, ACCOUNTS_VALIDATION, and ACCOUNTS_EMAIL_UNVERIFIED when it is
+ * right but the address has to be proved first
+ */
+export async function verifyPassword(realm: Realm, id: UserId, password: string, client: Client): Promise<boolean> {
+  if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
+  if (password.length > longestPassword) throw invalid('password', `must have at most ${longestPassword} characters`)
+  const user = await realm.storage.findUserWithPassword(id)
+  const right = await guessOf(realm, user, user ? addressOf(user) : String(id), password, client)
+  if (!right) emit(realm, 'passwordFail', { client, userId: user?.id ?? null, details: {} })
+  if (!right || !user) return false
+  if (unproved(realm, user)) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
+  await upgradeHash(realm, user, password)
+  return true
+}
+
+/** Replaces a hash that is not the best by a better one of the password that has just been verified. */
+export async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPassword, password: string) {
+  if (user.passwordHash === null || !passwords.outdated(user.passwordHash, password)) return
+  try {
+    await storage.replacePasswordHash(user.id, user.passwordHash, await passwords.hash(password))
+  } catch (error) {
+    // The login is done; the next one tries again.
+    log.warn({ err: loggable(error) }, 'fastify-accounts: an old password hash was not upgraded')
+  }
 }
 
 /**

@@ -9,6 +9,7 @@ const deadlineMs = 1000
 const batchMs = new Map([
   ...['importUsers', 'endAnySessions', 'purge', 'claimMails', 'progress'].map((verb) => [verb, 30_000] as const),
   ['settleMails', deadlineMs],
+  ...['countPasswordHashes', 'samplePasswordHashes'].map((verb) => [verb, 600_000] as const),
 ])
 const mostTimeouts = 3
 const pauseMs = 1000

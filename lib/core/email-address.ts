@@ -25,6 +25,14 @@ export function canonicalEmail(address: string): string | null {
   return canonical.length <= maxLength ? canonical : null
 }
 
+/**
+ * The form under which an address is looked up: the canonical one, or that of a stored address that registration would
+ * refuse, which differs in the case of ASCII letters at most.
+ */
+export function lookupForm(address: string): string {
+  return canonicalEmail(address) ?? address.replace(/[A-Z]+/g, (letters) => letters.toLowerCase())
+}
+
 /** A canonical address without the `+tag` of its local part, so that one mailbox counts once whatever its tags. */
 export function withoutTag(canonical: string): string {
   return canonical.replace(/^([^+@]+)\+[^@]*/, '$1')

@@ -5,6 +5,8 @@ import { AccountsError } from '../errors.ts'
 export interface Reservation {
   /** Aborted when the client hangs up. */
   readonly signal: AbortSignal
+  /** Whether the client is known to the account; such requests have every other turn. */
+  known: boolean
   /** Stops counting the request; a second call does nothing. */
   release(): void
 }
@@ -21,7 +23,7 @@ export interface HashQueue {
   /** Counts a validated request before it runs; it holds one of the places. */
   reserve(signal: AbortSignal): Reservation
   /**
-   * Runs the task when its turn comes, first in, first out.
+   * Runs the task when its turn comes: first in, first out, and by turns with those who are known.
    *
    * @throws {AccountsError} ACCOUNTS_OVERLOADED when there is no place and none was reserved, or the client has hung up
    */
@@ -58,12 +60,12 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
         if (counted) reserved--
         counted = false
       }
-      return { signal, release }
+      return { signal, known: false, release }
     },
     async run(task, reservation) {
       reservation?.release()
       if (reservation ? reservation.signal.aborted : places() < 1) throw new AccountsError('ACCOUNTS_OVERLOADED')
-      await line.turn(reservation?.signal)
+      await line.turn(reservation)
       const started = performance.now()
       try {
         return await task()
@@ -76,12 +78,14 @@ export function createHashQueue(concurrency: number, maxWaitMs = 2000): HashQueu
   }
 }
 
-/** A first-in-first-out line for `slots` tasks at a time. */
+/** First-in-first-out lines of known and other callers for `slots` tasks at a time. */
 function createLine(slots: number) {
-  const waiting: { start(): void }[] = []
+  const lines: Record<'known' | 'others', { start(): void }[]> = { known: [], others: [] }
   let running = 0
+  let turn: keyof typeof lines = 'known'
 
-  function wait(signal: AbortSignal | undefined): Promise<void> {
+  function wait({ signal, known = false }: Partial<Reservation> = {}): Promise<void> {
+    const waiting = lines[known ? 'known' : 'others']
     return new Promise((resolve, reject) => {
       const entry = { start: () => leave(resolve) }
       const hangUp = () => leave(() => reject(new AccountsError('ACCOUNTS_OVERLOADED')))
@@ -97,16 +101,18 @@ function createLine(slots: number) {
 
   return {
     /** Resolves when the caller has a slot, and rejects when the client hangs up before that. */
-    async turn(signal: AbortSignal | undefined): Promise<void> {
-      if (running === slots) return wait(signal)
+    async turn(reservation: Reservation | undefined): Promise<void> {
+      if (running === slots) return wait(reservation)
       running++
     },
     /** Gives the slot directly to the next in line, so that nobody jumps the queue. */
     passOn(): void {
-      if (waiting[0]) waiting[0].start()
+      const next = lines[turn][0] ?? lines.known[0] ?? lines.others[0]
+      turn = turn === 'known' ? 'others' : 'known'
+      if (next) next.start()
       else running--
     },
-    size: () => ({ waiting: waiting.length, running }),
+    size: () => ({ waiting: lines.known.length + lines.others.length, running }),
   }
 }
 

@@ -24,7 +24,8 @@ export interface EventDetails {
   refreshReplay: Record<never, never>
   refreshReuse: Record<never, never>
   refreshFail: { reason: 'dead' | 'stale' | 'ahead' | 'unverified' }
-  sessionEnd: { reason: 'logout' | 'logout_all' | 'revoked' | 'admin'; count: number }
+  /** `displaced`: the user logged in once more than `session.perUser` allows. */
+  sessionEnd: { reason: 'logout' | 'logout_all' | 'revoked' | 'admin' | 'displaced'; count: number }
   emailVerify: { password: 'kept' | 'discarded' }
   emailChange: Record<never, never>
   accountUpdate: { fields: string }

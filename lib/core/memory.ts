@@ -1,8 +1,14 @@
+/** A map of bounded size. */
+export interface Memory<Value> {
+  set(key: string, value: Value): void
+  get(key: string): Value | undefined
+}
+
 /**
  * A map that forgets what was not used for long, in two generations: each holds half of the size, and the older is
  * dropped when the younger is full.
  */
-export function createMemory<Value>(size: number) {
+export function createMemory<Value>(size: number): Memory<Value> {
   let young = new Map<string, Value>()
   let old = young
   function set(key: string, value: Value): void {

@@ -1,7 +1,7 @@
 import type { Message, OutboxMail } from '../contracts.ts'
 import { noClient } from './client.ts'
 import { type CodeDraft, identifierOf, putCode } from './codes.ts'
-import { canonicalEmail } from './email-address.ts'
+import { lookupForm } from './email-address.ts'
 import { emit } from './events.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
@@ -58,7 +58,7 @@ export async function post(realm: Realm, { code, message, expiresAt, accountEnd 
   if (end === 0) return false
   const to = decoy || !(await mayHave(realm, message, code)) ? null : message.to
   if (message.to !== null && to === null) {
-    const identifier = identifierOf(realm, canonicalEmail(message.to) ?? message.to)
+    const identifier = identifierOf(realm, lookupForm(message.to))
     emit(realm, 'throttle', { client: noClient, identifier, details: { act: 'mailbox' } })
   }
   const minutes = message.code === null ? 0 : Math.round((end - realm.clock()) / 60_000)
@@ -68,7 +68,7 @@ export async function post(realm: Realm, { code, message, expiresAt, accountEnd 
 
 // Nobody notices what is too much for a mailbox: as much is done, and the worker drops it. A code was counted with it.
 async function mayHave(realm: Realm, { to }: Draft['message'], code: CodeDraft | null): Promise<boolean> {
-  return to === null || code !== null || hasRoomFor(realm, canonicalEmail(to) ?? to)
+  return to === null || code !== null || hasRoomFor(realm, lookupForm(to))
 }
 
 // An account whose end has passed is about to go, or to stay because it had a session.

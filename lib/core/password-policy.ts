@@ -5,6 +5,7 @@ import { brotliDecompress } from 'node:zlib'
 import type { PasswordReason } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { inTime } from './deadline.ts'
+import { fitsBcrypt } from './written-hashes.ts'
 
 /** Whose password it is to be. */
 export interface Owner {
@@ -31,7 +32,7 @@ const largestShare = 0.4
 
 /** Makes the policy of one registration of the plugin. */
 export function createPasswordPolicy({ passwords, mail }: ResolvedOptions): PasswordPolicy {
-  const { minLength, maxLength, context, breached } = passwords
+  const { minLength, maxLength, context, breached, write } = passwords
   let loaded: Promise<string> | undefined
   const common = () => (loaded ??= commonPasswords())
 
@@ -52,7 +53,7 @@ export function createPasswordPolicy({ passwords, mail }: ResolvedOptions): Pass
       const normal = password.normalize('NFC')
       const { length } = [...normal]
       if (length < minLength) return ['too_short']
-      if (length > maxLength) return ['too_long']
+      if (length > maxLength || (write === 'bcrypt' && !fitsBcrypt(password))) return ['too_long']
       const folded = normal.toLowerCase()
       const reasons: PasswordReason[] = []
       if ((minLength >= nistLength && isPattern(folded)) || (await common()).includes(`\n${folded}\n`))

@@ -4,6 +4,7 @@ import type { ResolvedOptions } from '../options/options.ts'
 import { bounded } from './deadline.ts'
 import { hashQueue } from './hash-queue.ts'
 import { createHooks, type Hooks } from './hooks.ts'
+import { createMemory, type Memory } from './memory.ts'
 import { createPasswordPolicy, type PasswordPolicy } from './password-policy.ts'
 import { createPasswords, type Passwords } from './passwords.ts'
 import { type CleanProfile, profileCleaner } from './profiles.ts'
@@ -12,7 +13,7 @@ import type { Ring } from './secrets.ts'
 import { createTallies, type Tallies } from './tallies.ts'
 import { createTokens, type Tokens } from './tokens.ts'
 
-/** So many names are counted in this process while the cache is away. */
+/** So many names are counted in this process while the cache is away, and so many networks are familiar. */
 const localNames = 10_000
 
 /** The dependencies of one realm; every call is bounded in time. */
@@ -36,6 +37,8 @@ export interface Realm extends Ports {
   readonly cleanProfile: CleanProfile
   /** Counts tries in this process while the cache is away. */
   readonly tallies: Tallies
+  /** Networks from which somebody has logged in to this process. */
+  readonly familiar: Memory<true>
   readonly log: FastifyBaseLogger
   /** Events on their way into the database; closing waits for them. */
   readonly pending: Set<Promise<void>>
@@ -57,12 +60,17 @@ export async function createRealm(
   return {
     ...{ options, ring, storage, cache, mailer, log, clock },
     tokens: await createTokens(scope, ring, options, storage.ids),
-    passwords: createPasswords(options.passwords, hashQueue, log),
+    passwords: createPasswords(options.passwords, hashQueue, log, {
+      sample: (most) => storage.samplePasswordHashes(most),
+      key: ring[0].key('decoy'),
+      clock,
+    }),
     policy: createPasswordPolicy(options),
     revocation: createRevocation({ options, storage, cache, log, clock }),
     hooks: createHooks(log),
     cleanProfile: await profileCleaner(options),
     tallies: createTallies(localNames),
+    familiar: createMemory(localNames),
     pending: new Set(),
     joined: false,
   }

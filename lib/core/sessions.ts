@@ -2,11 +2,14 @@ import { randomBytes } from 'node:crypto'
 import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
 import { AccountsError, callHost } from '../errors.ts'
 import { mustVerify } from '../options/options.ts'
+import type { SessionLife } from '../options/rules.ts'
 import { type Client, noClient } from './client.ts'
 import { whileStale } from './credentials.ts'
 import { emit } from './events.ts'
 import type { EventDetails } from './hooks.ts'
 import type { Realm } from './realm.ts'
+
+type Lives = Pick<SessionLife, 'idle' | 'absolute'>
 
 const endBatch = 500
 
@@ -39,8 +42,11 @@ export async function startSessionOf(realm: Realm, userId: UserId, client: Clien
  * disabled since `user` was read.
  */
 export async function startSession(realm: Realm, user: User, client: Client): Promise<TokenPair | null> {
-  const session = newSession(realm, user, client)
-  if (!(await realm.storage.insertSession(session))) return null
+  const life = lifeOf(realm, client)
+  const session = newSession(realm, user, client, life)
+  const displaced = await realm.storage.insertSession(session, life.perUser)
+  if (!displaced) return null
+  if (displaced.length > 0) await tellEnd(realm, user.id, displaced, client, 'displaced')
   await emit(realm, 'login', { client, userId: user.id, sessionId: session.id, details: {} })
   return firstTokens(realm, session, user)
 }
@@ -50,10 +56,13 @@ export async function firstTokens({ tokens, joined }: Realm, session: Session, u
   return { access: await tokens.signAccess(session, user, joined), refresh: tokens.signRefresh(session, 0) }
 }
 
-/** Makes a session for a user, which lives as long as the one that it replaces, if any; the storage has to take it. */
-export function newSession(realm: Realm, user: User, { ip, userAgent, request }: Client, replaced?: Session): Session {
+/** Makes a session for a user in the place of another one, and as long-lived; the storage has to take it. */
+export function renewedSession(realm: Realm, user: User, client: Client, replaced: Session | undefined): Session {
+  return newSession(realm, user, client, replaced ? livesOf(replaced) : lifeOf(realm, client))
+}
+
+function newSession(realm: Realm, user: User, { ip, userAgent }: Client, { idle, absolute }: Lives): Session {
   const now = realm.clock()
-  const { idle, absolute } = replaced ? livesOf(replaced) : callHost(() => realm.options.session(request))
   return {
     id: randomBytes(16).toString('base64url'),
     userId: user.id,
@@ -68,7 +77,11 @@ export function newSession(realm: Realm, user: User, { ip, userAgent, request }:
   }
 }
 
-function livesOf({ idleMs, createdAt, expiresAt }: Session) {
+function lifeOf({ options }: Realm, { request }: Client): SessionLife {
+  return callHost(() => options.session(request))
+}
+
+function livesOf({ idleMs, createdAt, expiresAt }: Session): Lives {
   return { idle: idleMs / 1000, absolute: (expiresAt - createdAt) / 1000 }
 }
 
@@ -122,9 +135,18 @@ export async function endSessions(
   client: Client,
   reason: EventDetails['sessionEnd']['reason'],
 ): Promise<void> {
-  const ended = await realm.storage.endSessions(userId, realm.clock())
-  realm.revocation.announce(ended)
-  await emit(realm, 'sessionEnd', { client, userId, details: { reason, count: ended.length } })
+  await tellEnd(realm, userId, await realm.storage.endSessions(userId, realm.clock()), client, reason)
+}
+
+async function tellEnd(
+  realm: Realm,
+  userId: UserId,
+  sessionIds: string[],
+  client: Client,
+  reason: EventDetails['sessionEnd']['reason'],
+): Promise<void> {
+  realm.revocation.announce(sessionIds)
+  await emit(realm, 'sessionEnd', { client, userId, details: { reason, count: sessionIds.length } })
 }
 
 /** Ends all sessions of everybody, also for the access tokens that are out, and returns how many they were. */

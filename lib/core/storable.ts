@@ -1,4 +1,4 @@
-import type { NewUser, UserId } from '../contracts.ts'
+import type { IdKind, NewUser, UserId } from '../contracts.ts'
 
 /**
  * Whether every text, key and number in a value, however deep, can be stored and comes back the same: no UTF-8 column
@@ -23,9 +23,12 @@ export function storableUser(user: NewUser): boolean {
   )
 }
 
+const longestId = 255
 const uuid = /^[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}$/
 
 /** Whether the store can have given this id out. */
-export function isValidId(ids: 'integer' | 'uuid', id: UserId): boolean {
-  return ids === 'uuid' ? typeof id === 'string' && uuid.test(id) : Number.isSafeInteger(id)
+export function isValidId(ids: IdKind, id: UserId): boolean {
+  if (ids === 'integer') return Number.isSafeInteger(id)
+  if (typeof id !== 'string') return false
+  return ids === 'uuid' ? uuid.test(id) : id !== '' && id.length <= longestId && storable(id)
 }

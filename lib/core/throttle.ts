@@ -5,7 +5,9 @@ import type { Client } from './client.ts'
 import { identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
 import { type EventInput, emit } from './events.ts'
+import { reservations } from './hash-queue.ts'
 import type { Attempted } from './hooks.ts'
+import { networksOf } from './networks.ts'
 import type { Realm } from './realm.ts'
 import type { SecretKeys } from './secrets.ts'
 import type { Tallies } from './tallies.ts'
@@ -35,13 +37,25 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
     const networks = hashedNetworks(keys, client.network)
     return [...accountCharge(keys, throttle, address, networks[0]), ...networkCharges('network', throttle, networks)]
   }
-  const settle = await count(realm, chargesOf, () => about(realm, 'password', client, address))
+  const { settle, known } = await count(realm, chargesOf, () => about(realm, 'password', client, address))
+  const reservation = client.request && reservations.get(client.request)
+  if (reservation) reservation.known = known
   const guessed = await guess().catch((error) => {
     settle('undone')
     throw error
   })
   settle(guessed.outcome)
+  if (guessed.outcome === 'right') realm.familiar.set(nearest(client), true)
   return guessed
+}
+
+/** Whether somebody has logged in to this process from the client's network. */
+export function isFamiliar(realm: Realm, client: Client): boolean {
+  return realm.familiar.get(nearest(client)) === true
+}
+
+function nearest({ network }: Client): string {
+  return networksOf(network)[0]
 }
 
 /**
@@ -71,7 +85,7 @@ async function countedRun<T>(
   event: () => About,
   run: () => Promise<T>,
 ): Promise<T> {
-  const settle = await count(realm, chargesOf, event)
+  const { settle } = await count(realm, chargesOf, event)
   return run().catch((error) => {
     if (!isRefusal(error) || error.statusCode >= 500) settle('undone')
     throw error
@@ -100,9 +114,13 @@ export function knowOnly(realm: Realm, address: string, client: Client): void {
 /** Whom and what a try is about. */
 type About = EventInput<'throttle'> & { details: { act: Attempted } }
 
-type Settle = (outcome: Outcome) => void
+interface Counted {
+  /** Whether the client is known to the account. */
+  known: boolean
+  settle(outcome: Outcome): void
+}
 
-async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], event: () => About): Promise<Settle> {
+async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], event: () => About): Promise<Counted> {
   // Under every secret, so that replacing one forgets no try.
   const charges = realm.ring.flatMap(chargesOf)
   const { counter, results } = await chargeAll(realm, charges)
@@ -124,10 +142,13 @@ async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], ev
     takeBack(counted)
     throw error
   })
-  return (outcome) => {
-    // What is done from a known network is charged to nobody else.
-    if (outcome === 'wrong') takeBack(counted.filter((result) => result.known !== known))
-    else takeBack(counted, outcome === 'right' ? acquaint(realm, charges) : [])
+  return {
+    known,
+    settle(outcome) {
+      // What is done from a known network is charged to nobody else.
+      if (outcome === 'wrong') takeBack(counted.filter((result) => result.known !== known))
+      else takeBack(counted, outcome === 'right' ? acquaint(realm, charges) : [])
+    },
   }
 }
 

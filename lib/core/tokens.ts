@@ -3,6 +3,7 @@ import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
 import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
 import { AccountsError, callHost } from '../errors.ts'
+import type { AccessKey } from '../options/keys.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { createMemory } from './memory.ts'
 import type { Ring } from './secrets.ts'
@@ -40,11 +41,11 @@ export interface Tokens {
    */
   verifyAccess(token: string): AccessToken
   /**
-   * Verifies a refresh token: whose it is, not whether its session still lives.
+   * Verifies a refresh token: whose it is and when its session ends at the latest, in seconds; not whether it lives.
    *
    * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID
    */
-  verifyRefresh(token: string): { sessionId: string; counter: number }
+  verifyRefresh(token: string): { sessionId: string; counter: number; expiresAt: number }
   /**
    * The session of a refresh token, be it past its end: enough to end that session.
    *
@@ -91,22 +92,34 @@ export async function createTokens(
 /** For each kind its audience, and the @fastify/jwt instances by the one header that they sign and accept. */
 type Kinds = Record<Kind, { audience: string; instances: Map<string, JWT> }>
 
-async function openInstances(scope: FastifyInstance, ring: Ring, { name }: ResolvedOptions, kind: Kind) {
+async function openInstances(scope: FastifyInstance, ring: Ring, options: ResolvedOptions, kind: Kind) {
   const instances = new Map<string, JWT>()
-  for (const [index, keys] of ring.entries()) {
-    const header: Header = { alg: 'HS256', typ: typ[kind], kid: keys.kid }
-    const jwt = await registerJwt(scope, `${name}${index}${kind}`, keys.key(`jwt ${kind}`), header)
-    instances.set(headerText(header), jwt)
+  for (const [index, { alg, kid, secret }] of keysOf(kind, ring, options).entries()) {
+    const header: Header = { alg, typ: typ[kind], kid }
+    instances.set(headerText(header), await registerJwt(scope, `${options.name}${index}${kind}`, secret, header))
   }
   return instances
+}
+
+interface Key extends Pick<Header, 'alg' | 'kid'> {
+  secret: Buffer | Pick<AccessKey, 'public' | 'private'>
+}
+
+/** The keys of a kind of token; the first one signs. */
+function keysOf(kind: Kind, ring: Ring, { tokens }: ResolvedOptions): Key[] {
+  const symmetric = ring.map(({ kid, key }): Key => ({ alg: 'HS256', kid, secret: key(`jwt ${kind}`) }))
+  if (kind === 'refresh') return symmetric
+  return tokens.keys.reveal().flatMap((key) => (key === 'secret' ? symmetric : { ...key, secret: key }))
 }
 
 function signers(
   kinds: Kinds,
   iss: string,
   seconds: () => number,
-  { tokens: { claims, accessTtl } }: ResolvedOptions,
+  { name, tokens: { claims, accessTtl, keys } }: ResolvedOptions,
 ): Pick<Tokens, 'signAccess' | 'signRefresh'> {
+  // RFC 9068 2.2 asks for one in what other servers read. The client is the app itself.
+  const client_id = keys.reveal()[0] === 'secret' ? undefined : name
   const sign = (kind: Kind, payload: object) => {
     const [newest] = kinds[kind].instances.values()
     const token = (newest as JWT).sign(payload)
@@ -131,6 +144,7 @@ function signers(
           Math.floor(Math.min(session.expiresAt, session.lastUsedAt + session.idleMs) / 1000),
         ),
         auth_time: Math.floor(session.authTime / 1000),
+        client_id,
         uncommitted: uncommitted || undefined,
       })
     },
@@ -151,7 +165,7 @@ function verifiers(
   kinds: Kinds,
   issuer: string,
   seconds: () => number,
-  { tokens: { claims, accessTtl } }: ResolvedOptions,
+  { name, tokens: { claims, accessTtl } }: ResolvedOptions,
   ids: Storage['ids'],
 ): Pick<Tokens, 'verifyAccess' | 'verifyRefresh' | 'sessionOf'> {
   // Forged tokens never enter, so they push no good one out.
@@ -162,7 +176,9 @@ function verifiers(
     if (known) return known
     const payload = check(kinds, issuer, 'access', text)
     const [iat, exp] = [payload.iat as number, payload.exp as number]
-    if (exp - iat > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+    // Realms may have a key, issuer and audience in common.
+    const foreign = payload.client_id !== undefined && payload.client_id !== name
+    if (foreign || exp - iat > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
     // Frozen in depth: requests share it, and what one does to its claims must not reach another's.
     const checked = { iat, exp, token: frozen(accessToken(payload, ids, claims !== undefined)) }
     remembered.set(text, checked)
@@ -178,7 +194,8 @@ function verifiers(
     verifyRefresh(token) {
       const payload = check(kinds, issuer, 'refresh', token)
       checkTime(payload, seconds(), 'ACCOUNTS_TOKEN_INVALID')
-      return { sessionId: payload.sid as string, counter: payload.counter as number }
+      const { sid, counter, exp } = payload as { sid: string; counter: number; exp: number }
+      return { sessionId: sid, counter, expiresAt: exp }
     },
     sessionOf: (token) => check(kinds, issuer, 'refresh', token).sid as string,
   }
@@ -227,7 +244,7 @@ function times(...claims: unknown[]): boolean {
   return claims.every((claim) => Number.isSafeInteger(claim) && (claim as number) >= 0)
 }
 
-const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time', 'uncommitted']
+const registered = ['iss', 'aud', 'sub', 'sid', 'jti', 'iat', 'exp', 'auth_time', 'client_id', 'uncommitted']
 
 function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean): AccessToken {
   const { sub, sid, auth_time: authTime } = payload as { sub: string; sid: string; auth_time: number }
@@ -238,7 +255,7 @@ function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean)
 }
 
 interface Header {
-  alg: 'HS256'
+  alg: 'HS256' | AccessKey['alg']
   typ: string
   kid: string
 }
@@ -247,7 +264,12 @@ function headerText(header: Header): string {
   return Buffer.from(JSON.stringify(header)).toString('base64url')
 }
 
-async function registerJwt(scope: FastifyInstance, namespace: string, secret: Buffer, header: Header): Promise<JWT> {
+async function registerJwt(
+  scope: FastifyInstance,
+  namespace: string,
+  secret: Key['secret'],
+  header: Header,
+): Promise<JWT> {
   const settings = {
     secret,
     namespace,

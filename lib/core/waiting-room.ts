@@ -9,14 +9,14 @@ export interface WaitingRoom {
   /** Whether whoever comes now has to wait. */
   crowded(): boolean
   /**
-   * Waits for a place, first come, first served; whoever was refused and comes back over the same connection before
-   * its Retry-After is over stands behind everybody else. Of one connection only the first request stands in line: the
-   * others, which HTTP/1.1 would answer after it anyway, stand behind it.
+   * Waits for a place, first come, first served, and by turns with those who are `familiar`; whoever was refused and
+   * comes back over the same connection before its Retry-After is over stands behind everybody else. Of one connection
+   * only the first request stands in line: the others, which HTTP/1.1 would answer after it anyway, stand behind it.
    *
    * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the client hung up, and when the
    * room is full or too many requests of the connection are in it, which closes the connection
    */
-  enter(connection: object, signal: AbortSignal): Promise<void>
+  enter(connection: object, signal: AbortSignal, familiar: boolean): Promise<void>
 }
 
 interface Guest {
@@ -38,10 +38,10 @@ export function createWaitingRoom(
 
   return {
     crowded: () => standing() > 0 || places() < 1,
-    async enter(connection, signal) {
+    async enter(connection, signal, familiar) {
       const pipeline = pipelines.get(connection) ?? { length: 0 }
       if (held >= most || pipeline.length >= mostPipelined) throw closing(new AccountsError('ACCOUNTS_OVERLOADED'))
-      const turn = pipeline.last?.then(() => stand(connection, signal)) ?? stand(connection, signal)
+      const turn = pipeline.last?.then(() => stand(connection, signal, familiar)) ?? stand(connection, signal, familiar)
       held++
       pipeline.length++
       pipeline.last = turn
@@ -67,22 +67,27 @@ interface Pace {
   mostRefusals: number
 }
 
-/** Two lines: one for those who may come, and behind it one for those who come back too early. */
+/** Two lines for those who may come, with half of the turns each, and behind them one for those who are too early. */
 function createLines(places: () => number, { patienceMs, longestMs, mostRefusals }: Pace) {
-  const [ready, early] = [createLine(), createLine()]
+  const [familiars, strangers, early] = [createLine(), createLine(), createLine()]
+  let turns = [familiars, strangers]
   const welcomeAt = new WeakMap<object, number>()
   let timer: NodeJS.Timeout | undefined
 
-  const standing = () => ready.size() + early.size()
+  const standing = () => familiars.size() + strangers.size() + early.size()
 
   function letIn(most: number): void {
-    for (let count = 0; count < most && standing() > 0; count++) (ready.first() ?? early.first())?.letIn()
+    for (let count = 0; count < most && standing() > 0; count++) {
+      const [next, other] = turns.map((line) => line.first())
+      turns = turns.toReversed()
+      ;(next ?? other ?? early.first())?.letIn()
+    }
   }
 
   function refuse(most: number): void {
     const patient = performance.now() - patienceMs
     for (let count = 0; count < most; count++) {
-      const oldest = older(ready.first(), early.first())
+      const oldest = older(older(familiars.first(), strangers.first()), early.first())
       if (!oldest || oldest.since >= patient) return
       oldest.refuse()
     }
@@ -98,11 +103,11 @@ function createLines(places: () => number, { patienceMs, longestMs, mostRefusals
     timer = undefined
   }
 
-  async function stand(connection: object, signal: AbortSignal): Promise<void> {
+  async function stand(connection: object, signal: AbortSignal, familiar: boolean): Promise<void> {
     timer ??= setInterval(tick, tickMs)
     const comesEarly = performance.now() < (welcomeAt.get(connection) ?? 0)
     try {
-      await (comesEarly ? early : ready).stand(signal)
+      await (comesEarly ? early : familiar ? familiars : strangers).stand(signal)
     } catch (error) {
       const { headers } = error as AccountsError
       welcomeAt.set(connection, performance.now() + Number(headers['retry-after']) * 1000)

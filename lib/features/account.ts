@@ -150,6 +150,7 @@ function deleteRoute(realm: Realm): Route {
     response: [204, Type.Null()],
     refusals: ['ACCOUNTS_PASSWORD_WRONG', 'ACCOUNTS_ACCOUNT_IN_USE', 'ACCOUNTS_TOO_MANY_REQUESTS'],
     hashes: true,
+    endsLogin: true,
     run: ({ body, account, client }) => deleteAccount(realm, account, body, client),
   })
 }

@@ -4,13 +4,14 @@ import type { Client } from '../core/client.ts'
 import { addressOf, changeCredentials, checkPolicy, provePassword } from '../core/credentials.ts'
 import { emit } from '../core/events.ts'
 import type { Realm } from '../core/realm.ts'
-import { firstTokens, newSession, type TokenPair } from '../core/sessions.ts'
+import { firstTokens, renewedSession, type TokenPair } from '../core/sessions.ts'
 import { changeOf, knowOnly } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
 import { noticesOf } from '../mail/letters.ts'
+import { mostSessions } from '../options/rules.ts'
 
 const ChangePasswordBody = Type.Object({ current_password: Password, new_password: Password })
 
@@ -40,10 +41,10 @@ async function change(
 ): Promise<TokenPair> {
   await realm.hooks.before('beforePasswordChange', { user, by: 'user', client })
   const passwordHash = await realm.passwords.hash(newPassword, client.request)
-  const sessions = await realm.storage.listSessions(user.id, realm.clock())
+  const sessions = await realm.storage.listSessions(user.id, mostSessions, realm.clock())
   const current = sessions.find(({ id }) => id === account.sessionId)
   // RFC 6749 10.4 by analogy: who proves a credential anew gets a session of a new id.
-  const start = newSession(realm, user, client, current)
+  const start = renewedSession(realm, user, client, current)
   const mails = noticesOf(realm, 'password_changed', user, client)
 
   const outcome = await changeCredentials(realm, user, { set: { passwordHash }, sessions: 'end', start, mails })

@@ -54,10 +54,11 @@ async function enrol(realm: Realm, { address, registration }: Subject, client: C
   if (typeof registration !== 'object') return null
   const now = realm.clock()
   const user: NewUser = { ...registration, emailCanonical: address, ...beginning(now), emailVerifiedAt: now }
-  let stored = await realm.storage.insertUser(user)
+  let stored = await realm.storage.insertUser(user, [], client.request)
   // Somebody has taken the name since it was asked for.
   if (stored === 'username_taken') {
-    stored = await realm.storage.insertUser({ ...user, username: null, usernameCanonical: null })
+    const unnamed = { ...user, username: null, usernameCanonical: null }
+    stored = await realm.storage.insertUser(unnamed, [], client.request)
   }
   if (stored === 'email_taken') return null
   const userId = storedId(stored)

@@ -1,24 +1,28 @@
 import Type, { type Static } from 'typebox'
-import type { UserWithPassword } from '../contracts.ts'
+import type { User, UserWithPassword } from '../contracts.ts'
 import type { Client } from '../core/client.ts'
 import { identifierOf } from '../core/codes.ts'
-import { canonicalEmail } from '../core/email-address.ts'
+import { upgradeHash } from '../core/credentials.ts'
+import { lookupForm } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import type { EventDetails } from '../core/hooks.ts'
 import { withoutPassword } from '../core/new-user.ts'
 import type { Realm } from '../core/realm.ts'
 import { startSession, type TokenPair } from '../core/sessions.ts'
 import { guessPassword, type Outcome } from '../core/throttle.ts'
-import { AccountsError, type AccountsErrorCode, loggable } from '../errors.ts'
+import { AccountsError, type AccountsErrorCode } from '../errors.ts'
 import { type Route, route } from '../http/routes.ts'
 import { Password, TokenPairBody } from '../http/schemas.ts'
 import { conceals, mustVerify } from '../options/options.ts'
 
-// Any text may be looked up: the address rule holds where an address is set.
-const LoginBody = Type.Object({
+/** Any text may be looked up: the address rule holds where an address is set. */
+export const LoginBody = Type.Object({
   email: Type.String({ maxLength: 1024, examples: ['ada@example.org'] }),
   password: Password,
 })
+
+/** What a user logs in with: any spelling of the address, and the password, of at most 1,024 characters each. */
+export type Credentials = Static<typeof LoginBody>
 
 /**
  * Exchanges an e-mail address and a password for a token pair. An unknown account, a wrong password and a disabled user
@@ -28,11 +32,11 @@ const LoginBody = Type.Object({
  */
 export async function login(
   realm: Realm,
-  { email, password }: Static<typeof LoginBody>,
+  { email, password }: Credentials,
   client: Client,
-): Promise<TokenPair> {
+): Promise<TokenPair & { user: User }> {
   // What is no address finds nobody, after the same statement.
-  const address = canonicalEmail(email) ?? email
+  const address = lookupForm(email)
   const guessed = await guessPassword(realm, address, client, () => guess(realm, { address, password }, client))
   const { user, reason } = guessed
   if (!user || reason) throw refusal(realm, address, user, reason ?? 'unknown', client)
@@ -43,13 +47,14 @@ export async function login(
   // The password was changed while it was being verified: the storage refuses a session of older credentials.
   if (!tokens) throw refusal(realm, address, user, 'stale', client)
   await upgradeHash(realm, user, password)
-  return tokens
+  return { ...tokens, user: withoutPassword(user) }
 }
 
 async function guess(realm: Realm, { address, password }: { address: string; password: string }, client: Client) {
   const user = await realm.storage.findUserByEmail(address)
   // Without a hash to compare with, it costs one all the same.
-  const right = await realm.passwords.verify(user?.active ? user.passwordHash : null, password, client.request)
+  const stored = user?.active ? user.passwordHash : null
+  const right = await realm.passwords.verify(stored, password, client.request, address)
   const reason = failure(realm, user, right)
   // Who has not proved the mailbox is no friend of its owner yet.
   const outcome: Outcome = !reason ? 'right' : right ? 'undone' : 'wrong'
@@ -79,16 +84,6 @@ function refusal(
   return new AccountsError(shown ? 'ACCOUNTS_EMAIL_UNVERIFIED' : 'ACCOUNTS_CREDENTIALS_INVALID')
 }
 
-async function upgradeHash({ passwords, storage, log }: Realm, user: UserWithPassword, password: string) {
-  if (user.passwordHash === null || !passwords.outdated(user.passwordHash)) return
-  try {
-    await storage.replacePasswordHash(user.id, user.passwordHash, await passwords.hash(password))
-  } catch (error) {
-    // The login is done; the next one tries again.
-    log.warn({ err: loggable(error) }, 'fastify-accounts: an old password hash was not upgraded')
-  }
-}
-
 /** `POST /api/login/`. */
 export function loginRoutes(realm: Realm): Route[] {
   return [
@@ -101,7 +96,10 @@ export function loginRoutes(realm: Realm): Route[] {
       response: [200, TokenPairBody],
       refusals: ['ACCOUNTS_CREDENTIALS_INVALID', 'ACCOUNTS_TOO_MANY_REQUESTS', ...unverifiedRefusal(realm)],
       hashes: true,
-      run: ({ body, client }) => login(realm, body, client),
+      async run({ body, client }) {
+        const { access, refresh } = await login(realm, body, client)
+        return { access, refresh }
+      },
     }),
   ]
 }

@@ -9,6 +9,7 @@ import type { Account } from '../core/tokens.ts'
 import { AccountsError } from '../errors.ts'
 import { bearerToken } from '../http/guards.ts'
 import { type Route, route } from '../http/routes.ts'
+import { mostSessions } from '../options/rules.ts'
 
 const SessionBody = Type.Object({
   id: Type.String(),
@@ -22,9 +23,9 @@ const SessionBody = Type.Object({
 // The example is what `/docs` sends unless it is edited: the access token is enough.
 const LogoutBody = Type.Object({ refresh: Type.Optional(Type.String({ maxLength: 8192 })) }, { examples: [{}] })
 
-/** Lists the sessions of a logged-in user that go on, the last used first. */
+/** Lists the sessions of a logged-in user that go on, the last used first; of more than 1,000 the rest is left out. */
 export async function listSessions({ storage, clock }: Realm, account: Account) {
-  const sessions = await storage.listSessions(account.id, clock())
+  const sessions = await storage.listSessions(account.id, mostSessions, clock())
   return sessions.map((session) => shownSession(session, account))
 }
 
@@ -78,20 +79,7 @@ function accessSession({ tokens }: Realm, authorization: string | undefined) {
 /** `POST /auth/logout/`, `POST /auth/logout_all/`, `GET /auth/sessions/` and `DELETE /auth/sessions/:id/`. */
 export function sessionRoutes(realm: Realm): Route[] {
   return [
-    route({
-      name: 'logout',
-      method: 'POST',
-      path: '/auth/logout/',
-      summary: 'End the session of the access token, or of the refresh token in the body',
-      body: LogoutBody,
-      bodyOptional: true,
-      response: [204, Type.Null()],
-      refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
-      readsToken: true,
-      run({ body: { refresh }, client, request }) {
-        return logout(realm, { authorization: request.headers.authorization, refresh }, client)
-      },
-    }),
+    logoutRoute(realm),
     route({
       name: 'logoutAll',
       method: 'POST',
@@ -99,6 +87,7 @@ export function sessionRoutes(realm: Realm): Route[] {
       summary: 'End all your sessions',
       response: [204, Type.Null()],
       guarded: true,
+      endsLogin: true,
       async run({ account, client }) {
         await endSessions(realm, account.id, client, 'logout_all')
       },
@@ -125,4 +114,23 @@ export function sessionRoutes(realm: Realm): Route[] {
         endSession(realm, { id: params.id as string, userId: account.id }, client, 'revoked'),
     }),
   ]
+}
+
+function logoutRoute(realm: Realm): Route {
+  return route({
+    name: 'logout',
+    method: 'POST',
+    path: '/auth/logout/',
+    summary: 'End the session of the access token, or of the refresh token in the body',
+    body: LogoutBody,
+    bodyOptional: true,
+    response: [204, Type.Null()],
+    refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED'],
+    readsToken: true,
+    takesRefresh: true,
+    endsLogin: true,
+    run({ body: { refresh }, client, request }) {
+      return logout(realm, { authorization: request.headers.authorization, refresh }, client)
+    },
+  })
 }

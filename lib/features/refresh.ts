@@ -16,6 +16,7 @@ export function refreshRoutes(realm: Realm): Route[] {
       summary: 'Exchange a refresh token for a new token pair',
       body: RefreshBody,
       response: [200, TokenPairBody],
+      takesRefresh: true,
       refusals: ['ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_REFRESH_REUSED'],
       run: ({ body, client }) => continueSession(realm, body.refresh, client),
     }),

@@ -70,7 +70,7 @@ async function prepare(
 }
 
 async function store(realm: Realm, user: NewUser, client: Client, mails: Draft[] = []): Promise<User> {
-  const stored = await realm.storage.insertUser(user, rowsOf(realm, mails))
+  const stored = await realm.storage.insertUser(user, rowsOf(realm, mails), client.request)
   if (stored === 'email_taken' || stored === 'username_taken') {
     const identifier = identifierOf(realm, user.emailCanonical)
     emit(realm, 'registerFail', { client, identifier, details: { reason: stored } })

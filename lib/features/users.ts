@@ -1,14 +1,16 @@
+import type { FastifyRequest } from 'fastify'
 import Type, { type TProperties } from 'typebox'
 import type { EventId, NewUser, Profile, User, UserId } from '../contracts.ts'
-import { noClient } from '../core/client.ts'
-import { changeCredentials, checkPolicy, deleteUser, whileStale } from '../core/credentials.ts'
-import { canonicalEmail } from '../core/email-address.ts'
+import { clientOf, noClient } from '../core/client.ts'
+import { changeCredentials, checkPolicy, deleteUser, verifyPassword, whileStale } from '../core/credentials.ts'
+import { lookupForm } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
 import type { SecurityEvent } from '../core/hooks.ts'
 import { invalid, newUser, type Registration, storedId, userOf, withoutPassword } from '../core/new-user.ts'
 import { newProfileFields, withDefaults } from '../core/profiles.ts'
 import type { Realm } from '../core/realm.ts'
 import { endSessions } from '../core/sessions.ts'
+import { isValidId } from '../core/storable.ts'
 import { AccountsError } from '../errors.ts'
 import { Email, Password, Username } from '../http/schemas.ts'
 import { validatorCompiler } from '../http/validation.ts'
@@ -32,14 +34,18 @@ interface Credentials {
 export interface UserToImport extends Omit<UserToCreate, 'password' | 'profile'> {
   /** Users of yesterday may lack a field that is required today; members that no field names are ignored. */
   profile?: Partial<Profile>
-  /** An argon2 hash as a PHC string; left out, nobody can log in before a password reset. */
+  /** Chosen by the storage when it is left out; one that is given stays free of later users. */
+  id?: UserId
+  /** False for a disabled account. @default true */
+  active?: boolean
+  /** A hash of any form that logs in; left out, nobody can log in before a password reset. */
   passwordHash?: string | null
   /** Milliseconds. @default now */
   createdAt?: number
 }
 
 /** Why a user was not imported; after `unavailable` it may be there all the same, so find it or import it again. */
-export type ImportRefusal = 'email_taken' | 'username_taken' | 'invalid' | 'hash_unusable' | 'unavailable'
+export type ImportRefusal = 'email_taken' | 'username_taken' | 'id_taken' | 'invalid' | 'hash_unusable' | 'unavailable'
 
 /** What became of an imported user. */
 export type Imported = { id: UserId } | { refused: ImportRefusal; message?: string }
@@ -59,8 +65,21 @@ export interface Users {
   list(page?: { after?: UserId; limit?: number }): Promise<User[]>
   /** Imports users with their hashes, in batches, and returns what became of each, in the same order. */
   import(users: readonly UserToImport[]): Promise<Imported[]>
-  /** Sets a password, ends all sessions and mails a notice, unless the address has yet to be proved. */
-  setPassword(id: UserId, password: string): Promise<void>
+  /**
+   * Sets a password, ends all sessions and mails a notice, unless the address has yet to be proved.
+   *
+   * @param options `notice: false` mails nothing, where you tell the user yourself
+   */
+  setPassword(id: UserId, password: string, options?: { notice?: boolean }): Promise<void>
+  /**
+   * Whether a password is the user's, where you ask for it yourself: counted against the limits of logins, in the line
+   * of hashes, with as much work for a user who is unknown or disabled. It starts no session.
+   *
+   * @param request where the guess comes from; guesses without one count as those of one network
+   * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, ACCOUNTS_OVERLOADED, and ACCOUNTS_EMAIL_UNVERIFIED when it is
+   * right but the address has to be proved first
+   */
+  verifyPassword(id: UserId, password: string, request?: FastifyRequest): Promise<boolean>
   /** Sets the role that guards read; null for none. */
   setRole(id: UserId, role: string | null): Promise<void>
   /** Ends all sessions and refuses logins until `enable`. */
@@ -98,7 +117,7 @@ export function createUsers(realm: Realm): Users {
     find: async (by) => find(realm, by),
     list: async ({ after, limit } = {}) => storage.listUsers({ after, limit: pageSize(limit) }),
     import: (users) => importAll(realm, users, validate.imported),
-    async setPassword(id, password) {
+    async setPassword(id, password, options) {
       if (typeof password !== 'string') throw new TypeError('fastify-accounts: a password must be a text')
       await checkPolicy(realm, password, (await storage.findUserById(id)) ?? {}, client)
       const passwordHash = await realm.passwords.hash(password)
@@ -107,16 +126,14 @@ export function createUsers(realm: Realm): Users {
           // As it is: a disabled account may get a new password before it is enabled again.
           set: { passwordHash, active: user.active },
           sessions: 'end',
-          mails: noticesOf(realm, 'password_changed', user, client),
+          mails: options?.notice === false ? [] : noticesOf(realm, 'password_changed', user, client),
         }),
       )
       await emit(realm, 'passwordChange', { client, userId: id, details: { by: 'admin' } })
     },
-    async setRole(id, role) {
-      checkRole(realm, role)
-      if (!(await storage.setRole(id, role))) throw new AccountsError('ACCOUNTS_NOT_FOUND')
-      await emit(realm, 'roleChange', { client, userId: id, details: { role } })
-    },
+    verifyPassword: async (id, password, request) =>
+      verifyPassword(realm, id, password, request?.raw ? clientOf(realm, request) : client),
+    setRole: (id, role) => setRole(realm, id, role),
     disable: (id) => setActive(realm, id, false),
     enable: (id) => setActive(realm, id, true),
     async endSessions(id) {
@@ -137,6 +154,12 @@ export function createUsers(realm: Realm): Users {
   }
 }
 
+async function setRole(realm: Realm, id: UserId, role: string | null): Promise<void> {
+  checkRole(realm, role)
+  if (!(await realm.storage.setRole(id, role))) throw new AccountsError('ACCOUNTS_NOT_FOUND')
+  await emit(realm, 'roleChange', { client, userId: id, details: { role } })
+}
+
 /**
  * Validates what users are made of: callers in plain JavaScript may pass anything, and a wrong word would be a wrong
  * account.
@@ -155,6 +178,8 @@ export function inputValidators({ options: { registration } }: Realm) {
     profile: Type.Partial(profile),
     passwordHash: Type.Optional(Type.String({ maxLength: 512 })),
     createdAt: Type.Optional(Type.Integer()),
+    id: Type.Optional(Type.Union([Type.Integer(), Type.String()])),
+    active: Type.Optional(Type.Boolean()),
   }
   return {
     created: inputValidator<UserToCreate>({ ...members, ...created }),
@@ -205,7 +230,7 @@ export async function createUser(
 }
 
 async function findByEmail({ storage }: Realm, email: string): Promise<User | null> {
-  const found = await storage.findUserByEmail(canonicalEmail(email) ?? email)
+  const found = await storage.findUserByEmail(lookupForm(email))
   return found && withoutPassword(found)
 }
 
@@ -251,16 +276,24 @@ async function stores({ storage, joined }: Realm, users: NewUser[]) {
 function prepare(realm: Realm, given: UserToImport, validate: ValidateImported): NewUser | Refused {
   try {
     const { passwordHash = null, role = null, verified = false, ...rest } = validate(given)
-    const { createdAt = realm.clock(), ...registration } = rest
+    const { createdAt = realm.clock(), id, active, ...registration } = rest
+    if (id !== undefined && !importable(realm, id))
+      throw invalid('id', `must be an id of the kind ${realm.storage.ids}`)
     if (passwordHash !== null && !realm.passwords.usable(passwordHash)) return { refused: 'hash_unusable' }
     checkRole(realm, role)
     const user = newUser(realm, registration)
-    return { ...user, passwordHash, role, createdAt, emailVerifiedAt: verified ? createdAt : null }
+    const kept = { ...(id !== undefined && { id }), ...(active !== undefined && { active }) }
+    return { ...user, ...kept, passwordHash, role, createdAt, emailVerifiedAt: verified ? createdAt : null }
   } catch (error) {
     // One user that cannot be stored must not lose the others.
     const [problem] = error instanceof AccountsError ? (error.errors ?? []) : []
     return { refused: 'invalid', message: problem ? `${problem.field} ${problem.message}` : (error as Error).message }
   }
+}
+
+// From 2^52 on the ids that follow would soon be no exact numbers any more.
+function importable({ storage }: Realm, id: UserId): boolean {
+  return isValidId(storage.ids, id) && (typeof id === 'string' || (id >= 1 && id <= 2 ** 52))
 }
 
 function checkRole({ options: { roles } }: Realm, role: string | null): void {

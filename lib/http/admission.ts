@@ -16,20 +16,26 @@ const watches = new WeakMap<FastifyRequest, Watch>()
 // Without a reason of ours each abort makes a DOMException with a stack, which takes longer than all else here.
 const gone = 'the client hung up, or has its answer'
 
-/** An `onRequest` hook: while the hash queue is full a request waits, before its body is read, or is refused. */
-export async function admit(request: FastifyRequest): Promise<void> {
-  if (room.crowded()) await room.enter(request.raw.socket, watch(request))
-}
+/** The hooks of a route that hashes. Those who come from a familiar network do not wait behind all the others. */
+export function admission(isFamiliar: (request: FastifyRequest) => boolean) {
+  const wait = (request: FastifyRequest) => room.enter(request.raw.socket, watch(request), isFamiliar(request))
+  return {
+    /** An `onRequest` hook: while the hash queue is full a request waits, before its body is read, or is refused. */
+    async admit(request: FastifyRequest): Promise<void> {
+      if (room.crowded()) await wait(request)
+    },
 
-/** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
-export async function reserve(request: FastifyRequest): Promise<void> {
-  const signal = watch(request)
-  // Many bodies may have come to their end together.
-  if (hashQueue.places() < 1) await room.enter(request.raw.socket, signal)
-  const reservation = hashQueue.reserve(signal)
-  reservations.set(request, reservation)
-  if (signal.aborted) reservation.release()
-  else signal.addEventListener('abort', reservation.release)
+    /** A `preHandler` hook: reserves a turn in the hash queue for a validated request, until it ends or hangs up. */
+    async reserve(request: FastifyRequest): Promise<void> {
+      const signal = watch(request)
+      // Many bodies may have come to their end together.
+      if (hashQueue.places() < 1) await wait(request)
+      const reservation = hashQueue.reserve(signal)
+      reservations.set(request, reservation)
+      if (signal.aborted) reservation.release()
+      else signal.addEventListener('abort', reservation.release)
+    },
+  }
 }
 
 function watch(request: FastifyRequest): AbortSignal {

@@ -70,7 +70,7 @@ export interface GuardParts {
 export function createGuards(parts: GuardParts): Guards & { verifyToken(token: string): Promise<Account> } {
   const guards = new WeakSet<object>()
   const known = (run: (request: GuardedRequest) => Promise<void> | void) => {
-    const guard = translating(run)
+    const guard = translating(parts, run)
     guards.add(guard)
     return guard
   }
@@ -118,14 +118,22 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
   }
 }
 
+const refusers = new WeakMap<object, GuardParts>()
+
+/** The realm with whose guard an error of ours refuses a request. */
+export function refusedBy(error: unknown): GuardParts | undefined {
+  return refusers.get(Object(error))
+}
+
 /** A guard that throws nothing but what is meant for the client. */
-function translating(run: (request: GuardedRequest) => Promise<void> | void): Guard {
+function translating(parts: GuardParts, run: (request: GuardedRequest) => Promise<void> | void): Guard {
   return async (request) => {
     try {
       const pending = run(request)
       if (pending) await pending
     } catch (error) {
       const { log } = request as FastifyRequest
+      if (error instanceof AccountsError) refusers.set(error, parts)
       throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
     }
   }

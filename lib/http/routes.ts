@@ -6,14 +6,16 @@ import type {
   FastifySchema,
   RouteOptions,
 } from 'fastify'
-import type { Static, TSchema, TUnknown } from 'typebox'
+import Type, { type Static, type TSchema, type TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
 import type { Realm } from '../core/realm.ts'
-import { doFrom } from '../core/throttle.ts'
+import { doFrom, isFamiliar } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { AccountsError, type AccountsErrorCode, errorForClient, hostRefusal, isRefusal } from '../errors.ts'
 import type { RouteName } from '../options/options.ts'
-import { abandon, admit, release, reserve } from './admission.ts'
+import { abandon, admission, release } from './admission.ts'
+import { moveToCookie, refreshTokenOf, refuseForgery } from './browser.ts'
+import type { SendError } from './drf-errors.ts'
 import type { Guards } from './guards.ts'
 import { errorBody, errorResponses } from './schemas.ts'
 import { validatorCompiler } from './validation.ts'
@@ -42,6 +44,12 @@ export interface Route {
   guarded?: boolean
   /** True for a route that reads the access token by itself, when there is one. */
   readsToken?: boolean
+  /** Seconds for which anybody may keep the response. */
+  maxAge?: number
+  /** True for a route with the refresh token in its body, which a page sends in its cookie. */
+  takesRefresh?: boolean
+  /** True for a route after which a page is not logged in any more. */
+  endsLogin?: boolean
   /** Runs the use case and returns the body of the response. */
   run(call: RouteCall): Promise<unknown>
 }
@@ -73,9 +81,10 @@ const bodyLimit = 16_384
 
 /**
  * Gives a Fastify scope its own validator, serializer, parsers and error translation. A host's zod compiler, raw-body
- * parser or `*` parser does not reach it, and nothing in it reaches the host.
+ * parser or `*` parser does not reach it, and nothing in it reaches the host. Its errors go to the error handler of the
+ * host, unless there is a function that sends them.
  */
-export function isolate(scope: FastifyInstance): void {
+export function isolate(scope: FastifyInstance, sendError?: SendError): void {
   scope.setValidatorCompiler(validatorCompiler)
   scope.setSerializerCompiler(() => serialize)
   scope.setReplySerializer(serialize)
@@ -85,8 +94,9 @@ export function isolate(scope: FastifyInstance): void {
     { parseAs: 'buffer', bodyLimit },
     strictJson(scope.getDefaultJsonParser('error', 'error')),
   )
-  scope.setErrorHandler((thrown, _request, reply) => {
+  scope.setErrorHandler((thrown, request, reply) => {
     const refusal = translate(hostRefusal(thrown))
+    if (sendError) return sendError(refusal, request, reply)
     // A host's error handler need not know `error.headers`, and what is thrown here must never leave as a 200.
     if (isRefusal(refusal)) reply.code(refusal.statusCode).headers(refusal.headers ?? {})
     else reply.code(500)
@@ -101,20 +111,29 @@ export function isolate(scope: FastifyInstance): void {
 /** Mounts routes at their paths with and without the trailing slash, or as the option `routes` says. */
 export function mount(scope: FastifyInstance, realm: Realm, accounts: Pick<Guards, 'authenticate'>, all: Route[]) {
   const swaggerTransform = securityTransform(scope.log, realm.options.openapi.securityScheme)
+  const { admit, reserve } = admission((request) => isFamiliar(realm, clientOf(realm, request)))
   for (const route of all) {
     const decoration = realm.options.routes[route.name]
     if (decoration === false) continue
     const { config, logLevel, onRequest = [] } = decoration
+    const inCookie = Boolean(realm.options.browser && route.takesRefresh)
     const url = (decoration.url ?? route.path).replace(/\/?$/, route.tail ? `/${route.tail}` : '$&')
     const definition = {
       method: route.method,
       bodyLimit,
       config: { swaggerTransform, ...config },
       logLevel,
-      onRequest: [onRequest, route.guarded ? accounts.authenticate : [], route.hashes ? admit : []].flat(),
-      preValidation: route.bodyOptional ? fillBody : [],
+      onRequest: [
+        onRequest,
+        realm.options.browser && route.method !== 'GET' ? refuseForgery(realm, inCookie) : [],
+        route.guarded ? accounts.authenticate : [],
+        route.hashes ? admit : [],
+      ].flat(),
+      preValidation: route.bodyOptional || inCookie ? fillBody : [],
       preHandler: route.hashes ? reserve : [],
       handler: handlerOf(route, realm),
+      // After the hook of the scope, which lets nothing be kept.
+      onSend: route.maxAge ? cacheable(route.maxAge) : [],
     }
     const schema: FastifySchema = schemaOf(route, realm)
     addRoute(scope, route, { ...definition, url, schema })
@@ -156,6 +175,12 @@ function securityTransform(log: FastifyBaseLogger, scheme: string) {
   }
 }
 
+function cacheable(seconds: number) {
+  return async (_request: FastifyRequest, reply: FastifyReply): Promise<void> => {
+    if (reply.statusCode === 200) reply.header('cache-control', `public, max-age=${seconds}`)
+  }
+}
+
 async function fillBody(request: FastifyRequest): Promise<void> {
   request.body ??= {}
 }
@@ -165,9 +190,10 @@ function handlerOf(route: Route, realm: Realm) {
     reply.code(route.response[0])
     try {
       const call = callOf(route, realm, request)
-      const body = await (route.limited
+      const result = await (route.limited
         ? doFrom(realm, route.limited, call.client, () => route.run(call))
         : route.run(call))
+      const body = moveToCookie(realm, { request, reply, ends: Boolean(route.endsLogin) }, result)
       return body === undefined ? reply.send() : body
     } catch (error) {
       throw errorForClient(error, request.log, `"${route.name}"`)
@@ -177,8 +203,9 @@ function handlerOf(route: Route, realm: Realm) {
   }
 }
 
-function callOf({ guarded }: Route, realm: Realm, request: FastifyRequest): RouteCall {
-  const { body, params } = request
+function callOf({ guarded, takesRefresh, bodyOptional }: Route, realm: Realm, request: FastifyRequest): RouteCall {
+  const { params } = request
+  const body = takesRefresh ? { refresh: refreshTokenOf(realm, request, !bodyOptional) } : request.body
   const account = guarded ? request.account : null
   return { body, account, client: clientOf(realm, request), params, request } as RouteCall
 }
@@ -189,15 +216,17 @@ function schemaOf(route: Route, { options }: Realm) {
   if (route.hashes) common.push('ACCOUNTS_OVERLOADED')
   if (route.limited) common.push('ACCOUNTS_TOO_MANY_REQUESTS')
   if (route.guarded) common.push('ACCOUNTS_TOKEN_INVALID', 'ACCOUNTS_TOKEN_EXPIRED')
-  const [status, body] = route.response
+  if (options.browser && route.method !== 'GET') common.push('ACCOUNTS_FORBIDDEN')
+  const [status, response] = route.response
+  const body = options.browser && route.takesRefresh && !route.bodyOptional ? Type.Partial(route.body!) : route.body
   const scheme = { [options.openapi.securityScheme]: [] }
   return {
     tags: [options.name],
     summary: route.summary,
     // OpenAPI 3.1, Operation Object: the empty requirement makes security optional.
     security: route.readsToken ? [scheme, {}] : route.guarded ? [scheme] : [],
-    ...(route.body && { body: route.body }),
-    response: { [status]: body, ...errorResponses([...common, ...(route.refusals ?? [])]) },
+    ...(body && { body }),
+    response: { [status]: response, ...errorResponses([...common, ...(route.refusals ?? [])], options.errors) },
   }
 }
 

@@ -4,6 +4,7 @@ import { canonicalEmail } from '../core/email-address.ts'
 import type { Realm } from '../core/realm.ts'
 import { badUsername, usernameProblem } from '../core/usernames.ts'
 import { type AccountsErrorCode, errorTable } from '../errors.ts'
+import type { ResolvedOptions } from '../options/options.ts'
 
 /** An address to register or to mail to. Any spelling of it names the same account. */
 export const Email = Type.Refine(
@@ -88,19 +89,26 @@ export function shownUser({ options: { registration } }: Realm, { id, username, 
  * The errors of a route for its OpenAPI entry, grouped by status. Members are untyped and further ones are allowed, so
  * that an error format of the host passes unchanged.
  */
-export function errorResponses(codes: AccountsErrorCode[]): Record<number, TSchema> {
+export function errorResponses(codes: AccountsErrorCode[], format: ResolvedOptions['errors']): Record<number, TSchema> {
   const rows = errorTable.filter(({ code }) => codes.includes(code))
   const described = (status: number) => rows.filter((row) => row.statusCode === status).map(({ code }) => code)
   return Object.fromEntries(
     rows.map(({ statusCode }) => [
       statusCode,
-      Type.Object(errorMembers, { additionalProperties: true, description: described(statusCode).join(', ') }),
+      Type.Object(errorMembers[format], { additionalProperties: true, description: described(statusCode).join(', ') }),
     ]),
   )
 }
 
 const errorNames = ['statusCode', 'code', 'error', 'message', 'errors', 'reasons']
-const errorMembers = Object.fromEntries(errorNames.map((name) => [name, Type.Optional(Type.Any())]))
+const errorMembers = {
+  fastify: untyped(errorNames),
+  drf: untyped(['detail', 'code', 'messages', 'non_field_errors']),
+}
+
+function untyped(names: string[]): TProperties {
+  return Object.fromEntries(names.map((name) => [name, Type.Optional(Type.Any())]))
+}
 
 /** The body of an error that no error handler has formatted: its named members, inherited ones too. */
 export function errorBody(error: Error): Record<string, unknown> {

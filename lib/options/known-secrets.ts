@@ -5,6 +5,11 @@ export function knownSecret(secret: string): boolean {
   return known.has(createHash('sha256').update(secret).digest('base64url').slice(0, 6))
 }
 
+/** Whether the key of a thumbprint (RFC 7638) is an example of which the private half has been published. */
+export function publishedKey(thumbprint: string): boolean {
+  return publishedKeys.has(thumbprint)
+}
+
 // The first 36 bits of the SHA-256 of each entry (32 to 512 characters) of https://github.com/wallarm/jwt-secrets,
 // jwt.secrets.list, that no other rule refuses. The chance that a random secret is refused by mistake is 1 in 10^7.
 // MIT, Copyright (c) 2020 Wallarm.
@@ -65,3 +70,18 @@ ziRSPZzoyHLdzpqyQdzrREgiztxpj2zwxJgozzDzGo
 `
 
 const known = new Set(prefixes.match(/\S{6}/g))
+
+// Of RFC 7515, 7517, 7520, 8037, 8410 and 9421, of jwt.io, and of the tests of https://github.com/C2SP/wycheproof.
+const thumbprints = `
+IsUn6_e04MaShXFIISMp4kG62LWzMIPy_MvSA5pJgX8 oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U
+cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs
+kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U
+ydQXMtvbsOsZyFir-Y7A8t7fKEM1gbKPvyFkdpu4fvI 3YZxBJ12jO3n_mXt_q-j_Z-TFP1vt-NiI3OCf-fEnHQ
+oGDmHqCJ7yzMkWEkrlZVHkvrHIyQwtlDmeq5ForUHeY 19J8y7Zprt2-QKLjF2I5pVk0OELX6cY2AfaAv1LC_w8
+jtGSXJVYuZVE0cLF8m4OWz-gvUEtc1LxRfUd7fMBarg hKoe1YKmJxChuUJIUBuWgD3Kc_DtVa-vpjuCNmmDQh8
+eLx7cyKbcDMHSL_1LbVriUzfZG-p_W2rjxLJrg9teck ZiLSoDuPfDc8rxPl05LxD9nV_EzK3XJ8t6qpTXJCtvw
+RgVR5H6vvCLajavO3NKXafnQJXfbDa0gFBXhfKcyeMQ 9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI
+ayHP8s_OfTOz7Lp74K10qdqgO_pmAnygDsd0O9VnymY
+`
+
+const publishedKeys = new Set(thumbprints.match(/\S+/g))

@@ -2,13 +2,18 @@ import { isIP } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
 import type { Brand, Cache, Claims, Mailer, Storage, User } from '../contracts.ts'
+import { type Adoption, adoption } from './adoption.ts'
 import { boolean, fn, integer, oneOf, optionalText, section, sectionOrOff, shown, text, wrongOption } from './checks.ts'
+import { accessKeys, type TokenKey } from './keys.ts'
 import { type MailTemplates, type MailTransport, mail } from './mail.ts'
 import { type AnyKysely, cache, kysely, mailer, type RedisSource, redis, storage } from './ports.ts'
 import {
   type Argon2Cost,
   argon2,
+  type LegacyHashes,
+  legacyHashes,
   names,
+  origins,
   profile,
   type RouteDecoration,
   realmName,
@@ -18,7 +23,7 @@ import {
   type SessionLife,
   sessionLives,
 } from './rules.ts'
-import { secrets } from './secrets.ts'
+import { type Pepper, peppers, pepperTexts, secrets } from './secrets.ts'
 import { type Limit, type Throttle, throttle } from './throttle.ts'
 
 /** The routes that can be renamed, switched off or decorated. */
@@ -38,6 +43,7 @@ export const routeNames = [
   'logout',
   'logoutAll',
   'sessions',
+  'jwks',
 ] as const
 export type RouteName = (typeof routeNames)[number]
 
@@ -76,12 +82,18 @@ export interface AccountsOptions {
     audience?: string
     /** Life of an access token. @default 300 */
     accessTtl?: number
+    /**
+     * Private keys (Ed25519, P-256 or RSA) that other servers verify access tokens by: the first signs, all of them
+     * verify and have their public halves at `/.well-known/jwks.json`. Older ones may be public keys.
+     * @default 'secret', HS256 under the option `secret`
+     */
+    keys?: TokenKey | readonly TokenKey[]
     /** Claims of the host in access tokens, made from the user at login and at each refresh. */
     claims?: (user: User) => Claims | Promise<Claims>
   }
   /**
-   * How long sessions live, or a function of the request that starts one (null without a request). It returns at once,
-   * without a promise.
+   * How long sessions live and how many a user has, or a function of the request that starts one (null without a
+   * request). It returns at once, without a promise.
    */
   session?: Partial<SessionLife> | ((request: FastifyRequest | null) => Partial<SessionLife>)
   refresh?: {
@@ -123,7 +135,26 @@ export interface AccountsOptions {
      */
     breached?: Breached
     argon2?: Partial<Argon2Cost>
+    /**
+     * A key of the hashes that is kept apart from the database, or a list of them: the first hashes, all verify. A null
+     * in the list stands for no pepper. Hashes whose pepper is lost cannot be verified any more. @default none
+     */
+    pepper?: Pepper | readonly (Pepper | null)[]
+    /** Verifies hashes of a form of your own, beside argon2, bcrypt, PBKDF2, scrypt and Django's. @default none */
+    legacy?: LegacyHashes
+    /** Whether a login replaces a weaker hash; false while older software reads the hashes too. @default true */
+    upgrade?: boolean
+    /**
+     * What passwords are hashed with. The others are for the time in which older software reads the hashes too: bcrypt
+     * with 12 rounds, of passwords of at most 72 bytes, or Django's PBKDF2 with 600,000 iterations. @default 'argon2id'
+     */
+    write?: 'argon2id' | 'bcrypt' | 'django'
   }
+  /**
+   * A users table of your own that the database keeps equal to ours; `fastify-accounts adopt` prints the statements.
+   * Only with `db`. @default none
+   */
+  adopt?: Partial<Adoption> & Pick<Adoption, 'table'>
   passwordReset?:
     | false
     | {
@@ -135,6 +166,19 @@ export interface AccountsOptions {
         ttl?: number
         /** Guesses per token. @default 5 */
         tries?: number
+      }
+  /**
+   * Pages of these origins have the refresh token in a cookie that no script reads, and no response shows it to them.
+   * Everybody else has it in bodies, as ever.
+   * @default false
+   */
+  browser?:
+    | false
+    | {
+        /** Such as `https://app.example.com`; `http` on localhost outside production. */
+        origins: readonly string[]
+        /** @default 'strict' */
+        sameSite?: 'strict' | 'lax'
       }
   account?: {
     /** What `PATCH /auth/user/` may change: `username` and profile fields. @default all of them */
@@ -177,6 +221,12 @@ export interface AccountsOptions {
       }
   /** Names the network that a request comes from. @default request.ip */
   network?: (request: FastifyRequest) => string
+  /**
+   * The shape of the errors of our routes and guards: Fastify's, or that of Django REST framework with simplejwt, for
+   * clients that were written to it.
+   * @default 'fastify'
+   */
+  errors?: 'fastify' | 'drf'
   openapi?: {
     /** Name of the host's bearer scheme under `components.securitySchemes`. @default 'bearerAuth' */
     securityScheme?: string
@@ -202,9 +252,16 @@ export function resolveOptions(given: AccountsOptions) {
       `must not be more than passwords.maxLength (${options.passwords.maxLength})`,
     )
   }
+  if (options.secret.reveal().some((one) => pepperTexts(options.passwords.pepper).includes(one.trim()))) {
+    throw wrongOption('passwords.pepper', 'must not have the secret of the option "secret": they are replaced apart')
+  }
+  if (options.passwords.write !== 'argon2id' && options.passwords.pepper.length > 0) {
+    throw wrongOption('passwords.pepper', 'must be left out with passwords.write: only argon2id takes one')
+  }
   if (!options.storage && !options.db) {
     throw wrongOption('db', 'is required: pass your Kysely, or a storage adapter as "storage"')
   }
+  if (options.adopt && !options.db) throw wrongOption('adopt', 'needs "db"; pass it to kyselyStorage() instead')
   if (contradicts(given.registration)) {
     throw wrongOption('registration.verifyEmail', 'must not be false with concealExisting, which needs it')
   }
@@ -257,6 +314,8 @@ type Breached = (prefix: string, signal: AbortSignal) => Promise<string>
 
 const printable = /^[\x21-\x7e]{1,255}$/
 
+const browser = sectionOrOff({ origins, sameSite: oneOf(['strict', 'lax'], 'strict') })
+
 const eventLog = sectionOrOff({ keep: integer(3600, 315_360_000, 7_776_000) }, 'true, false or an object')
 
 const resolveAll = section({
@@ -275,6 +334,7 @@ const resolveAll = section({
     issuer: optionalText(printable, 'must be printable ASCII'),
     audience: optionalText(printable, 'must be printable ASCII'),
     accessTtl: integer(1, 86_400, 300),
+    keys: accessKeys,
     claims: fn('(user) => claims', undefined as ((user: User) => Claims | Promise<Claims>) | undefined),
   }),
   session: sessionLives<FastifyRequest>(),
@@ -295,13 +355,19 @@ const resolveAll = section({
     context: (path, given) => names(path, given ?? []) as readonly string[],
     breached: fn('(prefix, signal) => range', undefined as Breached | undefined),
     argon2,
+    pepper: peppers,
+    legacy: legacyHashes,
+    upgrade: boolean(true),
+    write: oneOf(['argon2id', 'bcrypt', 'django'], 'argon2id'),
   }),
+  adopt: adoption,
   passwordReset: sectionOrOff({
     url: resetUrl,
     digits: integer(8, 10, 8),
     ttl: integer(60, 86_400, 600),
     tries: integer(1, 10, 5),
   }),
+  browser: (path, given = false) => browser(path, given),
   account: section({
     fields: names,
     delete: oneOf(['row', 'deactivate', false], 'row'),
@@ -315,6 +381,7 @@ const resolveAll = section({
   network: fn('(request) => string', ({ ip, socket }: FastifyRequest) =>
     isIP(ip) ? ip : String(socket.remoteAddress),
   ),
+  errors: oneOf(['fastify', 'drf'], 'fastify'),
   openapi: section({ securityScheme: text(/^[\w.-]+$/, 'must be the name of a security scheme', 'bearerAuth') }),
   clock: fn('() => milliseconds', () => Date.now()),
 })

@@ -21,8 +21,8 @@ const isStorage = port<Storage>(['insertUser'], 'a storage adapter such as kysel
 /** A storage adapter, or undefined. Its `ids` and a verb tell it from a Kysely. */
 export const storage: Check<Storage | undefined> = (path, given) => {
   const found = isStorage(path, given)
-  if (!found || ['integer', 'uuid'].includes(found.ids)) return found
-  throw wrongOption(`${path}.ids`, "must be 'integer' or 'uuid'", shown(found.ids))
+  if (!found || ['integer', 'uuid', 'text'].includes(found.ids)) return found
+  throw wrongOption(`${path}.ids`, "must be 'integer', 'uuid' or 'text'", shown(found.ids))
 }
 
 /** A cache adapter, or undefined. */

@@ -1,7 +1,7 @@
 import type { onRequestHookHandler, RouteOptions } from 'fastify'
 import Type, { IsObject, type TObject, type TSchema } from 'typebox'
 import { Check as matches } from 'typebox/schema'
-import { type Check, integer, optionalText, section, shown, text, webAddress, wrongOption } from './checks.ts'
+import { type Check, fn, integer, optionalText, section, shown, text, webAddress, wrongOption } from './checks.ts'
 
 /** A route's decoration: another path, Fastify's route `config`, hooks that run before ours, a log level. */
 export interface RouteDecoration {
@@ -95,11 +95,16 @@ const reservedFields = [
   '__proto__',
 ]
 
-/** How long sessions live, in seconds. */
+/** How long sessions live, in seconds, and how many a user has. */
 export interface SessionLife {
   idle: number
   absolute: number
+  /** The least recently used of more end at the next login. */
+  perUser: number
 }
+
+/** The most sessions that a user may have. */
+export const mostSessions = 1000
 
 /** Checks the lives of a session. An idle life that is left out is no longer than the absolute one. */
 const sessionLife: Check<Readonly<SessionLife>> = (path, given) => {
@@ -113,11 +118,12 @@ const lives = section<SessionLife>(
   {
     idle: integer(1, 315_360_000, 864_000),
     absolute: integer(1, 315_360_000, 2_592_000),
+    perUser: integer(1, mostSessions, 100),
   },
   'a function or an object',
 )
 
-/** The lives of a session, or a function of the request that returns them. */
+/** The lives and number of sessions, or a function of the request that returns them. */
 export function sessionLives<Request>(): Check<(request: Request | null) => Readonly<SessionLife>> {
   return (path, given) => {
     if (typeof given !== 'function') {
@@ -144,7 +150,7 @@ function returnedLife(path: string, life: unknown): Readonly<SessionLife> {
   if (!(life instanceof Promise)) return sessionLife(path, life)
   // Its fault is beside the point, and must not end the process.
   life.catch(() => {})
-  throw wrongOption(path, 'must return { idle, absolute } at once', 'a promise')
+  throw wrongOption(path, 'must return { idle, absolute, perUser } at once', 'a promise')
 }
 
 /** What each role may do. */
@@ -197,10 +203,61 @@ export const argon2: Check<Argon2Cost> = (path, given) => {
   )
 }
 
+/** Password hashes of the host's own form. */
+export interface LegacyHashes {
+  /** Which stored hashes have it. */
+  form: RegExp
+  /** Whether the password belongs to the stored hash. It runs within the hash queue. */
+  verify(stored: string, password: string): boolean | Promise<boolean>
+}
+
+/** How to verify hashes of the host's own form. */
+export const legacyHashes: Check<LegacyHashes | undefined> = (path, given) => {
+  if (given === undefined) return undefined
+  const { form, verify } = section<LegacyHashes>({
+    form: regExp,
+    // There is none to fall back to.
+    verify: (path, given = null) => fn('(stored, password) => boolean', undefined as never)(path, given),
+  })(path, given)
+  return {
+    form,
+    async verify(stored, password) {
+      const right: unknown = await verify(stored, password)
+      if (typeof right === 'boolean') return right
+      throw new TypeError(`fastify-accounts: ${path}.verify() must return a boolean`)
+    },
+  }
+}
+
+const regExp: Check<RegExp> = (path, given) => {
+  // A global one would remember where it stopped.
+  if (given instanceof RegExp) return new RegExp(given.source, given.flags.replace(/[gy]/g, ''))
+  throw wrongOption(path, 'must be a regular expression', shown(given))
+}
+
 /** The page that a mail links to. */
 export const resetUrl: Check<string | undefined> = (path, given) => {
   if (given === undefined) return undefined
   const url = webAddress(given)
   if (url && !url.hash && !url.username && !url.password) return url.href
   throw wrongOption(path, 'must be an https address without a fragment (http on localhost)', shown(given))
+}
+
+/** The origins whose pages have the refresh token in a cookie. */
+export const origins: Check<readonly string[]> = (path, given) => {
+  if (Array.isArray(given) && given.length > 0) {
+    return Object.freeze(given.map((one, index) => origin(`${path}[${index}]`, one)))
+  }
+  throw wrongOption(path, 'must be a list of origins such as ["https://app.example.com"]', shown(given))
+}
+
+// Compared with the header as it is, so it has to be as browsers write it.
+function origin(path: string, given: unknown): string {
+  const url = webAddress(given)
+  if (!url) throw wrongOption(path, 'must be an https origin (http on localhost, for development)', shown(given))
+  if (url.protocol === 'http:' && process.env.NODE_ENV === 'production') {
+    throw wrongOption(path, 'must be https with NODE_ENV=production', shown(given))
+  }
+  if (url.origin === given) return given
+  throw wrongOption(path, `must be the origin alone, as browsers write it: "${url.origin}"`, shown(given))
 }

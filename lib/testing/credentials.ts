@@ -52,7 +52,7 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
         assert.deepEqual(await subject.changeCredentials(moved), { ended: [] })
         const before = await subject.findUserWithPassword(user.id)
         const session = sampleSession(user, { credentialVersion: moved.credentialVersion })
-        if (active) await subject.insertSession(session)
+        if (active) await subject.insertSession(session, 1000)
         const begun = sampleSession(user, { credentialVersion: 7 })
         const mails = [sampleMail()]
 
@@ -114,13 +114,13 @@ export const credentialContract: { name: string; run(subject: Storage): Promise<
 
       assert.deepEqual(await subject.changeCredentials(off), { ended: [] })
       const log = { credentialVersion: off.credentialVersion }
-      assert.equal(await subject.insertSession(sampleSession(user, log)), false)
+      assert.equal(await subject.insertSession(sampleSession(user, log), 1000), null)
       assert.deepEqual(await subject.refreshSession(session.id, 0, rule, start), { result: 'dead' }, '[R-REF-5]')
       assert.equal((await subject.findUserById(user.id))?.active, false)
 
       assert.deepEqual(await subject.changeCredentials(on), { ended: [] })
       assert.equal((await subject.findUserWithPassword(user.id))?.passwordHash, user.passwordHash)
-      assert.equal(await subject.insertSession(sampleSession(user, { credentialVersion: 9 })), true)
+      assert.deepEqual(await subject.insertSession(sampleSession(user, { credentialVersion: 9 }), 1000), [])
       assert.equal((await subject.refreshSession(session.id, 0, rule, start)).result, 'accepted')
     },
   },

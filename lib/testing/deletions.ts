@@ -31,7 +31,7 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
       assert.equal(await subject.findUserByEmail(user.emailCanonical), null)
       assert.equal(await subject.updateUser({ id: user.id, profile: {} }), null)
       assert.equal(await subject.setRole(user.id, 'admin'), false)
-      assert.equal(await subject.insertSession(sampleSession(user)), false)
+      assert.equal(await subject.insertSession(sampleSession(user), 1000), null)
       assert.equal(await subject.changeCredentials(passwordChange(user)), 'stale')
       assert.deepEqual(idsOf(await claimedOf(subject, mails)), idsOf(mails))
     },
@@ -57,7 +57,7 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
           [{ id, endedAt: start + 1 }],
         )
       }
-      assert.deepEqual(await subject.listSessions(user.id, start), [])
+      assert.deepEqual(await subject.listSessions(user.id, 1000, start), [])
       assert.equal(await subject.sessionActive(foreign.id, foreign.userId, start), true)
     },
   },
@@ -143,7 +143,10 @@ export const deletionContract: { name: string; run(subject: Storage): Promise<vo
 
       await race(async (index) => {
         if (index === 10) assert.ok(typeof (await subject.deleteUser(sampleDeletion(user))) === 'object')
-        await Promise.all([subject.insertSession(sessions[index]!), subject.refreshSession(old.id, 0, rule, start)])
+        await Promise.all([
+          subject.insertSession(sessions[index]!, 1000),
+          subject.refreshSession(old.id, 0, rule, start),
+        ])
       })
 
       for (const { id } of [old, ...sessions]) {

@@ -1,6 +1,16 @@
 import assert from 'node:assert/strict'
 import type { AccountEvent, EventId, Storage, StoredEvent, UserId } from '../contracts.ts'
-import { day, missingId, race, sampleDeletion, start, storableTexts, storedUser, uniqueName } from './samples.ts'
+import {
+  day,
+  memberNamed,
+  missingId,
+  race,
+  sampleDeletion,
+  start,
+  storableTexts,
+  storedUser,
+  uniqueName,
+} from './samples.ts'
 
 /** The part of `storageContract` about security events, and about health. */
 export const eventContract: { name: string; run(subject: Storage): Promise<void> }[] = [
@@ -91,7 +101,7 @@ export const eventContract: { name: string; run(subject: Storage): Promise<void>
             network: text,
             userAgent: text,
           },
-          details: Object.fromEntries([[text, text]]),
+          details: memberNamed(text),
         }),
       )
 

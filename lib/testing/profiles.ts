@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import type { NewUser, Storage, User, UserId } from '../contracts.ts'
 import {
   hostileTexts,
+  memberNamed,
   missingId,
   passwordChange,
   race,
@@ -23,7 +24,7 @@ export const profileContract: { name: string; run(subject: Storage): Promise<voi
       const other = await storedUser(subject)
       const name = uniqueName()
 
-      const profile = { plan: { name: 'y' }, ...JSON.parse('{ "__proto__": [1] }') }
+      const profile = { plan: { name: 'y' } }
       const updated = await subject.updateUser({ id: user.id, profile })
       assert.deepEqual(updated, { ...before, profile: { city: 'Oslo', ...profile } })
       assert.deepEqual(await subject.findUserById(user.id), updated)
@@ -170,14 +171,14 @@ export const profileContract: { name: string; run(subject: Storage): Promise<voi
       const { id } = await storedUser(subject)
       for (const text of storableTexts) {
         const name = { username: text, usernameCanonical: uniqueName() + text }
-        const updated = await subject.updateUser({ id, ...name, profile: Object.fromEntries([[text, text]]) })
+        const updated = await subject.updateUser({ id, ...name, profile: memberNamed(text) })
 
         assert.equal((updated as User).username, text)
         assert.ok(await subject.setRole(id, text))
         assert.equal((await subject.findUserById(id))?.role, text)
       }
 
-      const all = Object.fromEntries(storableTexts.map((text) => [text, text]))
+      const all = Object.assign({}, ...storableTexts.map(memberNamed))
       assert.deepEqual((await subject.findUserById(id))?.profile, all)
     },
   },
@@ -221,7 +222,8 @@ export const profileContract: { name: string; run(subject: Storage): Promise<voi
       assert.equal((await subject.listUsers({ limit: 3 })).length, 3)
       await subject.deleteUser({ userId: first!.id, fence: first!.credentialVersion, now: start, mails: [] })
       assert.deepEqual(await subject.listUsers({ after: first!.id, limit: 9 }), others)
-      for (const after of hostileTexts) {
+      // Any text may be a place among ids that are texts.
+      for (const after of subject.ids === 'text' ? [] : hostileTexts) {
         assert.deepEqual(await subject.listUsers({ after: after as UserId, limit: 9 }), [])
       }
     },

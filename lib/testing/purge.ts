@@ -148,15 +148,18 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
     async run(subject) {
       const now = start + 60 * day
       await purge(subject, now, start)
-      await race(async (index) => {
-        const user = await storedUser(subject, { expiresAt: start })
-        if (index % 2) await storedSession(subject, { expiresAt: now + hour }, user)
-      })
+      for (const used of [false, true]) {
+        await race(async () => {
+          const user = await storedUser(subject, { expiresAt: start })
+          if (used) await storedSession(subject, { expiresAt: now + hour }, user)
+        })
 
-      const counts = await race(() => subject.purge({ now, eventsBefore: start, limit: 10 }))
+        const counts = await race(() => subject.purge({ now, eventsBefore: start, limit: 10 }))
 
-      const total = counts.reduce((sum, count) => sum + count, 0)
-      assert.equal(total + (await purge(subject, now, start)), 50)
+        const total = counts.reduce((sum, count) => sum + count, await purge(subject, now, start))
+        // Who has a session may have lost the expiry when it began.
+        assert.ok(used ? total <= 50 : total === 50, `${total} rows`)
+      }
     },
   },
   {
@@ -167,7 +170,7 @@ export const purgeContract: { name: string; run(subject: Storage): Promise<void>
 
       const results = await race(async (index) => {
         if (index % 10 === 0) await subject.purge({ now: start + 1, eventsBefore: 0, limit: 10 })
-        if (index % 2) return subject.insertSession(sessions[index]!)
+        if (index % 2) return (await subject.insertSession(sessions[index]!, 1000)) !== null
         const set = { emailVerifiedAt: start }
         return typeof (await subject.changeCredentials(passwordChange(users[index]!, { set }))) === 'object'
       })

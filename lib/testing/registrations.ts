@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
-import type { Storage } from '../contracts.ts'
+import { randomBytes } from 'node:crypto'
+import type { Storage, UserId } from '../contracts.ts'
 import { claimedOf, idsOf, race, sampleMail, sampleUser, start, storedUser, uniqueName } from './samples.ts'
 
 /** The part of `storageContract` about users who come with mails, and about users who come in batches. */
@@ -103,6 +104,35 @@ export const registrationContract: { name: string; run(subject: Storage): Promis
     },
   },
   {
+    name: 'an imported user keeps its id and stays disabled, and later ids are other ones, of numbers greater ones',
+    async run(subject) {
+      const base = await storedUser(subject)
+      const [first, second, third] = freeIds(base.id)
+      const disabled = { ...sampleUser(), id: second, active: false }
+      const results = await subject.importUsers([{ ...sampleUser(), id: third }, disabled, sampleUser()])
+      const again = await subject.importUsers([
+        { ...sampleUser(), id: second },
+        { ...sampleUser({ emailCanonical: disabled.emailCanonical }), id: first },
+        { ...sampleUser(), id: '' as UserId },
+        { ...sampleUser(), id: first },
+      ])
+
+      const [one, two, other] = results as { id: UserId }[]
+      assert.deepEqual([one, two], [{ id: third }, { id: second }])
+      assert.equal((await subject.findUserById(second))?.active, false)
+      assert.equal((await subject.findUserById(third))?.active, true)
+      assert.deepEqual(again, ['id_taken', 'email_taken', 'invalid', { id: first }])
+      const later = await race(async () => (await storedUser(subject)).id)
+      if (subject.ids === 'integer')
+        assert.ok(
+          later.every((id) => id > third),
+          'later ids are greater',
+        )
+      const all = [base.id, first, second, third, other!.id, ...later]
+      assert.equal(new Set(all).size, all.length)
+    },
+  },
+  {
     name: 'of 50 parallel imports of the same users each user is stored by exactly one',
     async run(subject) {
       const users = Array.from({ length: 20 }, () => sampleUser())
@@ -135,3 +165,12 @@ export const registrationContract: { name: string; run(subject: Storage): Promis
     },
   },
 ]
+
+/** Three ids that nobody has, in ascending order. */
+function freeIds(taken: UserId): [UserId, UserId, UserId] {
+  const ids =
+    typeof taken === 'number'
+      ? [10, 20, 30].map((more) => taken + more)
+      : Array.from({ length: 3 }, () => taken.slice(0, -12) + randomBytes(6).toString('hex')).sort()
+  return ids as [UserId, UserId, UserId]
+}

@@ -66,7 +66,7 @@ export async function storedSession(
   user?: { id: UserId; credentialVersion: number },
 ): Promise<Session> {
   const session = sampleSession(user ?? (await storedUser(subject)), change)
-  if (!(await subject.insertSession(session))) throw new Error('A new session was refused.')
+  if (!(await subject.insertSession(session, 1000))) throw new Error('A new session was refused.')
   return session
 }
 
@@ -100,6 +100,9 @@ export const impossibleIds = [
   1.5,
   -1,
   0,
+  2 ** 31,
+  -(2 ** 31) - 1,
+  2 ** 50,
   2 ** 63,
   1e300,
   Number.POSITIVE_INFINITY,
@@ -108,13 +111,18 @@ export const impossibleIds = [
   null,
 ] as UserId[]
 
-/** An id that a user might have, but none has. */
+/** An id that a user might have, also where the column has 32 bits, but none has. */
 export function missingId(subject: Storage): UserId {
-  return (subject.ids === 'uuid' ? '12345678-1234-1234-1234-123456789012' : 2 ** 50) as UserId
+  return (subject.ids === 'integer' ? 2 ** 31 - 1 : '12345678-1234-1234-1234-123456789012') as UserId
 }
 
 /** Those of `hostileTexts` that a UTF-8 column can hold. */
 export const storableTexts = hostileTexts.filter((text) => text.isWellFormed() && !text.includes('\0'))
+
+/** An object whose one member has this name, but for a name that some drivers lose. */
+export function memberNamed(name: string): Record<string, string> {
+  return name === '__proto__' ? {} : { [name]: name }
+}
 
 /** A change of a user's password, as the core asks for it: every session ends. */
 export function passwordChange(

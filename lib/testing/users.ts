@@ -30,7 +30,7 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
         assert.deepEqual(await subject.findUserById(id), found)
         assert.deepEqual(await subject.findUserByEmail(emailCanonical), { ...found, passwordHash })
         assert.deepEqual(await subject.findUserWithPassword(id), { ...found, passwordHash })
-        assert.equal(typeof id, subject.ids === 'uuid' ? 'string' : 'number')
+        assert.equal(typeof id, subject.ids === 'integer' ? 'number' : 'string')
       }
     },
   },
@@ -137,12 +137,27 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
         yes: true,
         nothing: null,
         snake_case: { camelCase: [1, [2, { deep: ['x'] }], {}], '': 'empty key' },
-        ...JSON.parse('{ "__proto__": { "own": true } }'),
       }
 
       const { id } = await storedUser(subject, { profile })
 
       assert.deepEqual((await subject.findUserById(id))?.profile, profile)
+    },
+  },
+  {
+    name: 'a member of a profile that is named `__proto__` comes back or is left out, and is no prototype',
+    async run(subject) {
+      const profile = JSON.parse('{ "plan": { "__proto__": { "own": true } }, "__proto__": { "own": true } }')
+
+      const { id } = await storedUser(subject, { profile })
+      await subject.updateUser({ id, profile })
+
+      const found = (await subject.findUserById(id))?.profile as { plan: object }
+      for (const object of [found, found.plan]) assert.equal(Object.getPrototypeOf(object), Object.prototype)
+      assert.deepEqual(
+        Object.keys(found).filter((name) => name !== '__proto__'),
+        ['plan'],
+      )
     },
   },
   {
@@ -208,9 +223,9 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
         assert.equal(await subject.replacePasswordHash(id, '$argon2id$old', 'x'), false)
         assert.equal(await subject.changeCredentials(passwordChange({ id, credentialVersion: 1 })), 'stale')
         assert.equal(await subject.deleteUser(sampleDeletion({ id, credentialVersion: 1 })), 'stale')
-        assert.equal(await subject.insertSession(sampleSession({ id, credentialVersion: 1 })), false)
+        assert.equal(await subject.insertSession(sampleSession({ id, credentialVersion: 1 }), 1000), null)
         assert.equal(await subject.sessionActive(uniqueName(), id, start), false)
-        assert.deepEqual(await subject.listSessions(id, start), [])
+        assert.deepEqual(await subject.listSessions(id, 1000, start), [])
         assert.deepEqual(await subject.endSessions(id, start), [])
         assert.deepEqual(await subject.listEvents(id, { limit: 10 }), [])
       }
@@ -230,6 +245,46 @@ export const userContract: { name: string; run(subject: Storage): Promise<void> 
       assert.equal((await subject.findUserByEmail(user.emailCanonical))?.passwordHash, `new${winner}`)
       assert.equal(await subject.sessionActive(session.id, user.id, start), true)
       assert.equal((await subject.refreshSession(session.id, 0, rule, start)).result, 'accepted')
+    },
+  },
+  {
+    name: '[R-HASH-5] password hashes are counted by their keyid',
+    async run(subject) {
+      const keyId = `${uniqueName()}+/0`
+      const hashWith = (parameter: string) => `$argon2id$v=19$m=19456,t=2,p=1${parameter}$c2FsdA+/$a2V5aWQ+/`
+      async function counted(): Promise<(number | undefined)[]> {
+        const counts = new Map((await subject.countPasswordHashes()).map(({ keyId, count }) => [keyId, count]))
+        return [counts.get(keyId), counts.get(null) ?? 0]
+      }
+      const [, without] = await counted()
+
+      for (const parameter of ['', `,keyid=${keyId}`, `,keyid=${keyId}`]) {
+        await storedUser(subject, { passwordHash: hashWith(parameter) })
+      }
+      const changed = await storedUser(subject, { passwordHash: hashWith(`,keyid=${keyId}`) })
+      await subject.replacePasswordHash(changed.id, changed.passwordHash as string, hashWith(''))
+      await storedUser(subject, { passwordHash: null })
+
+      assert.deepEqual(await counted(), [2, without! + 2])
+    },
+  },
+  {
+    name: '[R-ENUM-2] a sample of the password hashes has those of different users, and no more than are asked for',
+    async run(subject) {
+      const hashes = Array.from({ length: 3 }, () => `$2b$12$${uniqueName()}`)
+      for (const passwordHash of hashes) await storedUser(subject, { passwordHash })
+      const all = (await subject.countPasswordHashes()).reduce((sum, { count }) => sum + count, 0)
+
+      // Others may come in meanwhile.
+      const sample = await subject.samplePasswordHashes(1_000_000)
+      const others = await Promise.all(Array.from({ length: 20 }, () => subject.samplePasswordHashes(1_000_000)))
+
+      assert.ok(sample.length >= all)
+      for (const hash of hashes) assert.equal(sample.filter((one) => one === hash).length, 1)
+      assert.equal((await subject.samplePasswordHashes(1)).length, 1)
+      const orders = others.map((one) => hashes.map((hash) => one.indexOf(hash)).join())
+      assert.ok(new Set(orders).size > 1, 'it is chosen at random')
+      assert.deepEqual(await subject.samplePasswordHashes(0), [])
     },
   },
 ]

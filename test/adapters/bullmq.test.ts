@@ -198,7 +198,8 @@ t.test('[R-ENUM-3] a mail and a decoy are one enqueue of the same size by the sa
   const clock = () => 0
   const subject = mailer(t, { name, clock })
   await subject.send(sampleMessage())
-  const watcher = await monitorOf(redis(t))
+  const client = redis(t)
+  const watcher = await monitorOf(client)
   t.teardown(() => watcher.disconnect())
   const seen: string[][] = []
   watcher.on('monitor', (_time: string, args: string[]) => {
@@ -215,7 +216,8 @@ t.test('[R-ENUM-3] a mail and a decoy are one enqueue of the same size by the sa
   async function traceOf(message: ReturnType<typeof sampleMessage>): Promise<unknown[]> {
     seen.length = 0
     await subject.send(message)
-    await until(() => seen.some(([command]) => /^xadd$/i.test(command!)))
+    await client.get(name)
+    await until(() => seen.at(-1)?.[1] === name)
     const added = seen.filter(([command]) => /^evalsha$/i.test(command!))
     t.equal(added.length, 1, 'exactly one enqueue')
     return seen.map((args) => [args[0], args.map(sizeOf)])

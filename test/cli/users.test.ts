@@ -218,7 +218,7 @@ t.test(
     const user = sampleUser()
     const { id } = (await storage.insertUser(user)) as { id: number }
     const session = sampleSession({ ...user, id })
-    await storage.insertSession(session)
+    await storage.insertSession(session, 1000)
     const heard: string[] = []
     const channel = redisCache({ redis: redisUrl(), name })
     t.teardown(() => channel.close())
@@ -239,13 +239,13 @@ longRun('end-sessions --all is kept as one event, as the config says', { skip: n
   const storage = kyselyStorage(db)
   const user = sampleUser()
   const { id } = (await storage.insertUser(user)) as { id: number }
-  for (let count = 0; count < 3; count++) await storage.insertSession(sampleSession({ ...user, id }))
+  for (let count = 0; count < 3; count++) await storage.insertSession(sampleSession({ ...user, id }), 1000)
   const env = { DATABASE_URL: url, REDIS_URL: redisUrl(), ACCOUNTS_SECRET: secret, ACCOUNTS_NAME: uniqueName() }
   const folder = t.testdir({ 'keeping.mjs': 'export default { eventLog: {} }', 'bare.mjs': 'export default {}' })
 
   for (const config of ['bare.mjs', 'keeping.mjs', 'keeping.mjs']) {
     t.match(await done(t, ['end-sessions', '--all', '--config', `${folder}/${config}`], env), { code: 0, err: '' })
-    if (config === 'bare.mjs') await storage.insertSession(sampleSession({ ...user, id }))
+    if (config === 'bare.mjs') await storage.insertSession(sampleSession({ ...user, id }), 1000)
   }
 
   const events = await db.selectFrom('accounts_events').selectAll().orderBy('id').execute()
@@ -272,7 +272,7 @@ t.test(
     const storage = kyselyStorage(db)
     const { credentialVersion } = (await storage.findUserById(1))!
     const more = Array.from({ length: 1100 }, () => sampleSession({ id: 1, credentialVersion }))
-    await Promise.all(more.map((session) => storage.insertSession(session)))
+    await Promise.all(more.map((session) => storage.insertSession(session, 9999)))
     const heard: string[] = []
     const channel = redisCache({ redis: redisUrl(), name })
     t.teardown(() => channel.close())

@@ -122,6 +122,13 @@ t.test('three calls in a row that take too long pause a port, and no call of wor
   await oneCall
 })
 
+t.test('[R-HASH-5] the count of password hashes may read a large table', async (t) => {
+  const counts = [{ keyId: null, count: 1 }]
+  const port = bounded({ countPasswordHashes: () => sleep(slowMs).then(() => counts) }, log)
+
+  t.equal(await port.countPasswordHashes(), counts)
+})
+
 t.test(
   'an outage is unavailable, with the fault as its cause; any other fault is a bug and stays as it is',
   async (t) => {

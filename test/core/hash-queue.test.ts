@@ -72,6 +72,22 @@ t.test('never more tasks run at once than there are slots, and they begin first 
   }
 })
 
+t.test('[R-THR-3] those who are known have every other turn', async (t) => {
+  const queue = createHashQueue(1)
+  const leave = occupy(queue)
+  const begun: string[] = []
+  const add = (name: string, known: boolean) =>
+    queue.run(async () => void begun.push(name), Object.assign(queue.reserve(fresh()), { known }))
+  const strangers = ['a', 'b', 'c', 'd'].map((name) => add(name, false))
+  const friends = ['A', 'B'].map((name) => add(name, true))
+  t.equal(queue.size().waiting, 6)
+
+  await leave()
+  await Promise.all([...strangers, ...friends])
+
+  t.equal(begun.join(''), 'AaBbcd')
+})
+
 t.test('whoever comes while a slot is passed on does not slip in', async (t) => {
   const queue = createHashQueue(1)
   const begun: string[] = []

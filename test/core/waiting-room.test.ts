@@ -22,7 +22,7 @@ t.test('those who wait come in by their order, as many at a time as there are pl
   const room = createWaitingRoom(() => free, { patienceMs: 10_000 })
   const inside: number[] = []
   const all = Promise.all(
-    Array.from({ length: 6 }, (_, index) => room.enter({}, staying()).then(() => inside.push(index))),
+    Array.from({ length: 6 }, (_, index) => room.enter({}, staying(), false).then(() => inside.push(index))),
   )
   await sleep(60)
   t.same(inside, [], 'none without a place')
@@ -37,12 +37,30 @@ t.test('those who wait come in by their order, as many at a time as there are pl
   t.notOk(room.crowded())
 })
 
+t.test('[R-THR-3] those who are familiar have every other place', async (t) => {
+  let free = 0
+  const room = createWaitingRoom(() => free, { patienceMs: 10_000 })
+  const inside: string[] = []
+  const come = (name: string, familiar: boolean) =>
+    room.enter({}, staying(), familiar).then(() => {
+      inside.push(name)
+      free--
+    })
+  const strangers = ['a', 'b', 'c', 'd'].map((name) => come(name, false))
+  const friends = ['A', 'B'].map((name) => come(name, true))
+
+  free = 6
+  await Promise.all([...strangers, ...friends])
+
+  t.equal(inside.join(''), 'AaBbcd')
+})
+
 t.test('[R-HASH-6] those who find no place in time are refused one after the other, with a Retry-After', async (t) => {
   const room = createWaitingRoom(() => 0, { patienceMs: 100, longestMs: 1000 })
   const started = performance.now()
   const times: number[] = []
   const refused = Array.from({ length: 100 }, async () => {
-    const error = await room.enter({}, staying()).catch((thrown) => thrown)
+    const error = await room.enter({}, staying(), false).catch((thrown) => thrown)
     times.push(performance.now() - started)
     return error
   })
@@ -59,19 +77,19 @@ t.test('[R-HASH-6] those who find no place in time are refused one after the oth
 t.test('[R-HASH-6] the room is bounded, and whoever hangs up makes room', async (t) => {
   const room = createWaitingRoom(() => 0, { most: 2, patienceMs: 10_000 })
   const [leaving, others] = [new AbortController(), new AbortController()]
-  const first = room.enter({}, leaving.signal)
-  const second = room.enter({}, others.signal)
+  const first = room.enter({}, leaving.signal, false)
+  const second = room.enter({}, others.signal, false)
 
-  await t.rejects(room.enter({}, staying()), full)
+  await t.rejects(room.enter({}, staying(), false), full)
   leaving.abort()
   await t.rejects(first, overloaded)
-  const third = room.enter({}, others.signal)
-  await t.rejects(room.enter({}, staying()), full)
+  const third = room.enter({}, others.signal, false)
+  await t.rejects(room.enter({}, staying(), false), full)
 
   others.abort()
   await t.rejects(second, overloaded)
   await t.rejects(third, overloaded)
-  await t.rejects(room.enter({}, AbortSignal.abort()), overloaded)
+  await t.rejects(room.enter({}, AbortSignal.abort(), false), overloaded)
 })
 
 t.test('of one connection only one stands in line, and the others come in after it', async (t) => {
@@ -79,7 +97,8 @@ t.test('of one connection only one stands in line, and the others come in after 
   const room = createWaitingRoom(() => free, { patienceMs: 10_000 })
   const inside: string[] = []
   const [one, other] = [{}, {}]
-  const enter = (connection: object, name: string) => room.enter(connection, staying()).then(() => inside.push(name))
+  const enter = (connection: object, name: string) =>
+    room.enter(connection, staying(), false).then(() => inside.push(name))
   const all = Promise.all([enter(one, 'one'), enter(one, 'second of one'), enter(other, 'other')])
 
   free = 1
@@ -92,7 +111,7 @@ t.test('whoever waits for its Retry-After stands before all who came back too ea
   let free = 0
   const room = createWaitingRoom(() => free, { patienceMs: 200, longestMs: 100 })
   const refuse = async (connection: object) => {
-    const error = await room.enter(connection, staying()).catch((thrown) => thrown)
+    const error = await room.enter(connection, staying(), false).catch((thrown) => thrown)
     return Number(error.headers['retry-after'])
   }
   const [patient, impatient, another] = [{}, {}, {}]
@@ -100,7 +119,8 @@ t.test('whoever waits for its Retry-After stands before all who came back too ea
   await sleep(seconds * 1000 - 100)
   await refuse(impatient)
   const inside: string[] = []
-  const enter = (connection: object, name: string) => room.enter(connection, staying()).then(() => inside.push(name))
+  const enter = (connection: object, name: string) =>
+    room.enter(connection, staying(), false).then(() => inside.push(name))
 
   const all = [enter(impatient, 'impatient')]
   await sleep(20)
@@ -114,12 +134,12 @@ t.test('whoever waits for its Retry-After stands before all who came back too ea
 t.test('[R-HASH-6] a connection that sends one request after the other takes few places', async (t) => {
   const room = createWaitingRoom(() => 0, { mostPipelined: 2, patienceMs: 100, longestMs: 100 })
   const connection = {}
-  const held = [room.enter(connection, staying()), room.enter(connection, staying())]
+  const held = [room.enter(connection, staying(), false), room.enter(connection, staying(), false)]
 
-  await t.rejects(room.enter(connection, staying()), full)
+  await t.rejects(room.enter(connection, staying(), false), full)
 
   for (const request of held) await t.rejects(request, overloaded)
-  const { headers } = await room.enter(connection, staying()).catch((error) => error)
+  const { headers } = await room.enter(connection, staying(), false).catch((error) => error)
   t.notOk('connection' in headers, 'when they are out it may wait again')
 })
 
@@ -127,14 +147,14 @@ t.test('a connection that breaks takes all of its requests out of the room', asy
   const room = createWaitingRoom(() => 0, { most: 3, patienceMs: 10_000 })
   const breaking = new AbortController()
   const connection = {}
-  const waiting = Array.from({ length: 3 }, () => room.enter(connection, breaking.signal))
-  await t.rejects(room.enter({}, staying()), full)
+  const waiting = Array.from({ length: 3 }, () => room.enter(connection, breaking.signal, false))
+  await t.rejects(room.enter({}, staying(), false), full)
 
   breaking.abort()
 
   for (const request of waiting) await t.rejects(request, overloaded)
   const leaving = new AbortController()
-  const next = room.enter({}, leaving.signal)
+  const next = room.enter({}, leaving.signal, false)
   leaving.abort()
   const { headers } = await next.catch((error) => error)
   t.notOk('connection' in headers, 'there is room again')
@@ -146,7 +166,7 @@ t.test('a room that is empty keeps no process', async (t) => {
   const before = timers()
   let free = 0
   const room = createWaitingRoom(() => free)
-  const entered = room.enter({}, staying())
+  const entered = room.enter({}, staying(), false)
   t.equal(timers(), before + 1)
 
   free = 1

@@ -9,7 +9,7 @@ import { pages, readPage, root, rowsOf } from '../helpers/pages.ts'
 
 t.test('every link leads to a page and to a heading of it', async (t) => {
   const dead: string[] = []
-  for (const [path, text] of pages) {
+  for (const [path, text] of [...pages, ['SECURITY.md', readPage('SECURITY.md')] as const]) {
     for (const [, target = ''] of text.matchAll(/\]\(([^)\s]+)\)/g)) {
       if (/^https:/.test(target)) continue
       const [file, anchor] = target.split('#')
@@ -66,6 +66,29 @@ t.test('[R-THR-8] every limit is documented with its option and the default that
   }
 })
 
+t.test('[R-THR-8] every control of the threat model has the default that the code has', async (t) => {
+  const rows = rowsOf(pages.get('docs/security.md')!).filter(([, option = '']) => /^`[\w.]+`$/.test(option))
+  const resolved = resolveOptions({ secret: 'a-secret-of-more-than-32-bytes-0123456789', storage: memoryStorage() })
+  const session = resolved.session(null)
+  const tokens = { ...resolved.tokens, keys: resolved.tokens.keys.reveal().join() }
+  const passwords = { ...resolved.passwords, pepper: resolved.passwords.pepper.length > 0 }
+  const defaults = new Map(leaves({ ...resolved, session, tokens, passwords }, '', []))
+
+  t.ok(rows.length >= 18)
+  for (const [, option = '', told = ''] of rows) {
+    const name = option.slice(1, -1)
+    if (name !== 'throttle')
+      t.ok(defaults.has(name) && spellings(defaults.get(name)).includes(told), `${name}: ${told}`)
+  }
+})
+
+/** How the page may write a default. */
+function spellings(value: unknown): string[] {
+  if (typeof value === 'string') return [`\`${value}\``]
+  if (typeof value !== 'number') return [value === true ? 'on' : 'off']
+  return [`${value}`, `${value} seconds`, `${value / 60} minutes`, `${value / 86_400} days`]
+}
+
 const whole = [
   'db',
   'storage',
@@ -73,17 +96,19 @@ const whole = [
   'cache',
   'mailer',
   'secret',
+  'keys',
   'routes',
   'brand',
   'templates',
   'argon2',
+  'pepper',
   'profile',
 ]
 
-function leaves(options: Record<string, unknown>, path = ''): [string, unknown][] {
+function leaves(options: Record<string, unknown>, path = '', kept = whole): [string, unknown][] {
   return Object.entries(options).flatMap(([name, value]): [string, unknown][] => {
-    const grouped = typeof value === 'object' && value !== null && !whole.includes(name) && path !== 'throttle.'
-    return grouped ? leaves(value as Record<string, unknown>, `${path}${name}.`) : [[path + name, value]]
+    const grouped = typeof value === 'object' && value !== null && !kept.includes(name) && path !== 'throttle.'
+    return grouped ? leaves(value as Record<string, unknown>, `${path}${name}.`, kept) : [[path + name, value]]
   })
 }
 

@@ -5,7 +5,7 @@ import { pages, readPage, root, snippets } from '../helpers/pages.ts'
 
 // What the snippets take for granted: the host's own things.
 const globals = `
-import type { FastifyInstance, onRequestHookHandler } from 'fastify'
+import type { FastifyInstance, FastifyRequest, onRequestHookHandler } from 'fastify'
 import type { Kysely } from 'kysely'
 import type plugin from 'fastify-accounts'
 declare global {
@@ -17,9 +17,10 @@ declare global {
   const email: string
   const password: string
   function createSession(options: { onLogout(): void }): {
-    keep(tokens: unknown): void
+    login(body: { email: string; password: string }): Promise<Response>
     fetch(path: string): Promise<Response>
   }
+  function provedUser(request: FastifyRequest): Promise<number>
   function isHuman(proof: unknown): Promise<boolean>
   function ownerOf(orderId: number): Promise<number | string>
   function orderOf(orderId: number): Promise<string>

@@ -42,6 +42,7 @@ for (const { on, open, skip, rotate } of modes) {
     const session = (request: FastifyRequest | null) => {
       asked.push(request)
       if (request === null) return {}
+      if (request.headers['at-most']) return { perUser: Number(request.headers['at-most']) }
       const remember = request.headers['remember-me'] === 'yes'
       return remember ? { idle: (60 * day) / 1000, absolute: (90 * day) / 1000 } : { idle: 3600, absolute: 86_400 }
     }
@@ -102,6 +103,27 @@ for (const { on, open, skip, rotate } of modes) {
         [false, true],
       )
       t.strictSame(await idsOf(stranger), [stranger.sessionId])
+    })
+
+    await t.test('[R-SES-3] a login past session.perUser ends the session that was used least recently', async (t) => {
+      const { email } = await newUser()
+      const old = (await logIn(email)).body
+      clock.pass(1000)
+      const used = (await logIn(email)).body
+      clock.pass(1000)
+      const renewedOld = await renewed(old)
+      const seen = ends.length
+
+      const last = (await logIn(email, { 'at-most': '2' })).body
+
+      const read = (tokens: { access: string }) => host.send({ url: '/auth/user/', headers: bearer(tokens) })
+      t.strictSame(
+        [told(await read(used)), told(await refresh(used.refresh))],
+        ['401 TOKEN_INVALID', '401 TOKEN_INVALID'],
+      )
+      t.strictSame([(await read(last)).status, (await read(renewedOld)).status], [200, 200])
+      t.match(ends.slice(seen), [{ details: { reason: 'displaced', count: 1 }, userId: Number }])
+      t.equal(ends.length, seen + 1)
     })
 
     await t.test('a session that is unused for its idle life is over, and each refresh begins it anew', async (t) => {
@@ -425,7 +447,7 @@ t.test('a wrong answer of the option "session" is a fault that the log names, an
     t.match(JSON.parse(lines.find((line) => line.includes('failed')) as string).err.message, message)
     await t.rejects(app.accounts.startSession(user.id), { message })
   }
-  t.strictSame(await storage.listSessions(user.id, Date.now()), [])
+  t.strictSame(await storage.listSessions(user.id, 1000, Date.now()), [])
 
   answer = () => ({})
   const { body } = await post('/api/login/', { email: user.email, password })
@@ -448,7 +470,7 @@ t.test('startSession asks the option about the request that it is given', async 
 
   const plain = await post('/sso', {}, { 'user-agent': 'Firefox' })
   const remembered = await post('/sso', {}, { 'remember-me': 'yes' })
-  const [first] = (await realmOf(app.accounts).storage.listSessions(user.id, clock())).filter(
+  const [first] = (await realmOf(app.accounts).storage.listSessions(user.id, 1000, clock())).filter(
     ({ userAgent }) => userAgent === 'Firefox',
   )
   clock.pass(3_600_000)

@@ -222,7 +222,13 @@ for (const { on, open, skip } of backends) {
     await t.test('[R-ENUM-9] log-in answers the plain 401 to an account that is not proved', async (t) => {
       const email = newAddress()
       const { token, code } = await register({ email, password })
-      const tries = { right: [email, password], wrong: [email, later], unknown: [newAddress(), password] } as const
+      const created = await createUser(host.app, { name: host.name, password })
+      const tries = {
+        right: [email, password],
+        wrong: [email, later],
+        unknown: [newAddress(), password],
+        created: [created.email, password],
+      } as const
 
       const answers: [string, Answer][] = []
       for (const [what, [address, typed]] of Object.entries(tries)) {

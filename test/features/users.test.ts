@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises'
+import * as bcrypt from '@node-rs/bcrypt'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
@@ -227,6 +228,37 @@ t.test('an import tells what became of each user', async (t) => {
   t.equal((await login()).status, 200)
   const [first] = outcomes as [{ id: number }]
   t.match(await users.find(first), { role: 'admin', createdAt: 1000, emailVerifiedAt: 1000 })
+})
+
+t.test('an imported user keeps its id and stays disabled', async (t) => {
+  const { users, login } = await open(t)
+  const passwordHash = await bcrypt.hash(ada.password, 4)
+  const statusOf = async (email: string) => (await login(ada.password, email)).status
+
+  const outcomes = await users.import([
+    { id: 4711, email: 'ada@example.org', passwordHash },
+    { id: 4712, email: 'gone@example.org', passwordHash, active: false },
+    { id: 4711, email: 'other@example.org' },
+    ...['x', 0, -7, 1.5, 2 ** 53 - 1].map((id) => ({ id, email: 'odd@example.org' })),
+  ])
+
+  t.match(outcomes, [{ id: 4711 }, { id: 4712 }, { refused: 'id_taken' }])
+  for (const outcome of outcomes.slice(3)) t.match(outcome, { refused: 'invalid', message: /^id must be/ })
+  t.equal(await statusOf('ada@example.org'), 200)
+  t.equal(await statusOf('gone@example.org'), 401)
+  await users.enable(4712)
+  t.equal(await statusOf('gone@example.org'), 200)
+  t.equal((await users.create({ email: 'next@example.org' })).id, 4713)
+})
+
+t.test('a password that is set without a notice is mailed to nobody', async (t) => {
+  const { mailer, users } = await open(t)
+  const { id } = await users.create({ email: 'ada@example.org', verified: true })
+
+  await users.setPassword(id, 'correct horse battery', { notice: false })
+  t.equal(mailer.sent.length, 0)
+  await users.setPassword(id, 'correct horse battery 2')
+  t.equal(mailer.sent.length, 1)
 })
 
 t.test('an import takes nothing that it would lose', async (t) => {

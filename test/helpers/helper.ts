@@ -1,9 +1,10 @@
 import { randomBytes } from 'node:crypto'
+import { setTimeout as sleep } from 'node:timers/promises'
 import pg from 'pg'
 import t from 'tap'
-import { poll } from '../servers.js'
+import { findBinaries, poll } from '../servers.js'
 
-export { freePort, startPostgres, startRedis } from '../servers.js'
+export { freePort, startMariadb, startPostgres, startRedis } from '../servers.js'
 export { type FaultProxy, faultProxy } from './fault-proxy.ts'
 
 /**
@@ -13,6 +14,12 @@ export { type FaultProxy, faultProxy } from './fault-proxy.ts'
 export const noPostgres = process.env.TEST_DATABASE_URL ? false : 'no PostgreSQL on this machine'
 /** The same for tests that start a Redis process. The shared Redis may be an embedded stand-in. */
 export const noRedis = process.env.TEST_REDIS_STANDIN ? 'no Redis on this machine' : false
+
+/** The same for tests that need MariaDB, or a MySQL in `TEST_MYSQL_URL`. */
+export const noMariadb = process.env.TEST_MYSQL_URL ? false : 'no MariaDB on this machine'
+
+/** The same for tests that drive Chromium, which are in the long run. */
+export const noChromium = findBinaries().chromium ? false : 'no Chromium on this machine'
 
 /**
  * Whether this is the long run, `npm run test:all`. The suite of a commit leaves out variants of what it tests: further
@@ -93,17 +100,18 @@ export async function until(condition: () => unknown, ms = 30_000): Promise<void
 }
 
 /**
- * Runs a case of a contract over a real server, and again when the machine was too busy to show anything: the server
- * did not reply within its half a second.
+ * Runs what needs a real server, and again when the machine was too busy for it: the server did not reply within its
+ * half a second.
  */
-export async function despiteLoad(run: () => Promise<void>): Promise<void> {
+export async function despiteLoad<T>(run: () => Promise<T>): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await run()
     } catch (error) {
       const { code, message } = error as { code?: string; message: string }
       const late = code === 'ACCOUNTS_UNAVAILABLE' || /timed out|more than a second/.test(message)
-      if (attempt === 3 || !late) throw error
+      if (attempt === 4 || !late) throw error
+      await sleep(attempt * 500)
     }
   }
 }

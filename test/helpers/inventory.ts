@@ -1,6 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import type { AccountsOptions, RouteName } from '../../lib/index.ts'
 import { createUser, loginAs } from '../../lib/testing/index.ts'
+import { newKey, pemOf } from './keys.ts'
 
 /** A route as clients see it. */
 export interface WireRoute {
@@ -31,7 +32,7 @@ const account = { name: 'user', path: '/auth/user/', guarded: true } as const
 const update = { ...account, body: { username: 'ada' }, partial: 'members', status: 200, answer: user } as const
 const proof = { body: { token, otp }, status: 200, answer: ['message'] }
 
-/** Every route there is, with `verifyEmail`. */
+/** Every route there is, with `verifyEmail` and `tokens.keys`. */
 export const inventory: WireRoute[] = [
   {
     ...{ ...open, name: 'register', path: '/api/register/', body: { username: 'ada', email, password } },
@@ -86,10 +87,22 @@ export const inventory: WireRoute[] = [
     ...{ name: 'sessions', method: 'DELETE', path: '/auth/sessions/:id/', guarded: true },
     ...{ status: 204, answer: [], refusals: [401, 404] },
   },
+  {
+    ...{ name: 'jwks', method: 'GET', path: '/.well-known/jwks.json', guarded: false, status: 200 },
+    ...{ answer: ['keys'], refusals: [] },
+  },
 ]
 
 /** Options under which every route of the inventory is mounted. */
-export const allRoutes = { registration: { verifyEmail: true } } as const satisfies Partial<AccountsOptions>
+export const allRoutes = {
+  registration: { verifyEmail: true },
+  tokens: { keys: pemOf(newKey('EdDSA')) },
+} as const satisfies Partial<AccountsOptions>
+
+/** The routes that are mounted without any option. */
+export const defaultRoutes = inventory.filter(
+  ({ name }) => !['verifyEmail', 'resendVerification', 'jwks'].includes(name),
+)
 
 /** The routes that take a body. */
 export const bodied = inventory.filter((route): route is WireRoute & Required<Pick<WireRoute, 'body'>> =>
@@ -98,7 +111,7 @@ export const bodied = inventory.filter((route): route is WireRoute & Required<Pi
 
 /** A path with and without its trailing slash. */
 export function spellings(path: string): string[] {
-  return [path, path.slice(0, -1)]
+  return [path, path.endsWith('/') ? path.slice(0, -1) : `${path}/`]
 }
 
 /** Logs a fresh user in, and answers the headers that open what is guarded to it. */

@@ -4,7 +4,7 @@ import ts from 'typescript'
 
 /** Who makes a message that a developer or an operator sees, and which of its arguments holds the words. */
 const makers = new Map([
-  ...['Error', 'TypeError', 'failure', 'usageError', 'fn'].map((name) => [name, 0] as const),
+  ...['Error', 'TypeError', 'failure', 'usageError', 'fn', 'forbidden'].map((name) => [name, 0] as const),
   ...['text', 'optionalText', 'port', 'refuseProduction', 'wrongOption', 'wrongRequirement', 'invalid'].map(
     (name) => [name, 1] as const,
   ),

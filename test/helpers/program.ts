@@ -38,6 +38,21 @@ export function loadedIn(err: string): { packages: Set<string | undefined>; ours
   return { packages, ours, modules }
 }
 
+/** Runs a module on the built package, from its folder, as if a package were not installed; returns what it prints. */
+export async function withoutPackage(t: Teardown, name: string, code: string): Promise<string> {
+  const hidden = `
+    import Module from 'node:module'
+    const resolve = Module._resolveFilename
+    Module._resolveFilename = (wanted, ...rest) => {
+      if (wanted === ${JSON.stringify(name)}) throw new Error('not installed')
+      return resolve(wanted, ...rest)
+    }
+    ${code}`
+  const run = runNode(t, ['--input-type=module', '-e', hidden], {})
+  await run.ended
+  return run.out() + run.err()
+}
+
 /** Runs the built program as a container does: with no other environment, and `input` on its standard input. */
 export function cli(
   t: Teardown,

@@ -4,6 +4,7 @@ import Fastify from 'fastify'
 import accounts from 'fastify-accounts'
 import { Kysely, PostgresDialect } from 'kysely'
 import pg from 'pg'
+import { cheapHashes } from '../../dist/options/rules.js'
 
 const { DATABASE_URL, REDIS_URL, ACCOUNTS_SECRET, OPTIONS = '{}' } = process.env
 const pool = new pg.Pool({ connectionString: DATABASE_URL, max: 10 })
@@ -13,7 +14,8 @@ pool.on('connect', (client) => client.on('error', () => {}))
 const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 const app = Fastify()
 app.addHook('onClose', () => db.destroy())
-const options = { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, throttle: false, ...JSON.parse(OPTIONS) }
+const usual = { throttle: false, passwords: { argon2: cheapHashes } }
+const options = { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, ...usual, ...JSON.parse(OPTIONS) }
 await app.register(accounts, options)
 const { authenticate, users } = app[options.name ?? 'accounts']
 app.get('/host/me', { onRequest: authenticate }, async () => ({}))

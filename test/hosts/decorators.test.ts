@@ -93,7 +93,9 @@ t.test('two realms live in one app, and the tokens and codes of one open nothing
   const host = await hostApp(t, {
     options: { ...parts, prefix: '/shop' },
     async after(app) {
-      await app.register(accounts, { ...parts, name: 'staff', prefix: '/staff' })
+      // A copy, or it would be refused.
+      const storage = { ...parts.storage }
+      await app.register(accounts, { ...parts, storage, name: 'staff', prefix: '/staff' })
       app.get('/of-staff', { onRequest: app.staff.authenticate }, (request) => request.account)
       app.get('/of-customers', { onRequest: app.accounts.authenticate }, (request) => request.account)
     },

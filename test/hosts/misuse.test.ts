@@ -1,4 +1,5 @@
 import Fastify, { type FastifyInstance } from 'fastify'
+import { Kysely, PostgresDialect } from 'kysely'
 import t from 'tap'
 import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
@@ -23,19 +24,27 @@ function parts(options: Partial<AccountsOptions> = {}): AccountsOptions {
   return { secret, storage: memoryStorage(), cache: memoryCache(), mailer: memoryMailer(), ...options }
 }
 
-t.test('realms that share their users are named in the log', async (t) => {
+t.test('realms that would share their users are refused', async (t) => {
   const storage = memoryStorage()
-
-  const shared = await loggedApp(t, async (app) => {
-    await app.register(accounts, parts({ storage }))
-    await app.register(accounts, parts({ storage, name: 'staff', prefix: '/staff' }))
+  const db = new Kysely<object>({
+    dialect: new PostgresDialect({ pool: async () => Promise.reject(new Error('down')) }),
   })
+  const shared = (own: object) =>
+    loggedApp(t, async (app) => {
+      const { storage: _, ...others } = parts()
+      await app.register(accounts, { ...others, ...own } as AccountsOptions)
+      await app.register(accounts, { ...others, ...own, name: 'staff', prefix: '/staff' } as AccountsOptions)
+    })
+
+  await t.rejects(shared({ storage }), {
+    message: /option "storage" must not be that of "accounts", whose users "staff"/,
+  })
+  await t.rejects(shared({ db }), { message: /option "db" must not be that of "accounts".*withSchema/ })
   const apart = await loggedApp(t, async (app) => {
     await app.register(accounts, parts())
     await app.register(accounts, parts({ name: 'staff', prefix: '/staff' }))
   })
 
-  t.match(shared.log(), /share their users/)
   t.equal(apart.log(), '')
 })
 

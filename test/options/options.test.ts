@@ -54,7 +54,7 @@ const wrong: Wrong[] = [
   ['db', {}, /Kysely instance/],
   ['storage', {}, /storage adapter.*missing: insertUser/],
   ['storage', db, /storage adapter such as kyselyStorage\(db\)/],
-  ['storage.ids', undefined, /'integer' or 'uuid'/],
+  ['storage.ids', undefined, /'integer', 'uuid' or 'text'/],
   ['redis', 5, /URL, an ioredis client/],
   ['redis', { cache: 'redis://localhost' }, /\{ cache, queue \}/],
   ['cache', { put() {} }, /missing: lease/],
@@ -64,15 +64,17 @@ const wrong: Wrong[] = [
   ['tokens.audience', '', /printable ASCII/],
   ['tokens.accessTtl', '5m', /whole number from 1 to 86400, but '5m'/],
   ['tokens.accessTtl', 0, /whole number/],
+  ['tokens.keys', 'hs256', /must be a key of Ed25519, P-256 or RSA .*a text of 5 characters that is no PEM/],
   ['tokens.claims', {}, /function \(user\) => claims/],
   ['session.idle', 1.5, /whole number/],
   ['session.idle', 2_592_001, /must not be longer than session.absolute \(2592000\)/],
   ['session.absolute', Number.POSITIVE_INFINITY, /whole number/],
-  ['session', 3600, /must be a function or an object with idle, absolute, but 3600/],
+  ['session.perUser', 0, /whole number from 1 to 1000/],
+  ['session', 3600, /must be a function or an object with idle, absolute, perUser, but 3600/],
   ['session', null, /a function or an object/],
-  ['session', () => '1h', /must be a function or an object with idle, absolute, but '1h'/],
+  ['session', () => '1h', /must be a function or an object with idle, absolute, perUser, but '1h'/],
   ['session', () => null, /a function or an object.*null/],
-  ['session', async () => ({ idle: 60 }), /must return \{ idle, absolute \} at once, but a promise/],
+  ['session', async () => ({ idle: 60 }), /must return \{ idle, absolute, perUser \} at once, but a promise/],
   ['session', async (request: any) => ({ idle: request.headers.idle }), /at once, but a promise/],
   ['refresh.rotate', 'false', /true or false, but 'false'/],
   ['refresh.graceSeconds', -1, /whole number from 0 to 3600/],
@@ -121,6 +123,11 @@ const wrong: Wrong[] = [
   ['revocation', 'redis', /'feed' or 'storage' or 'none', but 'redis'/],
   ['revocation', false, /'feed' or 'storage' or 'none', but false/],
   ['passwords.context', 'Example', /must be a list of names/],
+  ['passwords.legacy.form', '^sha', /must be a regular expression, but '\^sha'/],
+  ['passwords.write', 'md5', /'argon2id' or 'bcrypt' or 'django', but 'md5'/],
+  ['passwords.upgrade', 'no', /true or false/],
+  ['adopt', true, /must be an object with table, schema, ids/],
+  ['adopt.table', 'a.b.c', /must be the name of a table/],
   ['passwords.breached', true, /must be a function \(prefix, signal\) => range/],
   ...(['login', 'account', 'network', 'register', 'mail', 'mailbox', 'change'] as const).flatMap((name): Wrong[] => [
     [`throttle.${name}`, true, /must be false or an object with tries, seconds/],
@@ -128,10 +135,27 @@ const wrong: Wrong[] = [
     [`throttle.${name}.seconds`, '15m', /whole number from 1 to 2592000/],
   ]),
   ['throttle', 5, /must be false or an object with login/],
+  ['browser', true, /must be false or an object with origins, sameSite/],
+  ['browser.origins', undefined, /must be a list of origins such as \["https:\/\/app.example.com"\]/],
+  ['browser.origins', [], /must be a list of origins/],
+  ['browser.origins', 'https://app.example.com', /must be a list of origins/],
+  ...['*', 'null', 'app.example.com', 'http://app.example.com', 'capacitor://localhost', '', null, 7].map(
+    (one): Wrong => ['browser.origins[0]', [one], /must be an https origin \(http on localhost, for development\)/],
+  ),
+  ...['/', '/app', '?a', '#a', ':443'].map(
+    (end): Wrong => [
+      ...(['browser.origins[1]', ['http://127.0.0.1:1', `https://app.example.com${end}`]] as const),
+      /must be the origin alone, as browsers write it: "https:\/\/app.example.com", but/,
+    ],
+  ),
+  ['browser.origins[0]', ['https://a@app.example.com'], /"https:\/\/app.example.com"/],
+  ['browser.origins[0]', ['https://APP.example.com'], /"https:\/\/app.example.com"/],
+  ['browser.origins[0]', ['https://bücher.example'], /"https:\/\/xn--bcher-kva.example"/],
   ['eventLog', 'yes', /must be true, false or an object with keep, but 'yes'/],
   ['eventLog.keep', 3599, /whole number from 3600 to 315360000/],
   ['eventLog.keep', '90d', /whole number/],
   ['network', 'ip', /function \(request\) => string/],
+  ['errors', 'django', /must be 'fastify' or 'drf', but 'django'/],
   ['openapi.securityScheme', 'a b', /security scheme/],
   ['clock', 1, /function \(\) => milliseconds/],
 ]
@@ -199,7 +223,7 @@ t.test('an unknown option is a TypeError with the names that there are', async (
 })
 
 t.test('options of later versions are unknown, not ignored', async (t) => {
-  for (const path of ['browser', 'hooks', 'tokens.keys', 'passwords.pepper']) {
+  for (const path of ['hooks']) {
     t.match(refusal(nested(path, {})), `option "${path}" is unknown`)
   }
 })
@@ -241,10 +265,10 @@ t.test('the lives of sessions may be a function of the request, whose results ar
   const { session } = resolve({ session: (request: unknown) => idles.get(request) })
   const asked = (request: unknown) => session(request as null)
 
-  t.strictSame(asked(null), { idle: 60, absolute: 2_592_000 })
-  t.strictSame(asked('remembered'), { idle: 1000, absolute: 1000 })
-  t.strictSame(asked('short'), { idle: 3600, absolute: 3600 })
-  t.strictSame(asked('unknown'), { idle: 864_000, absolute: 2_592_000 })
+  t.strictSame(asked(null), { idle: 60, absolute: 2_592_000, perUser: 100 })
+  t.strictSame(asked('remembered'), { idle: 1000, absolute: 1000, perUser: 100 })
+  t.strictSame(asked('short'), { idle: 3600, absolute: 3600, perUser: 100 })
+  t.strictSame(asked('unknown'), { idle: 864_000, absolute: 2_592_000, perUser: 100 })
   t.throws(() => asked('long'), { name: 'TypeError', message: /option "session.idle" must not be longer/ })
   t.throws(() => asked('misspelt'), { name: 'TypeError', message: /"session.idel" is unknown; the names are/ })
   t.throws(() => asked('promise'), { name: 'TypeError', message: /option "session" must return .* at once/ })
@@ -259,19 +283,19 @@ t.test('what a function returns without a request is checked at boot', async (t)
     returning({ idle: 61, absolute: 60 }),
     /option "session.idle" must not be longer than session.absolute \(60\)/,
   )
-  t.match(returning({ idel: 60 }), /option "session.idel" is unknown; the names are idle, absolute/)
+  t.match(returning({ idel: 60 }), /option "session.idel" is unknown; the names are idle, absolute, perUser/)
   t.match(returning(Promise.reject(new Error('of the host'))), /option "session" must return .* at once/)
 })
 
 t.test('a function that reads the request is judged when there is one', async (t) => {
   const { session } = resolve({ session: (request: any) => ({ idle: request.idle }) })
 
-  t.strictSame(session({ idle: 60 } as never), { idle: 60, absolute: 2_592_000 })
+  t.strictSame(session({ idle: 60 } as never), { idle: 60, absolute: 2_592_000, perUser: 100 })
   t.throws(() => session({ idle: '1h' } as never), { name: 'TypeError', message: /option "session.idle" must be/ })
 })
 
 t.test('an idle life that is left out follows a shorter absolute one', async (t) => {
-  t.strictSame(resolve({ session: { absolute: 3600 } }).session(null), { idle: 3600, absolute: 3600 })
+  t.strictSame(resolve({ session: { absolute: 3600 } }).session(null), { idle: 3600, absolute: 3600, perUser: 100 })
   t.ok(Object.isFrozen(resolve({ session: { absolute: 3600 } }).session(null)))
   t.match(refusal({ session: { idle: 864_000, absolute: 3600 } }), /option "session.idle" must not be longer/)
 })
@@ -285,6 +309,36 @@ t.test('profile fields with names of ours are refused', async (t) => {
   t.match(refusal({ registration: { profile } }), 'option "registration.profile.__proto__" is a field of ours')
 })
 
+t.test('a table to adopt has a column for each name, and needs the Kysely of the app', async (t) => {
+  const adopt = { table: 'users' }
+  const taken = (given: object) => resolveOptions({ secret, db, adopt: { ...adopt, ...given } } as never).adopt
+
+  t.match(taken({}), {
+    table: 'users',
+    schema: undefined,
+    ids: 'integer',
+    id: 'id',
+    email: 'email',
+    password: 'password',
+  })
+  t.match(taken({ noPassword: '!', profile: { company: 'firm' } }), { noPassword: '!', profile: { company: 'firm' } })
+  const said = (given: object) => {
+    try {
+      return taken(given) && ''
+    } catch (error) {
+      return (error as Error).message
+    }
+  }
+  t.match(said({ active: 'a', disabledAt: 'b' }), 'option "adopt.disabledAt" must be left out when "active" is given')
+  t.match(said({ profile: 'x' }), 'option "adopt.profile" must be an object by names')
+  t.match(said({ profile: { company: 5 } }), 'option "adopt.profile.company" must be the name of a column')
+  t.match(said({ defaults: { staff: null } }), 'option "adopt.defaults.staff" must be a text, a number, true or false')
+  t.match(said({ noPassword: 'x' }), /option "adopt.noPassword" must be '' or '!' or undefined/)
+  t.match(said({ insert: 'x' }), /option "adopt.insert" must be a function \(trx, user, \{ request \}\) => columns/)
+  t.match(said({ column: 'x' }), 'option "adopt.column" is unknown')
+  t.match(refusal({ adopt }), 'option "adopt" needs "db"; pass it to kyselyStorage() instead')
+})
+
 t.test('every right value is taken as it is', async (t) => {
   const given = {
     name: 'staff2',
@@ -293,7 +347,7 @@ t.test('every right value is taken as it is', async (t) => {
     secret: [secret, `${secret}-before`] as const,
     redis: { cache: 'redis://localhost:1', queue: 'redis://localhost:2' },
     tokens: { issuer: 'https://a.example', audience: 'api', accessTtl: 60, claims: () => ({}) },
-    session: { idle: 60, absolute: 60 },
+    session: { idle: 60, absolute: 60, perUser: 3 },
     refresh: { rotate: false, graceSeconds: 0, lateReplays: 0 },
     registration: {
       username: false,
@@ -304,7 +358,10 @@ t.test('every right value is taken as it is', async (t) => {
     passwords: {
       ...{ minLength: 15, maxLength: 64, context: ['Example'], breached: async () => '' },
       argon2: { memoryCost: 65_536, timeCost: 3, parallelism: 2 },
-    },
+      pepper: [{ id: '2026_b-C', secret: `${secret}-pepper` }, null],
+      legacy: { form: /^sha256:/g, verify: (stored: string, password: string) => stored === `sha256:${password}` },
+      ...{ upgrade: false, write: 'argon2id' },
+    } as const,
     throttle: {
       ...{ login: { tries: 1, seconds: 1 }, account: false, network: { tries: 1_000_000, seconds: 2_592_000 } },
       ...{ register: false, mail: false, mailbox: false, change: false },
@@ -312,17 +369,32 @@ t.test('every right value is taken as it is', async (t) => {
     passwordReset: { url: 'http://localhost:3000/reset', digits: 10, ttl: 60, tries: 1 },
     account: { fields: ['company'], delete: 'deactivate' },
     roles: { admin: ['*'], 'support.2': ['orders:read', 'orders:*', 'a-b:c.d:*'], none: [] },
+    browser: { origins: ['https://app.example.com', 'http://[::1]:5173'], sameSite: 'lax' },
     eventLog: { keep: 3600 },
     mail: { brand: { name: 'Ada & Söhne', logoUrl: 'https://a.example/l.png', color: '#05a', supportEmail: 'a@b.co' } },
     revocation: 'storage',
     network: () => 'net',
+    errors: 'drf',
     openapi: { securityScheme: 'jwt' },
     clock: () => 5,
   }
   const resolved = resolve(given)
   const { secret: secrets, redis, storage: taken, db: _, cache, mailer, routes, ...others } = resolved
-  const { session, roles, mail, ...rest } = others
-  const { secret: __, redis: pair, routes: asked, session: lives, roles: may, mail: looks, ...expected } = given
+  const { session, roles, mail, tokens, passwords, adopt, ...rest } = others
+  t.equal(adopt, undefined)
+  const { keys, ...restOfTokens } = tokens
+  const {
+    secret: __,
+    redis: pair,
+    routes: asked,
+    session: lives,
+    roles: may,
+    mail: looks,
+    tokens: words,
+    passwords: givenPasswords,
+    ...expected
+  } = given
+  const [pepper, none] = passwords.pepper
 
   t.strictSame(secrets.reveal(), given.secret)
   t.strictSame(redis?.reveal(), pair)
@@ -331,7 +403,16 @@ t.test('every right value is taken as it is', async (t) => {
   t.strictSame(session(null), lives)
   t.strictSame(Object.fromEntries(roles ?? []), may)
   t.strictSame(mail.brand, looks.brand)
-  t.strictSame(rest, expected)
+  t.strictSame(keys.reveal(), ['secret'])
+  const { legacy, ...restOfPasswords } = passwords
+  t.ok(legacy?.form.test('sha256:x'))
+  t.equal(await legacy?.verify('sha256:x', 'x'), true)
+  const { legacy: ___, ...expectedPasswords } = givenPasswords
+  t.strictSame(
+    { ...restOfPasswords, pepper: [{ ...pepper, secret: pepper?.secret.reveal() }, none] },
+    expectedPasswords,
+  )
+  t.strictSame({ ...rest, tokens: restOfTokens }, { ...expected, tokens: words })
 })
 
 t.test('what is left out has the defaults of the documentation', async (t) => {
@@ -347,12 +428,14 @@ t.test('what is left out has the defaults of the documentation', async (t) => {
     passwordReset: { digits: 8, ttl: 600, tries: 5, url: undefined },
     account: { delete: 'row', fields: undefined },
     roles: undefined,
+    browser: false,
     eventLog: false,
     revocation: 'feed',
+    errors: 'fastify',
     openapi: { securityScheme: 'bearerAuth' },
   })
   t.match(options.clock(), Number)
-  t.strictSame(options.session(null), { idle: 864_000, absolute: 2_592_000 })
+  t.strictSame(options.session(null), { idle: 864_000, absolute: 2_592_000, perUser: 100 })
   for (const on of [true, {}]) t.strictSame(resolve({ eventLog: on }).eventLog, { keep: 7_776_000 })
   t.strictSame(
     routeNames.map((name) => options.routes[name]),
@@ -390,6 +473,7 @@ t.test('the given options are never changed, and the resolved ones cannot be', a
     passwordReset: Object.freeze({ digits: 9 }),
     account: Object.freeze({ fields: Object.freeze(['username']) }),
     roles: Object.freeze({ admin: Object.freeze(['orders:*']) }),
+    browser: Object.freeze({ origins: Object.freeze(['https://app.example.com']) }),
     eventLog: Object.freeze({ keep: 3600 }),
   })
   const before = inspect(given, { depth: 5 })
@@ -397,8 +481,8 @@ t.test('the given options are never changed, and the resolved ones cannot be', a
   const options = resolveOptions(given as unknown as AccountsOptions)
 
   t.equal(inspect(given, { depth: 5 }), before)
-  const { session, routes, passwords, account, roles, eventLog } = options
-  const parts = [session(null), routes, routes.login, passwords.argon2, account, account.fields, eventLog]
+  const { session, routes, passwords, account, roles, eventLog, browser } = options
+  const parts = [session(null), routes, routes.login, passwords.argon2, account, account.fields, eventLog, browser]
   for (const part of [options, ...parts, roles?.get('admin')]) t.ok(Object.isFrozen(part))
   t.not(account.fields, given.account.fields)
   t.not(roles?.get('admin'), given.roles.admin)

@@ -49,6 +49,7 @@ t.test('the package says where its source is, and where to report a fault', asyn
     bugs: `${address}/issues`,
     repository: { type: 'git', url: `git+${address}.git` },
   })
+  t.ok(readFileSync(`${root}/SECURITY.md`, 'utf8').includes(`(${address}/security/advisories/new)`))
 })
 
 t.test('every export and the binary are in the package', async (t) => {
@@ -69,6 +70,7 @@ t.test('every export and the binary are in the package', async (t) => {
 /** What a host can import, by name. A new one is a minor release, a lost one is a major release. */
 const named: Record<string, string[]> = {
   '.': ['AccountsError', 'canonicalEmail', 'createAccounts', 'default', 'defineAccounts'],
+  './adapter': ['isValidId', 'judgeToken', 'storable', 'storableUser'],
   './kysely': ['kyselyStorage', 'migrateToLatest', 'migrationSql', 'migrations', 'migrationsFor'],
   './redis': ['openRedis', 'redisCache'],
   './bullmq': ['mostWaiting', 'queueMailer'],

@@ -22,12 +22,13 @@ import { monitorOf } from '../helpers/redis-trace.ts'
 
 const jsonType = { 'content-type': 'application/json' }
 const serverSecrets = { 'database password': 'canary-database-Rr4nB7', 'Redis password': 'canary-redis-Ff6cX3' }
+const pepper = 'canary-pepper-0Kd8sWq2-and-24-bytes-more'
 const title = '[R-LOG-1] [R-LOG-2] [R-HASH-8] no secret reaches a log, an error, Redis or the database'
 
 t.test(title, { skip: noPostgres || noRedis }, async (t) => {
   const { app, written, commands, redis, db, proxies, mails, mailFaults } = await observedHost(t)
   const { post, get, send } = clientOf(app)
-  const secrets = new Map(Object.entries({ ...serverSecrets, secret }))
+  const secrets = new Map(Object.entries({ ...serverSecrets, secret, ...formsOf(pepper) }))
   const addresses = new Set<string>()
   const errors: Answer[] = []
 
@@ -165,6 +166,11 @@ t.test(title, { skip: noPostgres || noRedis }, async (t) => {
   await askAndReset(next)
   await search(t, 'after every route')
 
+  // An alarm names the pepper of a hash, which is not there.
+  await sql`update accounts_users set password_hash = replace(password_hash, 'keyid=', 'keyid=b2xk')`.execute(db)
+  t.equal((await post_('/api/login/', { email, password: next })).status, 401)
+  t.match(written.join(''), /has the pepper .+oldcanary-id/)
+
   mailFaults.count = 2
   await askAndReset(password)
   await search(t, 'with mails that failed and were tried again')
@@ -220,7 +226,8 @@ async function observedHost(t: Test) {
   const db = new Kysely<any>({ dialect: new PostgresDialect({ pool }) })
   await migrateToLatest(db)
   const passwordReset = { url: 'https://app.example.com/reset' }
-  const given = { passwordReset, eventLog: {}, registration: { verifyEmail: true } }
+  const passwords = { pepper: { id: 'canary-id', secret: pepper } }
+  const given = { passwordReset, passwords, eventLog: {}, registration: { verifyEmail: true } }
   await app.register(plugin, { name, secret, db, redis: redisUrl, ...given })
 
   /** Code and token are empty in a notice, the token in a mail without a link. */
@@ -271,6 +278,13 @@ async function dumpDatabase(db: Kysely<any>): Promise<Record<string, string>> {
     return [name, JSON.stringify(rows)]
   })
   return Object.fromEntries(await Promise.all(dumped))
+}
+
+/** A pepper as it is given, and as bytes are written. */
+function formsOf(text: string): Record<string, string> {
+  const encodings = ['base64', 'base64url', 'hex'] as const
+  const forms = encodings.map((encoding) => [`pepper in ${encoding}`, Buffer.from(text).toString(encoding)])
+  return { pepper: text, ...Object.fromEntries(forms) }
 }
 
 /** Whether a text holds a secret. Eight digits are found by chance within the longer numbers of a log. */

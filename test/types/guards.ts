@@ -190,7 +190,7 @@ addHook('afterLogin', ({ name, userId, ip, at, details }) => {
   console.log(login, when, id, ip)
 })
 addHook('afterSessionEnd', (ended: EventOf<'sessionEnd'>) => {
-  const reason: 'logout' | 'logout_all' | 'revoked' | 'admin' = ended.details.reason
+  const reason: 'logout' | 'logout_all' | 'revoked' | 'admin' | 'displaced' = ended.details.reason
   const count: number = ended.details.count
   // @ts-expect-error the purpose is that of codes
   console.log(reason, count, ended.details.purpose)

@@ -2,8 +2,9 @@ import { type Kysely, sql } from 'kysely'
 import type { CredentialChange, Storage } from '../../contracts.ts'
 import { isValidId, storable } from '../../core/storable.ts'
 import { storeMails } from './outbox.ts'
-import { bound, boundAll, isOneOf } from './rows.ts'
-import { endSessionsOf, liveSessions, sessionRow } from './sessions.ts'
+import { bound, boundAll, sessionRow } from './rows.ts'
+import { endSessionsOf, liveSessions } from './sessions.ts'
+import { changeSome, type Rows } from './stepwise.ts'
 import type { AccountsTables } from './tables.ts'
 import { inTransaction, requireReadCommitted, violatesReference, violatesUnique } from './transactions.ts'
 
@@ -25,13 +26,18 @@ export function credentialVerbs(db: Kysely<AccountsTables>, ids: Storage['ids'])
     async deleteUser(deletion) {
       if (!isValidId(ids, deletion.userId)) return 'stale'
       await requireReadCommitted(db)
-      try {
-        return await inTransaction(db, (transaction) => deleteFenced(transaction, deletion))
-      } catch (error) {
-        if (violatesReference(error)) return 'in_use'
-        throw error
-      }
+      return orInUse(inTransaction(db, (transaction) => deleteFenced(transaction, deletion)))
     },
+  }
+}
+
+/** What a deletion returns, or `'in_use'`. Deferred constraints, as Django makes them, refuse it only at the commit. */
+export async function orInUse<T>(deletion: Promise<T>): Promise<T | 'in_use'> {
+  try {
+    return await deletion
+  } catch (error) {
+    if (violatesReference(error)) return 'in_use'
+    throw error
   }
 }
 
@@ -79,15 +85,17 @@ async function changeUser(db: Kysely<AccountsTables>, change: CredentialChange):
   const fenced = db
     .updateTable('accounts_users')
     .set(columnsOf(change))
-    .set(freeUsername(db, change))
+    .set(await freeUsername(db, change))
     .where('id', '=', change.userId)
     .where('credential_version', '=', bound(change.fence))
   const query = fenced
     .$if(change.set.active === undefined, (given) => given.where('active', '=', true))
     .$if(change.seenUsername !== undefined, (given) =>
-      given.where('username', 'is not distinct from', bound(change.seenUsername as string | null)),
+      change.seenUsername === null
+        ? given.where('username', 'is', null)
+        : given.where('username', '=', bound(change.seenUsername as string)),
     )
-  return (await query.returning('id').executeTakeFirst()) !== undefined
+  return (await query.executeTakeFirstOrThrow()).numUpdatedRows > 0
 }
 
 // Kysely leaves out what is undefined.
@@ -104,20 +112,19 @@ function columnsOf({ set, credentialVersion }: CredentialChange) {
   })
 }
 
-function freeUsername(db: Kysely<AccountsTables>, { userId, set: { username, usernameCanonical } }: CredentialChange) {
+async function freeUsername(
+  db: Kysely<AccountsTables>,
+  { userId, set: { username, usernameCanonical } }: CredentialChange,
+) {
   if (username === undefined || usernameCanonical === undefined) return {}
   boundAll({ username, usernameCanonical })
-  const other = db
-    .selectFrom('accounts_users as other')
-    .select('other.id')
-    .where('other.username_canonical', '=', usernameCanonical)
-    .where('other.id', '!=', userId)
-  return {
-    username: sql<string | null>`case when exists ${other} then username else ${username} end`,
-    username_canonical: sql<
-      string | null
-    >`case when exists ${other} then username_canonical else ${usernameCanonical} end`,
-  }
+  const other = await db
+    .selectFrom('accounts_users')
+    .select('id')
+    .where('username_canonical', '=', usernameCanonical)
+    .where('id', '!=', userId)
+    .executeTakeFirst()
+  return other ? {} : { username, username_canonical: usernameCanonical }
 }
 
 // One statement locks all of them, in the same order as everywhere.
@@ -126,20 +133,16 @@ async function changeSessions(db: Kysely<AccountsTables>, change: CredentialChan
   if (sessions === 'end') return endSessionsOf(db, userId, now)
   boundAll({ now, fence, credentialVersion })
   const kept = sessions === 'keep' ? sql`true` : isSession(sessions.keep)
-  const rows = await db
-    .updateTable('accounts_sessions')
-    .set({
-      ended_at: sql`case when ${kept} then ended_at else ${now} end`,
-      // A session of even older credentials is dead and stays dead.
-      credential_version: sql`case
-        when ${kept} and credential_version = ${fence} then ${credentialVersion}
-        else credential_version
-      end`,
-    })
-    .where(isOneOf(liveSessions(db).where('user_id', '=', userId)))
-    .returning(['id', 'ended_at as endedAt'])
-    .execute()
-  return rows.filter(({ endedAt }) => endedAt !== null).map(({ id }) => id)
+  const live: Rows = (given) => liveSessions(given).where('user_id', '=', userId)
+  const changed = await changeSome(db, 'accounts_sessions', live, {
+    ended_at: sql`case when ${kept} then ended_at else ${now} end`,
+    // A session of even older credentials is dead and stays dead.
+    credential_version: sql`case
+      when ${kept} and credential_version = ${fence} then ${credentialVersion}
+      else credential_version
+    end`,
+  })
+  return sessions === 'keep' ? [] : changed.filter((id) => id !== sessions.keep)
 }
 
 function isSession(id: string) {
@@ -150,13 +153,12 @@ async function deleteFenced(
   db: Kysely<AccountsTables>,
   { userId, fence, now, mails }: Parameters<Storage['deleteUser']>[0],
 ) {
-  const user = await db
+  const { numDeletedRows } = await db
     .deleteFrom('accounts_users')
     .where('id', '=', userId)
     .where('credential_version', '=', bound(fence))
-    .returning('id')
-    .executeTakeFirst()
-  if (!user) return 'stale'
+    .executeTakeFirstOrThrow()
+  if (numDeletedRows === 0n) return 'stale'
   const ended = await endSessionsOf(db, userId, now)
   await storeMails(db, mails)
   return { ended }

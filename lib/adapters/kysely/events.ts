@@ -1,6 +1,7 @@
-import { type Kysely, sql } from 'kysely'
+import type { Kysely } from 'kysely'
 import type { AccountEvent, Storage } from '../../contracts.ts'
 import { isValidId } from '../../core/storable.ts'
+import { dialectOf } from './dialects.ts'
 import { bound, boundAll, idOf, parsed } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
 import { withSavepoint } from './transactions.ts'
@@ -19,6 +20,7 @@ export function eventVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']): Pic
       const page = db
         .selectFrom('accounts_events')
         .select(eventColumns)
+        .select(dialectOf(db).asText('details').as('details'))
         .where('user_id', '=', userId)
         .orderBy('id', 'desc')
         .limit(bound(limit))
@@ -67,5 +69,4 @@ const eventColumns = [
   'ip',
   'network',
   'user_agent as userAgent',
-  sql<string>`details::text`.as('details'),
 ] as const

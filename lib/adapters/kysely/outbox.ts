@@ -1,47 +1,47 @@
 import { type Kysely, sql } from 'kysely'
 import type { OutboxMail, Storage } from '../../contracts.ts'
 import { storable } from '../../core/storable.ts'
-import { bound, boundAll, isOneOf } from './rows.ts'
+import { dialectOf } from './dialects.ts'
+import { bound, boundAll } from './rows.ts'
+import { changeSome, type Rows } from './stepwise.ts'
 import type { AccountsTables } from './tables.ts'
 
 type OutboxVerbs = Pick<Storage, 'addMails' | 'claimMails' | 'settleMails'>
 
-/** The verbs about mails that belong to a change; each is one statement. */
+/** The verbs about mails that belong to a change; each is one statement on PostgreSQL, a claim that finds some two. */
 export function outboxVerbs(db: Kysely<AccountsTables>): OutboxVerbs {
   return {
     addMails: (mails) => storeMails(db, mails),
 
     async claimMails(now, until, limit) {
-      const due = db
-        .selectFrom('accounts_outbox')
-        .select('id')
-        .where(sql<boolean>`not settled`)
-        .where('due_at', '<=', bound(now))
-        .where('expires_at', '>', bound(now))
-        .orderBy('due_at')
-        .limit(bound(limit))
-        .forUpdate()
-        .skipLocked()
-      const rows = await db
-        .updateTable('accounts_outbox')
-        .set({ due_at: bound(until) })
-        .where(isOneOf(due))
-        .returning(mailColumns)
-        .execute()
+      boundAll({ now, until, limit })
+      const due: Rows = (given) =>
+        unsettled(given)
+          .select('id')
+          .where('due_at', '<=', now)
+          .where('expires_at', '>', now)
+          .orderBy('due_at')
+          .limit(limit)
+          .forUpdate()
+          .skipLocked()
+      const claimed = await changeSome(db, 'accounts_outbox', due, { due_at: until })
+      if (claimed.length === 0) return []
+      const rows = await unsettled(db).select(mailColumns).where('id', 'in', claimed).execute()
       return rows.map(mailOf)
     },
 
     async settleMails(ids) {
       const possible = ids.filter(storable).map(bound)
       if (possible.length === 0) return
-      const settled = db.selectFrom('accounts_outbox').select('id').where('id', 'in', possible)
-      await db
-        .updateTable('accounts_outbox')
-        .set({ settled: true, sealed: '' })
-        .where(isOneOf(settled.orderBy('id').forUpdate()))
-        .execute()
+      const settled: Rows = (given) =>
+        given.selectFrom('accounts_outbox').select('id').where('id', 'in', possible).orderBy('id').forUpdate()
+      await changeSome(db, 'accounts_outbox', settled, { settled: true, sealed: '' })
     },
   }
+}
+
+function unsettled(db: Kysely<AccountsTables>) {
+  return db.selectFrom('accounts_outbox').where(sql<boolean>`not settled`)
 }
 
 /**
@@ -50,11 +50,8 @@ export function outboxVerbs(db: Kysely<AccountsTables>): OutboxVerbs {
  */
 export async function storeMails(db: Kysely<AccountsTables>, mails: OutboxMail[]): Promise<void> {
   if (mails.length === 0) return
-  await db
-    .insertInto('accounts_outbox')
-    .values(mails.map(rowOf).toSorted(byId))
-    .onConflict((conflict) => conflict.doNothing())
-    .execute()
+  const insert = db.insertInto('accounts_outbox').values(mails.map(rowOf).toSorted(byId))
+  await dialectOf(db).unlessThere(insert).execute()
 }
 
 function rowOf(mail: OutboxMail) {

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { type Compilable, type CompiledQuery, type Kysely, type QueryResult, sql } from 'kysely'
 import { isOutage } from '../../errors.ts'
+import { dialectOf } from './dialects.ts'
 import { bound } from './rows.ts'
 import type { AccountsTables } from './tables.ts'
 import { isDatabaseOutage } from './transactions.ts'
@@ -58,7 +59,7 @@ export function prepareNothing(db: Db): void {
 
 async function run<Row>(db: Db, { query, named }: Statement<Row>): Promise<QueryResult<Row>> {
   // A fault of a name would end the host's transaction.
-  if (db.isTransaction || !(await drivenByPg(db))) return db.executeQuery(query)
+  if (db.isTransaction || dialectOf(db).name !== 'postgres' || !(await drivenByPg(db))) return db.executeQuery(query)
   try {
     return await db.executeQuery({ ...query, sql: named as unknown as string })
   } catch (error) {

@@ -1,13 +1,14 @@
 import { type Kysely, type RawBuilder, sql } from 'kysely'
 import type { Storage } from '../../contracts.ts'
 import type { AnyKysely } from '../../options/ports.ts'
-import { bound, boundAll, isOneOf } from './rows.ts'
+import { bound, boundAll } from './rows.ts'
+import { deleteSome, type PurgedTable } from './stepwise.ts'
 import type { AccountsTables, Int8 } from './tables.ts'
 import { inTransaction, violatesReference } from './transactions.ts'
 
 const DAY = 86_400_000
 
-/** The verb that removes what nobody needs: four statements, and a transaction only when users have expired. */
+/** The verb that removes what nobody needs: four statements on PostgreSQL, and a transaction if users have expired. */
 export function purgeVerb(db: Kysely<AccountsTables>): Pick<Storage, 'purge'> {
   return {
     async purge({ now, eventsBefore, limit }) {
@@ -15,9 +16,9 @@ export function purgeVerb(db: Kysely<AccountsTables>): Pick<Storage, 'purge'> {
       const expired = await expiredUsers(db, now).limit(limit).execute()
       const counts = [
         await purgeUsers(db, expired, now),
-        await deleteSome(db, 'accounts_sessions', pastSession(db, now), limit),
-        await deleteSome(db, 'accounts_outbox', sql<boolean>`expires_at <= ${now}`, limit),
-        await deleteSome(db, 'accounts_events', sql<boolean>`at < ${eventsBefore}`, limit),
+        await purgeRows(db, 'accounts_sessions', pastSession(db, now), limit),
+        await purgeRows(db, 'accounts_outbox', sql<boolean>`expires_at <= ${now}`, limit),
+        await purgeRows(db, 'accounts_events', sql<boolean>`at < ${eventsBefore}`, limit),
       ]
       return counts.reduce((sum, count) => sum + count, 0)
     },
@@ -35,13 +36,11 @@ function pastSession(db: Kysely<AccountsTables>, now: number) {
   return sql<boolean>`expires_at < ${now - DAY} and not exists ${expiring}`
 }
 
-type PurgedTable = 'accounts_sessions' | 'accounts_outbox' | 'accounts_events'
-
 // Rows that another call has locked are left to the next call.
-async function deleteSome(db: AnyKysely, table: PurgedTable, unneeded: RawBuilder<boolean>, limit: number) {
-  const rows = db.selectFrom(table).select('id').where(unneeded).limit(limit).forUpdate().skipLocked()
-  const { numDeletedRows } = await db.deleteFrom(table).where(isOneOf(rows)).executeTakeFirstOrThrow()
-  return Number(numDeletedRows)
+function purgeRows(db: AnyKysely, table: PurgedTable, unneeded: RawBuilder<boolean>, limit: number) {
+  return deleteSome(db, table, (given: AnyKysely) =>
+    given.selectFrom(table).select('id').where(unneeded).limit(limit).forUpdate().skipLocked(),
+  )
 }
 
 function expiredUsers(db: Kysely<AccountsTables>, now: number) {

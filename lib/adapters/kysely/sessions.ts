@@ -1,8 +1,24 @@
-import { type Expression, type Kysely, type RawBuilder, sql } from 'kysely'
-import type { RefreshOutcome, RefreshRule, Session, Storage, UserId } from '../../contracts.ts'
+import { type Kysely, type RawBuilder, sql } from 'kysely'
+import type { RefreshOutcome, RefreshRule, Storage, UserId } from '../../contracts.ts'
+import { isExempt } from '../../core/refresh-rule.ts'
 import { isValidId, storable } from '../../core/storable.ts'
+import { dialectOf } from './dialects.ts'
 import { prepared, type Slot } from './prepared.ts'
-import { bound, boundAll, idOf, isOneOf, type UserRow, userColumns, userOf } from './rows.ts'
+import {
+  bound,
+  idOf,
+  isOneOf,
+  mostDisplaced,
+  type SessionColumns,
+  type SessionRow,
+  sessionColumns,
+  sessionOf,
+  sessionRow,
+  type UserRow,
+  userColumns,
+  userOf,
+} from './rows.ts'
+import { changeSome, type Rows, stepwiseSessionVerbs } from './stepwise.ts'
 import type { AccountsTables } from './tables.ts'
 import { requireReadCommitted } from './transactions.ts'
 
@@ -11,36 +27,24 @@ export function sessionVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     ...lifeVerbs(db, ids),
     ...endVerbs(db, ids),
-    refreshSession: refreshVerb(db, ids),
+    ...(dialectOf(db).name === 'postgres' ? stepVerbs(db, ids) : stepwiseSessionVerbs(db, ids)),
   } satisfies Partial<Storage>
 }
 
 // Each is one statement.
 function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
-  const insert = prepared(db, (slot: Slot<SessionColumns>) => insertion(db, slot))
-  const active = prepared(db, (slot: Slot<{ id: string; userId: UserId; now: number }>) =>
-    db
-      .selectFrom('accounts_sessions')
-      .select('id')
-      .where('id', '=', slot('id'))
-      .where('user_id', '=', slot('userId'))
-      .where('ended_at', 'is', null)
-      .where('expires_at', '>', slot('now')),
+  const activeOf = prepared(db, (slot: Slot<{ id: string; userId: UserId; now: number }>) =>
+    activeSession(db, slot).where('user_id', '=', slot('userId')),
   )
+  const active = prepared(db, (slot: Slot<{ id: string; now: number }>) => activeSession(db, slot))
   return {
-    async insertSession(session) {
-      if (!isValidId(ids, session.userId)) return false
-      const inserted = await insert(sessionRow(session))
-      return inserted.length > 0
-    },
-
     async sessionActive(id, userId, now) {
-      if (!storable(id) || !isValidId(ids, userId)) return false
-      const found = await active({ id, userId, now })
+      if (!storable(id) || (userId !== null && !isValidId(ids, userId))) return false
+      const found = await (userId === null ? active({ id, now }) : activeOf({ id, userId, now }))
       return found.length > 0
     },
 
-    async listSessions(userId, now) {
+    async listSessions(userId, limit, now) {
       if (!isValidId(ids, userId)) return []
       const rows = await db
         .selectFrom('accounts_sessions')
@@ -52,13 +56,63 @@ function lifeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
         .where(sql<boolean>`last_used_at + idle_ms > ${now}`)
         .orderBy('last_used_at', 'desc')
         .orderBy('id')
+        .limit(bound(limit))
         .execute()
       return rows.map((row) => sessionOf(row, ids))
     },
   } satisfies Partial<Storage>
 }
 
-function insertion(db: Kysely<AccountsTables>, slot: Slot<SessionColumns>) {
+function activeSession(db: Kysely<AccountsTables>, slot: Slot<{ id: string; now: number }>) {
+  return db
+    .selectFrom('accounts_sessions')
+    .select('id')
+    .where('id', '=', slot('id'))
+    .where('ended_at', 'is', null)
+    .where('expires_at', '>', slot('now'))
+}
+
+// Each is one statement, a refresh two for a token that is refused as dead.
+function stepVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  const insert = prepared(db, (slot: Slot<SessionColumns & { others: number }>) => insertion(db, slot))
+  return {
+    async insertSession(session, most) {
+      if (!isValidId(ids, session.userId)) return null
+      const rows = await insert({ ...sessionRow(session), others: bound(most) - 1 })
+      return rows.length > 0 ? rows.flatMap(({ ended }) => ended ?? []) : null
+    },
+
+    refreshSession: refreshVerb(db, ids),
+  } satisfies Partial<Storage>
+}
+
+// The one snapshot does not have the row that is inserted. The user's row is locked first, as everywhere; sessions that
+// another call has locked are left to it.
+function insertion(db: Kysely<AccountsTables>, slot: Slot<SessionColumns & { others: number }>) {
+  return db
+    .with('inserted', () => insertionAlone(db, slot))
+    .with('displaced', (cte) => {
+      const surplus = cte
+        .selectFrom('accounts_sessions')
+        .select('id')
+        // Not by Kysely, which would look for it in the schema of a `withSchema`.
+        .where('user_id', '=', sql<UserId>`(select owner from inserted)`)
+        .where('ended_at', 'is', null)
+        .orderBy('last_used_at', 'desc')
+        .orderBy('id')
+        .offset(slot('others'))
+        .limit(mostDisplaced)
+      const locked = db.selectFrom('accounts_sessions').select('id').where(isOneOf(surplus)).forUpdate().skipLocked()
+      const ended = { ended_at: slot('created_at') }
+      const update = cte.updateTable('accounts_sessions').set(ended).where(isOneOf(locked))
+      return update.where('ended_at', 'is', null).returning('id')
+    })
+    .selectFrom('inserted')
+    .leftJoin('displaced', (join) => join.onTrue())
+    .select('displaced.id as ended')
+}
+
+function insertionAlone(db: Kysely<AccountsTables>, slot: Slot<SessionColumns>) {
   return db
     .insertInto('accounts_sessions')
     .columns(insertedColumns)
@@ -73,26 +127,8 @@ function insertion(db: Kysely<AccountsTables>, slot: Slot<SessionColumns>) {
         // sessions outlived a password change.
         .forShare(),
     )
-    .returning('id')
+    .returning('user_id as owner')
 }
-
-/** The row of a new session. */
-export function sessionRow(session: Session) {
-  return boundAll({
-    id: session.id,
-    user_id: session.userId,
-    credential_version: session.credentialVersion,
-    created_at: session.createdAt,
-    auth_time: session.authTime,
-    last_used_at: session.lastUsedAt,
-    idle_ms: session.idleMs,
-    expires_at: session.expiresAt,
-    ip: session.ip,
-    user_agent: session.userAgent,
-  })
-}
-
-type SessionColumns = ReturnType<typeof sessionRow>
 
 // An object, so that the compiler misses a column that is left out.
 const insertedColumns = Object.keys({
@@ -108,57 +144,20 @@ const insertedColumns = Object.keys({
   user_agent: true,
 } satisfies Record<keyof SessionColumns, true>) as (keyof SessionColumns)[]
 
-/** A session's columns, without those that it has in common with its user. */
-const sessionColumns = [
-  'accounts_sessions.id as sessionId',
-  'accounts_sessions.created_at as createdAt',
-  'auth_time as authTime',
-  'last_used_at as lastUsedAt',
-  'idle_ms as idleMs',
-  'accounts_sessions.expires_at as expiresAt',
-  'ip',
-  'user_agent as userAgent',
-] as const
-
-/** A row of `sessionColumns`, with its user and credential version. */
-export interface SessionRow {
-  userId: string | number
-  credentialVersion: string | number
-  sessionId: string
-  createdAt: string | number
-  authTime: string | number
-  lastUsedAt: string | number
-  idleMs: string | number
-  expiresAt: string | number
-  ip: string
-  userAgent: string
-}
-
-/** The session in a row of `sessionColumns`. */
-export function sessionOf(row: SessionRow, ids: Storage['ids']): Session {
-  return {
-    id: row.sessionId,
-    userId: idOf(row.userId, ids),
-    credentialVersion: Number(row.credentialVersion),
-    createdAt: Number(row.createdAt),
-    authTime: Number(row.authTime),
-    lastUsedAt: Number(row.lastUsedAt),
-    idleMs: Number(row.idleMs),
-    expiresAt: Number(row.expiresAt),
-    ip: row.ip,
-    userAgent: row.userAgent,
-  }
-}
-
-// One statement, two for a token that is refused as dead.
 function refreshVerb(db: Kysely<AccountsTables>, ids: Storage['ids']): Storage['refreshSession'] {
   const step = prepared(db, (slot: Slot<Step>) => takeStep(db, slot))
   return async (id, token, rule, now) => {
     if (!storable(id) || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
     const { rotate, graceMs, lateReplays } = rule
-    // RFC 9700 4.14.2 would end the session; a client that keeps its first token is served unless the host is strict.
-    const exempt = !rotate || (token === 0 && lateReplays > 0)
-    const values = { id, token, rotate, exempt, lateReplays, now, graceEnd: bound(now) - bound(graceMs) }
+    const values = {
+      id,
+      token,
+      rotate,
+      exempt: isExempt(token, rule),
+      lateReplays,
+      now,
+      graceEnd: bound(now) - bound(graceMs),
+    }
     // Once more: a change that re-stamps the sessions it keeps may have committed while the first try waited for the
     // session's row, and that try then joined the user's row as it was before.
     const row = (await step(values))[0] ?? (await step(values))[0]
@@ -203,7 +202,7 @@ function takeStep(db: Kysely<AccountsTables>, slot: Slot<Step>) {
     .where('active', '=', true)
     .returning(sessionColumns)
     .returning(['counter', 'advanced_at as advancedAt', 'ended_at as endedAt'])
-    .returning(userColumns)
+    .returning(userColumns(db))
 }
 
 // The rule of `Storage.refreshSession`, as conditions on the row before the step.
@@ -244,28 +243,28 @@ function outcomeOf(
   return { result: 'ahead', session }
 }
 
-// Each is one statement; `endSession` two when there is none to end, `endSessions` two within a host's transaction.
+// Each is one statement on PostgreSQL; `endSession` two when the session or its user is not known, `endSessions` two
+// within a host's transaction.
 function endVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   return {
     async endSession(id, userId, now) {
       if (!storable(id) || (userId !== null && !isValidId(ids, userId))) return null
       const own = userId === null ? sql<boolean>`true` : sql<boolean>`user_id = ${userId}`
-      const ended = await db
+      const { numUpdatedRows } = await db
         .updateTable('accounts_sessions')
         .set({ ended_at: bound(now) })
         .where('id', '=', bound(id))
         .where(own)
         .where('ended_at', 'is', null)
-        .returning('user_id as userId')
-        .executeTakeFirst()
-      if (ended) return { userId: idOf(ended.userId, ids), ended: true }
+        .executeTakeFirstOrThrow()
+      if (numUpdatedRows > 0 && userId !== null) return { userId, ended: true }
       const found = await db
         .selectFrom('accounts_sessions')
         .select('user_id as userId')
         .where('id', '=', id)
         .where(own)
         .executeTakeFirst()
-      return found ? { userId: idOf(found.userId, ids), ended: false } : null
+      return found ? { userId: idOf(found.userId, ids), ended: numUpdatedRows > 0 } : null
     },
 
     async endSessions(userId, now) {
@@ -274,7 +273,7 @@ function endVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
       return endSessionsOf(db, userId, now)
     },
 
-    endAnySessions: (limit, now) => endAll(db, liveSessions(db).limit(bound(limit)), now),
+    endAnySessions: (limit, now) => endAll(db, now, (given) => liveSessions(given).limit(bound(limit))),
 
     async endedSince(time, usedSince) {
       const rows = await db
@@ -290,20 +289,15 @@ function endVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 
 /** Sessions that have not ended, to be locked; always in this order, or two callers could wait for each other. */
 export function liveSessions(db: Kysely<AccountsTables>) {
-  return db.selectFrom('accounts_sessions').select('id').where('ended_at', 'is', null).orderBy('id').forUpdate()
+  const live = db.selectFrom('accounts_sessions').select('id').where(dialectOf(db).open)
+  return live.orderBy('user_id').orderBy('id').forUpdate()
 }
 
 /** Ends all sessions of a user and returns their ids. */
 export function endSessionsOf(db: Kysely<AccountsTables>, userId: UserId, now: number): Promise<string[]> {
-  return endAll(db, liveSessions(db).where('user_id', '=', userId), now)
+  return endAll(db, now, (given) => liveSessions(given).where('user_id', '=', userId))
 }
 
-async function endAll(db: Kysely<AccountsTables>, sessions: Expression<unknown>, now: number): Promise<string[]> {
-  const rows = await db
-    .updateTable('accounts_sessions')
-    .set({ ended_at: bound(now) })
-    .where(isOneOf(sessions))
-    .returning('id')
-    .execute()
-  return rows.map(({ id }) => id)
+function endAll(db: Kysely<AccountsTables>, now: number, sessions: Rows): Promise<string[]> {
+  return changeSome(db, 'accounts_sessions', sessions, { ended_at: bound(now) })
 }

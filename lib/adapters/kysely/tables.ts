@@ -1,10 +1,17 @@
 import type { Generated } from 'kysely'
+import type { IdKind } from '../../contracts.ts'
 
-/** The type of user ids in the database; the core reads `integer` as a number and `uuid` as a string. */
+/** The type of user ids in the database; the core reads `integer` as a number, the others as a string. */
 export interface IdOptions {
   /** @default 'integer' */
-  ids?: 'integer' | 'uuid'
+  ids?: IdKind
 }
+
+/** On while our table is written because the host's was, so that the triggers on it do nothing. */
+export const taking = 'fastify_accounts.taking'
+
+/** Where triggers find what `adopt.insert` has answered, for the time of the transaction. */
+export const insertedColumns = 'fastify_accounts.columns'
 
 /** int8 arrives as a string from pg and as a number from PGlite. */
 export type Int8 = string | number

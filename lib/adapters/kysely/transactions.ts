@@ -2,6 +2,8 @@ import { randomBytes, randomInt } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { type Kysely, sql } from 'kysely'
 import { AccountsError, isOutage } from '../../errors.ts'
+import { dialectOf } from './dialects.ts'
+import { stateOf } from './states.ts'
 import type { AccountsTables } from './tables.ts'
 
 type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
@@ -12,8 +14,12 @@ type Step<T> = (db: Kysely<AccountsTables>) => Promise<T>
  */
 export async function inTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
   if (db.isTransaction) return saved(db, step)
-  // A stricter one would hide a session that was stored while a statement waited for the user's row.
-  return db.transaction().setIsolationLevel('read committed').execute(step)
+  return dialectOf(db).transaction(db, step)
+}
+
+/** Runs statements in one transaction; within another they are part of it and fail with it. */
+export async function withinTransaction<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
+  return db.isTransaction ? step(db) : dialectOf(db).transaction(db, step)
 }
 
 /** Runs a statement that may fail; within a host's transaction behind a savepoint, so that the transaction survives. */
@@ -28,7 +34,8 @@ export async function withSavepoint<T>(db: Kysely<AccountsTables>, step: Step<T>
  * @throws {TypeError} when its isolation is stricter than READ COMMITTED
  */
 export async function requireReadCommitted(db: Kysely<AccountsTables>): Promise<void> {
-  if (!db.isTransaction) return
+  // Elsewhere they are found by a query that locks them, which sees what was committed last whatever the isolation.
+  if (!db.isTransaction || dialectOf(db).name !== 'postgres') return
   const level = sql<string>`current_setting('transaction_isolation')`
   const { isolation } = await db.selectNoFrom(level.as('isolation')).executeTakeFirstOrThrow()
   // PostgreSQL treats READ UNCOMMITTED the same.
@@ -44,7 +51,8 @@ async function saved<T>(db: Kysely<AccountsTables>, step: Step<T>): Promise<T> {
     await sql`release savepoint ${name}`.execute(db)
     return result
   } catch (error) {
-    await sql`rollback to savepoint ${name}`.execute(db)
+    // MySQL ends a deadlock by undoing the whole transaction, and the savepoint with it.
+    if (!deadlocked(error) || dialectOf(db).name !== 'mysql') await sql`rollback to savepoint ${name}`.execute(db)
     throw error
   }
 }
@@ -153,6 +161,7 @@ export function isDatabaseOutage(error: unknown): boolean {
   return hasState(error, outageStates) || (!('code' in error) && outageMessages.test(error.message))
 }
 
-function hasState(error: unknown, states: RegExp): boolean {
-  return error instanceof Error && 'code' in error && states.test(String(error.code))
+/** Whether an error has an SQLSTATE of this pattern, as PostgreSQL names them. */
+export function hasState(error: unknown, states: RegExp): boolean {
+  return states.test(stateOf(error))
 }

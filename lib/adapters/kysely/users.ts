@@ -1,23 +1,23 @@
 import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
-import type { NewUser, OutboxMail, Storage, UserId } from '../../contracts.ts'
-import { isValidId, storable, storableUser } from '../../core/storable.ts'
-import { storeMails } from './outbox.ts'
+import type { Storage, UserId } from '../../contracts.ts'
+import { isValidId, storable } from '../../core/storable.ts'
+import { dialectOf } from './dialects.ts'
 import { prepared, type Slot } from './prepared.ts'
-import { bound, boundAll, idOf, userColumns, userOf } from './rows.ts'
+import { bound, boundAll, userColumns, userOf } from './rows.ts'
+import { updateUserStepwise } from './stepwise.ts'
 import type { AccountsTables } from './tables.ts'
-import { deadlocked, inTransaction, refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
+import { refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
 
-type Outcome = Awaited<ReturnType<Storage['insertUser']>>
 type UserUpdate = Parameters<Storage['updateUser']>[0]
 
 /** The verbs about users, except changes of credentials. */
 export function userVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
-  return { ...findVerbs(db, ids), ...insertVerbs(db, ids), ...changeVerbs(db, ids) } satisfies Partial<Storage>
+  return { ...findVerbs(db, ids), ...changeVerbs(db, ids) } satisfies Partial<Storage>
 }
 
 // Each is one statement.
 function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
-  const users = db.selectFrom('accounts_users').select(userColumns)
+  const users = db.selectFrom('accounts_users').select(userColumns(db))
   const usersWithPassword = users.select('password_hash as passwordHash')
   const byId = prepared(db, (slot: Slot<{ id: UserId }>) => users.where('id', '=', slot('id')))
   const byEmail = prepared(db, (slot: Slot<{ email: string }>) =>
@@ -65,14 +65,15 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   } satisfies Partial<Storage>
 }
 
-// Each is one statement, `updateUser` two when a unique index refuses it.
+// Each is one statement on PostgreSQL, `updateUser` two when a unique index refuses it.
 function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
+  const updateOne = dialectOf(db).name === 'postgres' ? update : updateUserStepwise
   return {
     async updateUser(change) {
       if (!isValidId(ids, change.id)) return null
       if (!storable(change)) return 'invalid'
       try {
-        const row = await withSavepoint(db, (joined) => update(joined, change))
+        const row = await withSavepoint(db, (joined) => updateOne(joined, change))
         return row ? userOf(row, ids) : null
       } catch (error) {
         if (refusesValue(error)) return 'invalid'
@@ -83,25 +84,12 @@ function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 
     async setRole(id, role) {
       if (!isValidId(ids, id) || !storable(role)) return false
-      const row = await db
+      const { numUpdatedRows } = await db
         .updateTable('accounts_users')
         .set({ role: bound(role) })
         .where('id', '=', id)
-        .returning('id')
-        .executeTakeFirst()
-      return row !== undefined
-    },
-
-    async replacePasswordHash(id, oldHash, newHash) {
-      if (!isValidId(ids, id)) return false
-      const row = await db
-        .updateTable('accounts_users')
-        .set({ password_hash: bound(newHash) })
-        .where('id', '=', id)
-        .where('password_hash', '=', bound(oldHash))
-        .returning('id')
-        .executeTakeFirst()
-      return row !== undefined
+        .executeTakeFirstOrThrow()
+      return numUpdatedRows > 0
     },
   } satisfies Partial<Storage>
 }
@@ -117,7 +105,7 @@ function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, p
     .$if(fence?.emailCanonical !== undefined, (query) =>
       query.where('email_canonical', '=', bound(fence!.emailCanonical as string)),
     )
-    .returning(userColumns)
+    .returning(userColumns(db))
     .executeTakeFirst()
 }
 
@@ -143,138 +131,4 @@ async function usernameTaken(db: Kysely<AccountsTables>, { id, usernameCanonical
     .where('id', '!=', id)
     .executeTakeFirst()
   return row !== undefined
-}
-
-// "Insert, catch the violation, look" would abort a host's transaction.
-function insertVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
-  return {
-    insertUser: (user, mails) => insertUser(db, ids, user, mails),
-
-    async importUsers(users) {
-      const outcomes: Outcome[] = []
-      for (let from = 0; from < users.length; from += batchSize) {
-        outcomes.push(...(await importBatch(db, ids, users.slice(from, from + batchSize))))
-      }
-      return outcomes
-    },
-  } satisfies Partial<Storage>
-}
-
-// A statement has at most 65,535 parameters; a larger batch is no faster.
-const batchSize = 500
-
-async function insertUser(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser, mails: OutboxMail[] = []) {
-  if (!storableUser(user)) return 'invalid'
-  const within = mails.length > 0 ? inTransaction : withSavepoint
-  try {
-    return await within(db, async (joined) => {
-      const outcome = await insertOrName(joined, ids, user)
-      if (typeof outcome === 'object') await storeMails(joined, mails)
-      return outcome
-    })
-  } catch (error) {
-    if (refusesValue(error)) return 'invalid'
-    throw error
-  }
-}
-
-async function insertOrName(db: Kysely<AccountsTables>, ids: Storage['ids'], user: NewUser): Promise<Outcome> {
-  // A second time, if the row in the way is gone before it is looked for.
-  for (let tries = 0; tries < 2; tries++) {
-    const [row] = await insertRows(db, [user])
-    if (row) return { id: idOf(row.id, ids) }
-    const taken = conflictOf(user, await canonicalForms(db, [user]))
-    if (taken) return taken
-  }
-  return 'invalid'
-}
-
-function insertRows(db: Kysely<AccountsTables>, users: NewUser[]) {
-  return db
-    .insertInto('accounts_users')
-    .values(users.map(rowOf))
-    .onConflict((conflict) => conflict.doNothing())
-    .returning(['id', 'email_canonical as emailCanonical', 'username_canonical as usernameCanonical'])
-    .execute()
-}
-
-function rowOf(user: NewUser) {
-  return boundAll({
-    username: user.username,
-    username_canonical: user.usernameCanonical,
-    email: user.email,
-    email_canonical: user.emailCanonical,
-    email_verified_at: user.emailVerifiedAt,
-    password_hash: user.passwordHash,
-    credential_version: user.credentialVersion,
-    role: user.role,
-    profile: JSON.stringify(user.profile),
-    created_at: user.createdAt,
-    expires_at: user.expiresAt,
-  })
-}
-
-interface CanonicalForms {
-  emails: Set<string>
-  usernames: Set<string | null>
-}
-
-const noForms: CanonicalForms = { emails: new Set(), usernames: new Set() }
-
-async function canonicalForms(db: Kysely<AccountsTables>, users: NewUser[]): Promise<CanonicalForms> {
-  const emails = users.map(({ emailCanonical }) => emailCanonical)
-  // Null equals nothing, so no username finds nobody.
-  const usernames = users.map(({ usernameCanonical }) => usernameCanonical)
-  const found = await db
-    .selectFrom('accounts_users')
-    .select(['email_canonical as emailCanonical', 'username_canonical as usernameCanonical'])
-    .where((eb) => eb.or([eb('email_canonical', 'in', emails), eb('username_canonical', 'in', usernames)]))
-    .execute()
-  return {
-    emails: new Set(found.map(({ emailCanonical }) => emailCanonical)),
-    usernames: new Set(found.map(({ usernameCanonical }) => usernameCanonical)),
-  }
-}
-
-function conflictOf({ emailCanonical, usernameCanonical }: NewUser, { emails, usernames }: CanonicalForms) {
-  if (emails.has(emailCanonical)) return 'email_taken'
-  return usernameCanonical !== null && usernames.has(usernameCanonical) ? 'username_taken' : null
-}
-
-async function importBatch(db: Kysely<AccountsTables>, ids: Storage['ids'], users: NewUser[]): Promise<Outcome[]> {
-  const fit = users.filter(storableUser)
-  if (fit.length === 0) return users.map(() => 'invalid')
-  const inserted = await insertUnlessRefused(db, fit)
-  if (!inserted) return importHalves(db, ids, users)
-  const stored = new Map(inserted.map((row) => [keyOf(row), idOf(row.id, ids)]))
-  const taken = inserted.length < fit.length ? await canonicalForms(db, fit) : noForms
-  const outcomes: Outcome[] = []
-  for (const user of users) {
-    const id = stored.get(keyOf(user))
-    // Of two alike in one batch the first was stored.
-    stored.delete(keyOf(user))
-    outcomes.push(id === undefined ? (conflictOf(user, taken) ?? (await insertUser(db, ids, user))) : { id })
-  }
-  return outcomes
-}
-
-// Null when a value was refused, or when another import stores the same users in another order.
-async function insertUnlessRefused(db: Kysely<AccountsTables>, users: NewUser[]) {
-  try {
-    return await withSavepoint(db, (joined) => insertRows(joined, users))
-  } catch (error) {
-    if (refusesValue(error) || deadlocked(error)) return null
-    throw error
-  }
-}
-
-async function importHalves(db: Kysely<AccountsTables>, ids: Storage['ids'], users: NewUser[]): Promise<Outcome[]> {
-  if (users.length === 1) return [await insertUser(db, ids, users[0]!)]
-  const middle = Math.ceil(users.length / 2)
-  const first = await importBatch(db, ids, users.slice(0, middle))
-  return [...first, ...(await importBatch(db, ids, users.slice(middle)))]
-}
-
-function keyOf({ emailCanonical, usernameCanonical }: Pick<NewUser, 'emailCanonical' | 'usernameCanonical'>): string {
-  return JSON.stringify([emailCanonical, usernameCanonical])
 }

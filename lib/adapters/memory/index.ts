@@ -1,5 +1,6 @@
-import type { Storage } from '../../contracts.ts'
+import type { IdKind, Storage } from '../../contracts.ts'
 import { eventVerbs, outboxVerbs, purgeVerbs } from './outbox.ts'
+import { passwordHashVerbs } from './password-hashes.ts'
 import { sessionVerbs } from './sessions.ts'
 import { emptyState, refuseProduction } from './state.ts'
 import { userVerbs } from './users.ts'
@@ -9,7 +10,7 @@ export { type MemoryMailer, memoryMailer, type SentMessage } from './mailer.ts'
 
 export interface MemoryStorageOptions {
   /** @default 'integer' */
-  ids?: 'integer' | 'uuid'
+  ids?: IdKind
   /** Allows it with `NODE_ENV=production`: a restart forgets every account, and no second process sees them. */
   singleProcess?: boolean
 }
@@ -29,6 +30,7 @@ export function memoryStorage({ ids = 'integer', singleProcess = false }: Memory
   return {
     ids,
     ...userVerbs(state),
+    ...passwordHashVerbs(state),
     ...sessionVerbs(state),
     ...outboxVerbs(state),
     ...eventVerbs(state),

@@ -1,10 +1,10 @@
-import type { RefreshRule, Session, Storage } from '../../contracts.ts'
+import type { Session, Storage } from '../../contracts.ts'
+import { judgeToken } from '../../core/refresh-rule.ts'
 import {
   endAll,
   keepSession,
   type MemoryState,
   openSessions,
-  type StoredSession,
   type StoredUser,
   shownSession,
   shownUser,
@@ -18,15 +18,19 @@ export function sessionVerbs(state: MemoryState) {
 function lifeVerbs(state: MemoryState) {
   const { users, sessions } = state
   return {
-    async insertSession(session) {
-      if (!sameCredentials(users.get(session.userId), session)) return false
+    async insertSession(session, most) {
+      if (!sameCredentials(users.get(session.userId), session)) return null
+      const surplus = openSessions(state, session.userId)
+        .sort(lastUsedFirst)
+        .slice(most - 1)
       keepSession(state, session)
-      return true
+      return endAll(surplus, session.createdAt)
     },
 
     async sessionActive(id, userId, now) {
       const session = sessions.get(id)
-      return session !== undefined && session.userId === userId && session.endedAt === null && now < session.expiresAt
+      if (!session || (userId !== null && session.userId !== userId)) return false
+      return session.endedAt === null && now < session.expiresAt
     },
 
     async refreshSession(id, token, rule, now) {
@@ -35,18 +39,21 @@ function lifeVerbs(state: MemoryState) {
       if (!session || !user || !Number.isSafeInteger(token) || token < 0) return { result: 'dead' }
       if (session.endedAt !== null || over(session, now) || !sameCredentials(user, session)) return { result: 'dead' }
       const replayed = token === session.counter
-      const result = takeStep(session, token, rule, now)
+      const { result, set } = judgeToken(session, token, rule, now)
+      Object.assign(session, set)
       if (result !== 'accepted') return { result, session: shownSession(session) }
       return { result, counter: token, replayed, session: shownSession(session), user: shownUser(user) }
     },
 
-    async listSessions(userId, now) {
-      return openSessions(state, userId)
-        .filter((session) => !over(session, now))
-        .sort((one, other) => other.lastUsedAt - one.lastUsedAt)
-        .map(shownSession)
+    async listSessions(userId, limit, now) {
+      const current = openSessions(state, userId).filter((session) => !over(session, now))
+      return current.sort(lastUsedFirst).slice(0, limit).map(shownSession)
     },
   } satisfies Partial<Storage>
+}
+
+function lastUsedFirst(one: Session, other: Session): number {
+  return other.lastUsedAt - one.lastUsedAt
 }
 
 function over({ expiresAt, lastUsedAt, idleMs }: Session, now: number): boolean {
@@ -55,33 +62,6 @@ function over({ expiresAt, lastUsedAt, idleMs }: Session, now: number): boolean 
 
 function sameCredentials(user: StoredUser | undefined, session: Session): boolean {
   return user?.active === true && user.credentialVersion === session.credentialVersion
-}
-
-type Step = 'advance' | 'replay' | 'late replay' | 'stale' | 'reused' | 'ahead'
-
-function takeStep(session: StoredSession, token: number, rule: RefreshRule, now: number) {
-  const step = judge(session, token, rule, now)
-  if (step === 'stale' || step === 'ahead') return step
-  if (step === 'reused') {
-    session.endedAt = now
-    return step
-  }
-  if (step === 'advance') Object.assign(session, { counter: token, advancedAt: now })
-  if (step === 'late replay') Object.assign(session, { lateReplays: session.lateReplays + 1, lastLateAt: now })
-  session.lastUsedAt = now
-  return 'accepted'
-}
-
-// The rule of `Storage.refreshSession`.
-function judge(session: StoredSession, token: number, rule: RefreshRule, now: number): Step {
-  const { counter, advancedAt, lateReplays, lastLateAt } = session
-  const late = Math.max(advancedAt, lastLateAt) < now - rule.graceMs
-  if (token > counter + 1) return 'ahead'
-  if (token === counter + 1) return rule.rotate ? 'advance' : 'replay'
-  if (token < counter) return late ? 'reused' : 'stale'
-  const exempt = !rule.rotate || (token === 0 && rule.lateReplays > 0)
-  if (!late || exempt) return 'replay'
-  return lateReplays < rule.lateReplays ? 'late replay' : 'reused'
 }
 
 function endVerbs(state: MemoryState) {

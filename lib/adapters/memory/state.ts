@@ -1,4 +1,4 @@
-import type { OutboxMail, Session, StoredEvent, User, UserId } from '../../contracts.ts'
+import type { IdKind, OutboxMail, Session, StoredEvent, User, UserId } from '../../contracts.ts'
 
 /** A user as the memory storage keeps it; always replaced as a whole. */
 export interface StoredUser extends User {
@@ -20,7 +20,7 @@ export interface StoredSession extends Session {
 
 /** Everything that a memory storage holds. */
 export interface MemoryState {
-  readonly ids: 'integer' | 'uuid'
+  readonly ids: IdKind
   /** Of integers; an id is never given out again. */
   newestId: number
   readonly users: Map<UserId, StoredUser>
@@ -44,7 +44,7 @@ export function refuseProduction(singleProcess: boolean | undefined, message: st
 }
 
 /** An empty state. */
-export function emptyState(ids: 'integer' | 'uuid'): MemoryState {
+export function emptyState(ids: IdKind): MemoryState {
   return {
     ids,
     newestId: 0,

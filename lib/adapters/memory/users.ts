@@ -1,5 +1,13 @@
 import { randomBytes } from 'node:crypto'
-import type { CredentialChange, NewUser, OutboxMail, Storage, UserId, UserWithPassword } from '../../contracts.ts'
+import type {
+  CredentialChange,
+  ImportedUser,
+  NewUser,
+  OutboxMail,
+  Storage,
+  UserId,
+  UserWithPassword,
+} from '../../contracts.ts'
 import { isValidId, storable, storableUser } from '../../core/storable.ts'
 import {
   dropUser,
@@ -31,7 +39,7 @@ function profileVerbs(state: MemoryState) {
     },
 
     async importUsers(batch) {
-      return batch.map((user) => insert(state, user))
+      return batch.map((user) => insertImported(state, user))
     },
 
     async findUserById(id) {
@@ -72,24 +80,33 @@ function profileVerbs(state: MemoryState) {
       if (user) keepUser(state, { ...user, role })
       return user !== undefined
     },
-
-    async replacePasswordHash(id, oldHash, newHash) {
-      const user = users.get(id)
-      if (user?.passwordHash !== oldHash) return false
-      keepUser(state, { ...user, passwordHash: newHash })
-      return true
-    },
   } satisfies Partial<Storage>
 }
 
 function insert(state: MemoryState, user: NewUser, mails: OutboxMail[] = []) {
+  return refusalOf(state, user) ?? add(state, user, newId(state), mails)
+}
+
+function insertImported(state: MemoryState, user: ImportedUser) {
+  const { id = newId(state), active } = user
+  if (!isValidId(state.ids, id)) return 'invalid'
+  return refusalOf(state, user) ?? (state.users.has(id) ? 'id_taken' : add(state, user, id, [], active))
+}
+
+function refusalOf(state: MemoryState, user: NewUser) {
   if (!storableUser(user)) return 'invalid'
   if (emailTaken(state, user.emailCanonical)) return 'email_taken'
-  if (usernameTaken(state, user.usernameCanonical)) return 'username_taken'
-  const id = (state.ids === 'uuid' ? newUuid() : state.newestId + 1) as UserId
-  keepUser(state, { ...user, id, active: true, profile: storedProfile(user.profile) })
+  return usernameTaken(state, user.usernameCanonical) ? 'username_taken' : null
+}
+
+function add(state: MemoryState, user: NewUser, id: UserId, mails: OutboxMail[], active = true) {
+  keepUser(state, { ...user, id, active, profile: storedProfile(user.profile) })
   keepMails(state, mails)
   return { id }
+}
+
+function newId(state: MemoryState): UserId {
+  return (state.ids === 'integer' ? state.newestId + 1 : newUuid()) as UserId
 }
 
 function newUuid(): string {

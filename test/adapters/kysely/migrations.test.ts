@@ -12,7 +12,8 @@ import {
   migrationsFor,
 } from '../../../lib/adapters/kysely/index.ts'
 import { createMigrations, markApplied } from '../../../lib/adapters/kysely/migrate.ts'
-import { sessionRow } from '../../../lib/adapters/kysely/sessions.ts'
+import { sessionRow } from '../../../lib/adapters/kysely/rows.ts'
+import type { IdKind } from '../../../lib/contracts.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
 import { day, rule, sampleSession, sampleUser, start } from '../../../lib/testing/samples.ts'
 import { openFresh, openPostgres } from '../../helpers/databases.ts'
@@ -112,7 +113,7 @@ t.test('the migrations run in a host’s own Migrator, up and down', { skip }, a
 })
 
 t.test('tables of the first release are extended, and their rows go on', { skip }, async (t) => {
-  for (const ids of ['integer', 'uuid'] as const) {
+  for (const ids of ['integer', 'uuid', 'text'] as const) {
     const { db } = await openFresh(t)
     await firstRelease(db, ids)
     const { id } = await db
@@ -137,7 +138,7 @@ t.test('tables of the first release are extended, and their rows go on', { skip 
 })
 
 t.test('migrationSql makes the same tables, and migrateToLatest has nothing left to do', { skip }, async (t) => {
-  for (const ids of ['integer', 'uuid'] as const) {
+  for (const ids of ['integer', 'uuid', 'text'] as const) {
     const { db, url } = await openFresh(t)
 
     await runScript(url, await migrationSql({ ids }))
@@ -159,7 +160,7 @@ t.test('migrationSql names each migration above its statements, one after the ot
 })
 
 /** What the first release did. */
-async function firstRelease(db: AnyKysely, ids: 'integer' | 'uuid') {
+async function firstRelease(db: AnyKysely, ids: IdKind) {
   const name = names[0]!
   await createMigrations(db)
   await migrationsFor({ ids })[name]!.up(db)
@@ -173,7 +174,7 @@ async function runScript(url: string, text: string) {
   await client.end()
 }
 
-async function migratedSchema(t: Parameters<typeof openFresh>[0], ids: 'integer' | 'uuid') {
+async function migratedSchema(t: Parameters<typeof openFresh>[0], ids: IdKind) {
   const { db } = await openFresh(t)
   await migrateToLatest(db, { ids })
   return schemaOf(db)

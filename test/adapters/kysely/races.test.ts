@@ -16,196 +16,206 @@ import {
   storedSession,
   storedUser,
 } from '../../../lib/testing/samples.ts'
-import { openFresh, openPostgres, untilSomebodyWaits } from '../../helpers/databases.ts'
-import { noPostgres, rounds } from '../../helpers/helper.ts'
+import { databases, openFresh, openPostgres, untilSomebodyWaits } from '../../helpers/databases.ts'
+import { everything, noPostgres, rounds } from '../../helpers/helper.ts'
 
 const skip = noPostgres
 
-t.test('races on PostgreSQL', { skip }, async (t) => {
-  const { db } = await openFresh(t)
-  await migrateToLatest(db)
-  const storage = kyselyStorage(db)
+const { PostgreSQL, MariaDB } = databases
+for (const [title, { open, skip }] of Object.entries(everything ? { PostgreSQL, MariaDB } : { PostgreSQL })) {
+  t.test(`races on ${title}`, { skip }, async (t) => {
+    const db = await open(t)
+    await migrateToLatest(db)
+    const storage = kyselyStorage(db)
 
-  /** Sessions that were opened under the user's old credentials and have not ended. */
-  async function survivors(sessions: Session[]) {
-    const ids = sessions.map(({ id }) => id)
-    return db
-      .selectFrom('accounts_sessions')
-      .select('id')
-      .where('id', 'in', ids)
-      .where('ended_at', 'is', null)
-      .execute()
-  }
+    /** Sessions that were opened under the user's old credentials and have not ended. */
+    async function survivors(sessions: Session[]) {
+      const ids = sessions.map(({ id }) => id)
+      return db
+        .selectFrom('accounts_sessions')
+        .select('id')
+        .where('id', 'in', ids)
+        .where('ended_at', 'is', null)
+        .execute()
+    }
 
-  t.test('[R-SES-1] log-ins that race a change of credentials leave no old session', async (t) => {
-    const sessions: Session[] = []
-    async function round() {
-      const user = await storedUser(storage)
-      const own: Session[] = []
-      const change = storage.changeCredentials(passwordChange(user))
-      for (let login = 0; login < 4; login++) {
-        const session = sampleSession(user)
-        own.push(session)
-        await Promise.race([storage.insertSession(session), setImmediate()])
+    t.test('[R-SES-1] log-ins that race a change of credentials leave no old session', async (t) => {
+      const sessions: Session[] = []
+      async function round() {
+        const user = await storedUser(storage)
+        const own: Session[] = []
+        const change = storage.changeCredentials(passwordChange(user))
+        for (let login = 0; login < 4; login++) {
+          const session = sampleSession(user)
+          own.push(session)
+          await Promise.race([storage.insertSession(session, 1000), setImmediate()])
+        }
+        t.type(await change, 'object')
+        sessions.push(...own)
       }
-      t.type(await change, 'object')
-      sessions.push(...own)
-    }
-    for (let done = 0; done < rounds(300, 60); done += 10) await Promise.all(Array.from({ length: 10 }, round))
+      for (let done = 0; done < rounds(300, 60); done += 10) await Promise.all(Array.from({ length: 10 }, round))
 
-    t.strictSame(await survivors(sessions), [])
-  })
-
-  t.test('a log-in waits for a change of credentials under way and is refused', async (t) => {
-    const user = await storedUser(storage)
-    const session = sampleSession(user)
-
-    const login = await db.transaction().execute(async (transaction) => {
-      t.strictSame(await kyselyStorage(transaction).changeCredentials(passwordChange(user)), { ended: [] })
-      const stored = storage.insertSession(session)
-      await untilSomebodyWaits(db)
-      return { stored }
+      t.strictSame(await survivors(sessions), [])
     })
 
-    t.equal(await login.stored, false)
-    t.strictSame(await survivors([session]), [])
-  })
-
-  t.test('a refresh that waits for a change which keeps the sessions is accepted', async (t) => {
-    const user = await storedUser(storage)
-    const session = await storedSession(storage, {}, user)
-
-    const refresh = await db.transaction().execute(async (transaction) => {
-      const change = passwordChange(user, { sessions: 'keep' })
-      t.strictSame(await kyselyStorage(transaction).changeCredentials(change), { ended: [] })
-      const outcome = storage.refreshSession(session.id, 0, rule, start)
-      await untilSomebodyWaits(db)
-      return { outcome }
-    })
-
-    const credentialVersion = user.credentialVersion + 1
-    t.match(await refresh.outcome, { result: 'accepted', session: { credentialVersion }, user: { credentialVersion } })
-  })
-
-  t.test('[R-SES-1] a refresh that waits for a change which ends the sessions is refused', async (t) => {
-    const user = await storedUser(storage)
-    const { id } = await storedSession(storage, {}, user)
-
-    const refresh = await db.transaction().execute(async (transaction) => {
-      await kyselyStorage(transaction).changeCredentials(passwordChange(user))
-      const outcome = storage.refreshSession(id, 0, rule, start)
-      await untilSomebodyWaits(db)
-      return { outcome }
-    })
-
-    t.strictSame(await refresh.outcome, { result: 'dead' })
-  })
-
-  t.test('a session that a change of credentials keeps is not raised from the dead', async (t) => {
-    const user = await storedUser(storage)
-    const { id } = await storedSession(storage, {}, user)
-    await db.updateTable('accounts_sessions').set({ credential_version: 1 }).where('id', '=', id).execute()
-
-    await storage.changeCredentials(passwordChange(user, { sessions: { keep: id } }))
-
-    t.strictSame(await storage.refreshSession(id, 0, rule, start), { result: 'dead' })
-  })
-
-  t.test('a session is ended by exactly one of those who end it in different ways at once', async (t) => {
-    for (let round = 0; round < 20; round++) {
+    t.test('a log-in waits for a change of credentials under way and is refused', async (t) => {
       const user = await storedUser(storage)
-      const sessions = await Promise.all(Array.from({ length: 8 }, () => storedSession(storage, {}, user)))
-      const keep = sessions[4]!.id
+      const session = sampleSession(user)
 
-      const ended = await Promise.all([
-        storage.endSessions(user.id, start),
-        storage.endAnySessions(100, start),
-        storage.changeCredentials(passwordChange(user, { sessions: { keep } })),
-        storage.endSessions(user.id, start),
-        storage.endAnySessions(100, start),
-      ])
+      const login = await db.transaction().execute(async (transaction) => {
+        t.strictSame(await kyselyStorage(transaction).changeCredentials(passwordChange(user)), { ended: [] })
+        const stored = storage.insertSession(session, 1000)
+        await untilSomebodyWaits(db)
+        return { stored }
+      })
 
-      const ids = ended.flatMap((answer) => (Array.isArray(answer) ? answer : (answer as { ended: string[] }).ended))
-      const own = ids.filter((id) => sessions.some((session) => session.id === id))
-      t.strictSame(own.toSorted(), idsOf(sessions), 'each was ended once')
-    }
-  })
-
-  t.test('a username that is taken while it is being set is left out, and the rest is set', async (t) => {
-    const user = await storedUser(storage)
-    const other = sampleUser()
-
-    const waiting = await db.transaction().execute(async (transaction) => {
-      await kyselyStorage(transaction).insertUser(other)
-      const set = { passwordHash: 'new', username: 'New', usernameCanonical: other.usernameCanonical }
-      const change = storage.changeCredentials(passwordChange(user, { set }))
-      await untilSomebodyWaits(db)
-      return { change }
+      t.equal(await login.stored, null)
+      t.strictSame(await survivors([session]), [])
     })
 
-    t.strictSame(await waiting.change, { ended: [] })
-    t.match(await storage.findUserWithPassword(user.id), { username: user.username, passwordHash: 'new' })
-  })
+    t.test('a refresh that waits for a change which keeps the sessions is accepted', async (t) => {
+      const user = await storedUser(storage)
+      const session = await storedSession(storage, {}, user)
 
-  t.test('an e-mail address that is taken while it is being set changes nothing', async (t) => {
-    const user = await storedUser(storage)
-    const { email, emailCanonical, ...other } = sampleUser()
+      const refresh = await db.transaction().execute(async (transaction) => {
+        const change = passwordChange(user, { sessions: 'keep' })
+        t.strictSame(await kyselyStorage(transaction).changeCredentials(change), { ended: [] })
+        const outcome = storage.refreshSession(session.id, 0, rule, start)
+        await untilSomebodyWaits(db)
+        return { outcome }
+      })
 
-    const waiting = await db.transaction().execute(async (transaction) => {
-      await kyselyStorage(transaction).insertUser({ ...other, email, emailCanonical })
-      const change = storage.changeCredentials(passwordChange(user, { set: { email, emailCanonical } }))
-      await untilSomebodyWaits(db)
-      return { change }
+      const credentialVersion = user.credentialVersion + 1
+      t.match(await refresh.outcome, {
+        result: 'accepted',
+        session: { credentialVersion },
+        user: { credentialVersion },
+      })
     })
 
-    t.equal(await waiting.change, 'email_taken')
-    t.match(await storage.findUserById(user.id), { email: user.email, credentialVersion: user.credentialVersion })
-  })
+    t.test('[R-SES-1] a refresh that waits for a change which ends the sessions is refused', async (t) => {
+      const user = await storedUser(storage)
+      const { id } = await storedSession(storage, {}, user)
 
-  t.test('the purge of an account that a log-in holds leaves it, and the next one takes its expiry away', async (t) => {
-    const user = await storedUser(storage, { expiresAt: start })
-    const limits = { now: start, eventsBefore: start, limit: 100 }
+      const refresh = await db.transaction().execute(async (transaction) => {
+        await kyselyStorage(transaction).changeCredentials(passwordChange(user))
+        const outcome = storage.refreshSession(id, 0, rule, start)
+        await untilSomebodyWaits(db)
+        return { outcome }
+      })
 
-    await db.transaction().execute(async (transaction) => {
-      t.equal(await kyselyStorage(transaction).insertSession(sampleSession(user)), true)
-      await storage.purge(limits)
-    })
-    await storage.purge(limits)
-    await db.deleteFrom('accounts_sessions').where('user_id', '=', user.id).execute()
-    await storage.purge(limits)
-
-    t.match(await storage.findUserById(user.id), { id: user.id })
-  })
-
-  t.test('a log-in waits for a purge of its account under way and is refused', async (t) => {
-    const user = await storedUser(storage, { expiresAt: start })
-    const session = sampleSession(user)
-
-    const login = await db.transaction().execute(async (transaction) => {
-      await kyselyStorage(transaction).purge({ now: start, eventsBefore: start, limit: 100 })
-      const stored = storage.insertSession(session)
-      await untilSomebodyWaits(db)
-      return { stored }
+      t.strictSame(await refresh.outcome, { result: 'dead' })
     })
 
-    t.equal(await login.stored, false)
-    t.equal(await storage.findUserById(user.id), null)
+    t.test('a session that a change of credentials keeps is not raised from the dead', async (t) => {
+      const user = await storedUser(storage)
+      const { id } = await storedSession(storage, {}, user)
+      await db.updateTable('accounts_sessions').set({ credential_version: 1 }).where('id', '=', id).execute()
+
+      await storage.changeCredentials(passwordChange(user, { sessions: { keep: id } }))
+
+      t.strictSame(await storage.refreshSession(id, 0, rule, start), { result: 'dead' })
+    })
+
+    t.test('a session is ended by exactly one of those who end it in different ways at once', async (t) => {
+      for (let round = 0; round < 20; round++) {
+        const user = await storedUser(storage)
+        const sessions = await Promise.all(Array.from({ length: 8 }, () => storedSession(storage, {}, user)))
+        const keep = sessions[4]!.id
+
+        const ended = await Promise.all([
+          storage.endSessions(user.id, start),
+          storage.endAnySessions(100, start),
+          storage.changeCredentials(passwordChange(user, { sessions: { keep } })),
+          storage.endSessions(user.id, start),
+          storage.endAnySessions(100, start),
+        ])
+
+        const ids = ended.flatMap((answer) => (Array.isArray(answer) ? answer : (answer as { ended: string[] }).ended))
+        const own = ids.filter((id) => sessions.some((session) => session.id === id))
+        t.strictSame(own.toSorted(), idsOf(sessions), 'each was ended once')
+      }
+    })
+
+    t.test('a username that is taken while it is being set is left out, and the rest is set', async (t) => {
+      const user = await storedUser(storage)
+      const other = sampleUser()
+
+      const waiting = await db.transaction().execute(async (transaction) => {
+        await kyselyStorage(transaction).insertUser(other)
+        const set = { passwordHash: 'new', username: 'New', usernameCanonical: other.usernameCanonical }
+        const change = storage.changeCredentials(passwordChange(user, { set }))
+        await untilSomebodyWaits(db)
+        return { change }
+      })
+
+      t.strictSame(await waiting.change, { ended: [] })
+      t.match(await storage.findUserWithPassword(user.id), { username: user.username, passwordHash: 'new' })
+    })
+
+    t.test('an e-mail address that is taken while it is being set changes nothing', async (t) => {
+      const user = await storedUser(storage)
+      const { email, emailCanonical, ...other } = sampleUser()
+
+      const waiting = await db.transaction().execute(async (transaction) => {
+        await kyselyStorage(transaction).insertUser({ ...other, email, emailCanonical })
+        const change = storage.changeCredentials(passwordChange(user, { set: { email, emailCanonical } }))
+        await untilSomebodyWaits(db)
+        return { change }
+      })
+
+      t.equal(await waiting.change, 'email_taken')
+      t.match(await storage.findUserById(user.id), { email: user.email, credentialVersion: user.credentialVersion })
+    })
+
+    t.test(
+      'the purge of an account that a log-in holds leaves it, and the next one takes its expiry away',
+      async (t) => {
+        const user = await storedUser(storage, { expiresAt: start })
+        const limits = { now: start, eventsBefore: start, limit: 100 }
+
+        await db.transaction().execute(async (transaction) => {
+          t.strictSame(await kyselyStorage(transaction).insertSession(sampleSession(user), 1000), [])
+          await storage.purge(limits)
+        })
+        await storage.purge(limits)
+        await db.deleteFrom('accounts_sessions').where('user_id', '=', user.id).execute()
+        await storage.purge(limits)
+
+        t.match(await storage.findUserById(user.id), { id: user.id })
+      },
+    )
+
+    t.test('a log-in waits for a purge of its account under way and is refused', async (t) => {
+      const user = await storedUser(storage, { expiresAt: start })
+      const session = sampleSession(user)
+
+      const login = await db.transaction().execute(async (transaction) => {
+        await kyselyStorage(transaction).purge({ now: start, eventsBefore: start, limit: 100 })
+        const stored = storage.insertSession(session, 1000)
+        await untilSomebodyWaits(db)
+        return { stored }
+      })
+
+      t.equal(await login.stored, null)
+      t.equal(await storage.findUserById(user.id), null)
+    })
+
+    t.test('imports of the same users in other orders at once store each user once', async (t) => {
+      for (let round = 0; round < rounds(5, 2); round++) {
+        const users = Array.from({ length: rounds(200, 100) }, () => sampleUser())
+
+        const imports = await Promise.all(
+          Array.from({ length: 6 }, (_, index) => storage.importUsers(index % 2 ? users : users.toReversed())),
+        )
+
+        const outcomes = imports.flat()
+        t.equal(outcomes.filter((outcome) => typeof outcome === 'object').length, users.length)
+        t.equal(outcomes.filter((outcome) => outcome === 'email_taken').length, 5 * users.length)
+      }
+    })
   })
-
-  t.test('imports of the same users in other orders at once store each user once', async (t) => {
-    for (let round = 0; round < rounds(5, 2); round++) {
-      const users = Array.from({ length: rounds(200, 100) }, () => sampleUser())
-
-      const imports = await Promise.all(
-        Array.from({ length: 6 }, (_, index) => storage.importUsers(index % 2 ? users : users.toReversed())),
-      )
-
-      const outcomes = imports.flat()
-      t.equal(outcomes.filter((outcome) => typeof outcome === 'object').length, users.length)
-      t.equal(outcomes.filter((outcome) => outcome === 'email_taken').length, 5 * users.length)
-    }
-  })
-})
+}
 
 t.test('a stricter default isolation lets no session outlive a password change', { skip }, async (t) => {
   const { db: owner, url } = await openFresh(t)
@@ -217,7 +227,7 @@ t.test('a stricter default isolation lets no session outlive a password change',
   const session = sampleSession(user)
 
   const waiting = await owner.transaction().execute(async (transaction) => {
-    t.equal(await kyselyStorage(transaction).insertSession(session), true)
+    t.strictSame(await kyselyStorage(transaction).insertSession(session, 1000), [])
     const change = { done: storage.changeCredentials(passwordChange(user)) }
     await untilSomebodyWaits(owner)
     return change

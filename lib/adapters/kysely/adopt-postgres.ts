@@ -1,0 +1,87 @@
+import { sql } from 'kysely'
+import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
+import { columnOf, nameOfTable, type PostgresTable, quoted, readHostTable } from './adopt-mapping.ts'
+import {
+  adoptionStatements,
+  canonicalOf,
+  difference,
+  nowMs,
+  removalStatements,
+  repairStatements,
+  usernameFormOf,
+} from './adopt-statements.ts'
+import { hostRow, literal, runText } from './adopt-table.ts'
+import { schemaOf } from './host-table.ts'
+import { migrationSql } from './migrate.ts'
+
+/** Adoption in PostgreSQL, with our tables in a schema of their own. */
+export const postgresAdopter: Adopter = {
+  async adoptionSql(db, adoption) {
+    const schema = schemaOf(db, adoption)!
+    const table = await readHostTable(db, adoption, schema)
+    const made = await hasTables(db, queriesOf(table, schema))
+    const ours = await migrationSql({ ids: adoption.ids, schema })
+    const tables = `create schema if not exists ${quoted(schema)};\n${ours}`
+    const statements = adoptionStatements(table, schema, adoption.ids)
+    return [...(made ? [] : [tables]), `-- ${table.name}`, ...statements].join('\n\n')
+  },
+
+  async removalSql(db, adoption) {
+    const schema = schemaOf(db, adoption)!
+    return removalStatements(await nameOfTable(db, adoption, schema), schema).join('\n')
+  },
+
+  async inspect(db, adoption) {
+    const schema = schemaOf(db, adoption)!
+    const table = await readHostTable(db, adoption, schema)
+    return { table, queries: queriesOf(table, schema) }
+  },
+
+  async repair(db, adoption, canonicalEmail) {
+    const schema = schemaOf(db, adoption)!
+    const table = await readHostTable(db, adoption, schema)
+    const users = sql.id(schema, 'accounts_users')
+    await db.transaction().execute(async (transaction) => {
+      for (const statement of repairStatements(table, schema)) await runText(transaction, statement)
+      const { rows } = await sql<{ id: string; email: string; canonical: string }>`
+        select id, email, email_canonical as canonical from ${users}
+        where email !~ '^[\x01-\x7f]*$'`.execute(transaction)
+      for (const { id, email, canonical } of rows) {
+        const own = canonicalEmail(email)
+        if (own === null || own === canonical) continue
+        await sql`update ${users} u set email_canonical = ${own}
+          where id = ${id} and not exists (select from ${users} o where o.email_canonical = ${own})`.execute(
+          transaction,
+        )
+      }
+    })
+  },
+}
+
+function queriesOf(table: PostgresTable, schema: string): Queries {
+  const users = `${quoted(schema)}.accounts_users`
+  const relation = `${literal(table.name)}::regclass`
+  const { host } = table.mapped.find(({ ours }) => ours === 'email')!
+  return {
+    users,
+    isThere: `select to_regclass(${literal(users)}) is not null as found`,
+    triggers: `select tgname as name from pg_trigger where tgrelid = ${relation} and tgenabled in ('O', 'A')`,
+    async uniqueEmail(db) {
+      const rows = await runText<{ definition: string }>(
+        db,
+        `select pg_get_indexdef(indexrelid) as definition from pg_index where indrelid = ${relation} and indisunique`,
+      )
+      const unique = new RegExp(`\\(lower\\(\\(*"?${host.name.replace(/[^\w]/g, '\\$&')}"?`)
+      return host.type.endsWith('citext') || rows.some(({ definition }) => unique.test(definition))
+    },
+    id: columnOf(table.id),
+    literal,
+    canonical: canonicalOf,
+    notAscii: (email) => `${email} !~ '^[\\x01-\\x7f]*$'`,
+    usernameForm: usernameFormOf,
+    joined: (id, order) => `string_agg(${id}::text, '+' order by ${order})`,
+    difference: difference(table, schema),
+    lost: `not exists (select 1 from ${table.name} ${hostRow} where ${columnOf(table.id)} = a.id)`,
+    nowMs,
+  }
+}

@@ -1,0 +1,595 @@
+import * as bcrypt from '@node-rs/bcrypt'
+import { sql } from 'kysely'
+import t, { type Test } from 'tap'
+import Type from 'typebox'
+import { realmOf } from '../../../lib/accounts.ts'
+import { adoptionSql, checkAdoption, removalSql, repairAdoption } from '../../../lib/adapters/kysely/adopt.ts'
+import { kyselyStorage } from '../../../lib/adapters/kysely/index.ts'
+import { memoryCache } from '../../../lib/adapters/memory/index.ts'
+import { canonicalEmail } from '../../../lib/core/email-address.ts'
+import type { AccountsOptions } from '../../../lib/index.ts'
+import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
+import type { AnyKysely } from '../../../lib/options/ports.ts'
+import { bearer, openApp, password } from '../../helpers/app.ts'
+import { openMariadb } from '../../helpers/databases.ts'
+import { noMariadb, rounds, uniqueName, until } from '../../helpers/helper.ts'
+
+t.jobs = 1
+
+/** A table as an app of some years has it. */
+const legacy = `
+  create table users (
+    id int unsigned auto_increment primary key,
+    email varchar(255) not null,
+    password varchar(255) not null default '',
+    login varchar(80),
+    role enum('member', 'staff'),
+    deleted_at timestamp null,
+    confirmed tinyint(1) not null default 0,
+    created_at datetime not null default current_timestamp,
+    company varchar(100),
+    settings json,
+    points int not null default 0,
+    unique index (email)
+  ) character set latin1;
+  create table orders (id int auto_increment primary key, user_id int unsigned not null,
+    foreign key (user_id) references users (id));`
+const columns = {
+  ...{ table: 'users', noPassword: '', username: 'login', role: 'role', disabledAt: 'deleted_at' },
+  ...{ verifiedAt: 'confirmed', createdAt: 'created_at', profile: { company: 'company', settings: 'settings' } },
+}
+const registration = {
+  username: 'optional',
+  profile: Type.Object({ company: Type.Optional(Type.String()), settings: Type.Optional(Type.Any()) }),
+} as const
+const formOf = (stored: string) => (stored.startsWith('$2') ? 'bcrypt' : stored.startsWith('$argon2') ? 'argon2' : null)
+
+/** Runs statements one by one, as a migration of the host's would, on one connection. */
+async function runScript(db: AnyKysely, script: string): Promise<void> {
+  const statements = script.includes('DELIMITER') ? script.split(/^(?:DELIMITER .*|\$\$)$/m) : script.split(/;$/m)
+  await db.connection().execute(async (connection) => {
+    for (const statement of statements) if (statement.trim()) await sql.raw(statement).execute(connection)
+  })
+}
+
+interface Shape {
+  script?: string
+  before?: string
+  adopt?: Partial<Adoption> & { table: string }
+  options?: Partial<AccountsOptions>
+}
+
+/** An app that has adopted a table, and a client of the host's own. */
+async function open(t: Test, { script = legacy, before = '', adopt = columns as never, options = {} }: Shape = {}) {
+  const db = await openMariadb(t)
+  const hash = await bcrypt.hash(password, 4)
+  await runScript(db, `${script};\n${before}`.replaceAll('$HASH', hash))
+  const adopted = adoption('adopt', adopt) as Adoption
+  await runScript(db, await adoptionSql(db, adopted))
+  const name = uniqueName()
+  const host = await openApp(t, { name, db, adopt, cache: memoryCache(), registration, ...options })
+  const rows = async (query: string) => (await sql.raw<any>(query).execute(db)).rows
+  const send = (method: 'PATCH' | 'DELETE') => async (url: string, payload: object, access: string) => {
+    const { statusCode } = await host.app.inject({ method, url, payload, headers: bearer(access) })
+    return { status: statusCode }
+  }
+  return {
+    ...host,
+    ...{ db, rows, hash, adopted, patch: send('PATCH'), remove: send('DELETE') },
+    row: async (id: number) => (await rows(`select * from users where id = ${id}`))[0],
+    findings: () => checkAdoption(db, adopted, formOf),
+    unequal: async () => (await checkAdoption(db, adopted, formOf)).filter((line) => / account|trigger/.test(line)),
+    login: (email: string, typed = password) => host.post('/api/login/', { email, password: typed }),
+  }
+}
+
+t.test('MariaDB: an adopted table', { skip: noMariadb }, async (t) => {
+  await t.test('old users log in under their ids, and whoever was deleted does not', async (t) => {
+    const { login, get, findings, rows, accounts } = await open(t, {
+      before: `insert into users (email, password, login, role, deleted_at, confirmed, company, created_at) values
+        ('Ada@Example.org', '$HASH', 'Ada', 'staff', null, true, 'Engines', '2020-02-03 04:05:06'),
+        ('gone@example.org', '$HASH', 'gone', 'member', now(), true, null, now()),
+        ('guest@example.org', '', null, null, null, false, null, now())`,
+    })
+
+    const { status, body } = await login('ADA@example.org')
+
+    t.equal(status, 200)
+    const profile = (await get('/auth/user/', body.access)).body
+    t.match(profile, { id: 1, username: 'Ada', email: 'Ada@Example.org', company: 'Engines' })
+    t.match(await accounts.users.find({ id: 1 }), { role: 'staff', createdAt: Date.UTC(2020, 1, 3, 4, 5, 6) })
+    t.equal((await login('gone@example.org')).status, 401)
+    t.equal((await login('guest@example.org', '')).status, 401)
+    t.same(await findings(), ['passwords: argon2: 1', 'passwords: bcrypt: 1', 'passwords: no password: 1'])
+    t.match((await rows('select password from users where id = 1'))[0].password, /^\$argon2id/, 'a better hash')
+  })
+
+  await t.test('what users do is in the table of the host at once', async (t) => {
+    const { post, patch, remove, row, accounts, login, unequal, rows } = await open(t)
+    const settings = { a: null, b: [1, 'é"\\/\n'] }
+    const registered = await post('/api/register/', {
+      ...{ username: 'bob', email: 'Bob@example.org', password, company: 'Acmé "x"', settings },
+    })
+    const { id } = registered.body
+    t.match(await row(id), { email: 'Bob@example.org', login: 'bob', company: 'Acmé "x"', deleted_at: null, points: 0 })
+    t.same((await row(id)).settings, settings)
+    const { access } = (await login('bob@example.org')).body
+    t.equal((await patch('/auth/user/', { company: 'Engines', username: 'bobby' }, access)).status, 200)
+    t.match(await row(id), { login: 'bobby', company: 'Engines' })
+    const changed = await post(
+      '/auth/change_password/',
+      { current_password: password, new_password: 'another horse battery' },
+      bearer(access),
+    )
+    t.equal(changed.status, 200)
+    t.match((await row(id)).password, /^\$argon2id/)
+    await accounts.users.setRole(id, 'staff')
+    await accounts.users.disable(id)
+    const disabled = await row(id)
+    t.equal(disabled.role, 'staff')
+    t.type(disabled.deleted_at, Date)
+    t.ok(Math.abs(disabled.deleted_at - Date.now()) < 60_000)
+    await accounts.users.enable(id)
+    t.equal((await row(id)).deleted_at, null)
+    t.same(await unequal(), [])
+
+    await rows(`insert into orders (user_id) values (${id})`)
+    const again = (await login('bob@example.org', 'another horse battery')).body.access
+    t.match(await remove('/auth/user/', { password: 'another horse battery' }, again), { status: 409 })
+    await rows('delete from orders')
+    t.equal((await remove('/auth/user/', { password: 'another horse battery' }, again)).status, 204)
+    t.same(await rows(`select * from users where id = ${id}`), [])
+  })
+
+  await t.test('what the host does to a user is done to the account, and ends its sessions', async (t) => {
+    const { hash, login, post, accounts, rows } = await open(t, {
+      before: "insert into users (email, password) values ('ada@example.org', '$HASH')",
+    })
+    const alive = async ({ refresh }: { refresh: string }) => (await post('/auth/refresh/', { refresh })).status
+    let session = (await login('ada@example.org')).body
+    for (const [change, email, typed] of [
+      ["update users set email = 'Grace@example.org' where id = 1", 'grace@example.org', password],
+      [
+        `update users set password = '${await bcrypt.hash('a third battery', 4)}' where id = 1`,
+        'grace@example.org',
+        'a third battery',
+      ],
+    ] as const) {
+      await rows(change)
+      t.same(await rows('select id from accounts_sessions where ended_at is null'), [], change)
+      t.equal(await alive(session), 401, change)
+      const { status, body } = await login(email, typed)
+      t.equal(status, 200, change)
+      session = body
+    }
+    t.equal((await login('ada@example.org')).status, 401)
+    await rows("update users set company = 'Engines', points = 5 where id = 1")
+    t.equal(await alive(session), 200, 'what is no credential ends nothing')
+    t.equal((await accounts.users.find({ id: 1 }))?.profile.company, 'Engines')
+    await rows('update users set deleted_at = now() where id = 1')
+    t.equal(await alive(session), 401)
+    t.equal((await login('grace@example.org', 'a third battery')).status, 401)
+    await rows('update users set deleted_at = null where id = 1')
+    t.equal((await login('grace@example.org', 'a third battery')).status, 200)
+
+    const inserted = await sql.raw(`insert into users (email, password) values ('new@example.org', '${hash}')`)
+    t.equal((await login('new@example.org')).status, 401)
+    t.equal((await inserted.execute(realmOf(accounts).options.db!.reveal())).insertId, 2n, 'the host reads its own id')
+    t.equal((await login('new@example.org')).status, 200)
+    await rows("delete from users where email = 'new@example.org'")
+    t.equal((await login('new@example.org')).status, 401)
+    t.equal(await accounts.users.find({ email: 'new@example.org' }), null)
+  })
+
+  await t.test('a statement of the host that we cannot follow still works, and is found', async (t) => {
+    const loose = legacy.replace('unique index (email)', 'index (email)').replace('latin1', 'utf8mb4')
+    const { findings, login, rows, hash, db, adopted } = await open(t, {
+      script: loose.replace('password varchar(255)', 'password char(60)'),
+      before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
+        ('Ada@Example.org', '$HASH', 'x'), ('', '$HASH', 'y'), ('bob@example.org', 'md5$nonsense', 'ADA'),
+        ('ada@b\u00fccher.example', '$HASH', 'z'), ('kim@localhost', '$HASH', 'kim')`,
+    })
+
+    await rows(`insert into users (email, password) values ('ADA@example.org', '${hash}')`)
+    await rows("update users set email = 'ada@EXAMPLE.org', company = 'Engines' where id = 4")
+
+    t.equal((await rows('select * from users')).length, 7)
+    t.equal((await login('ada@example.org')).status, 200)
+    t.equal((await login('Kim@LOCALHOST')).status, 200, 'an address that registration would refuse')
+    t.equal((await login('ada@b\u00fccher.example')).status, 401)
+    const found = (await findings()).join('\n')
+    t.match(found, 'column "password" is char(60): what we write may need 128')
+    t.match(found, 'there is no unique index on lower(email)')
+    t.match(found, '1 share an address; the first of each gets the account: 1+2+4+7')
+    t.match(found, '1 have no address, and no account: 3')
+    t.match(found, '1 share a username but for its case; all but the first lose it: 1+4')
+    t.match(found, /1 have a hash that cannot be verified: 4/)
+    t.match(found, /1 have an address that is not ASCII.*: 5/)
+    t.match(found, /3 have no account: 2, 3, 7/)
+    t.match(found, '1 have a row and an account that differ: 4')
+    await repairAdoption(db, adopted, canonicalEmail)
+    t.equal((await login('ada@b\u00fccher.example')).status, 200)
+  })
+
+  await t.test('what no trigger saw is found, and repaired', async (t) => {
+    const { findings, unequal, login, post, rows, accounts, db, adopted } = await open(t, {
+      before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
+        ('bob@example.org', '$HASH', 'bob'), ('eve@example.org', '$HASH', 'eve'), ('kim@example.org', '$HASH', 'kim')`,
+    })
+    const session = (await login('ada@example.org')).body
+    await db.connection().execute(async (connection) => {
+      for (const statement of [
+        'set @fastify_accounts_taking = 1',
+        "update users set email = 'grace@example.org' where id = 1",
+        'delete from users where id = 2',
+        "insert into users (email, password) values ('new@example.org', 'x')",
+        "update users set email = 'x', login = 'x' where id = 3",
+        "update users set email = 'eve@example.org', login = 'eve' where id = 4",
+        "update users set email = 'kim@example.org', login = 'kim' where id = 3",
+        'set @fastify_accounts_taking = null',
+      ]) {
+        await sql.raw(statement).execute(connection)
+      }
+    })
+
+    const lines = (await findings()).filter((line) => / have /.test(line))
+    t.match(lines, [
+      /cannot be verified: 5/,
+      '1 have no account: 5',
+      '1 have an account but no row: 2',
+      '3 have a row and an account that differ: 1, 3, 4',
+    ])
+    await repairAdoption(db, adopted, canonicalEmail)
+
+    t.same(await unequal(), [])
+    t.equal((await post('/auth/refresh/', { refresh: session.refresh })).status, 401)
+    t.equal((await login('grace@example.org')).status, 200)
+    t.equal((await login('bob@example.org')).status, 401)
+    t.match(await accounts.users.find({ email: 'eve@example.org' }), { id: 4, username: 'eve' })
+    const again = (await login('grace@example.org')).body
+    await repairAdoption(db, adopted, canonicalEmail)
+    t.equal((await post('/auth/refresh/', { refresh: again.refresh })).status, 200, 'who is equal stays logged in')
+    await rows("update users set email = 'later@example.org' where id = 1")
+    t.equal((await login('later@example.org')).status, 200, 'the connection of the repair hears of changes again')
+  })
+
+  await t.test('the way back leaves the host with its table, up to date', async (t) => {
+    const { db, adopted, post, rows } = await open(t)
+    const { body } = await post('/api/register/', { username: 'bob', email: 'bob@example.org', password })
+
+    await runScript(db, await removalSql(db, adopted))
+
+    t.match(await rows('select id, email, login from users'), [{ id: body.id, email: 'bob@example.org', login: 'bob' }])
+    await rows("insert into users (email) values ('next@example.org')")
+    await rows('update users set points = 1')
+    await rows('delete from users')
+    const left = await rows(`select table_name as name from information_schema.tables where table_schema = database()
+      and table_name like 'accounts%' union all select trigger_name from information_schema.triggers
+      where trigger_schema = database() union all select routine_name from information_schema.routines
+      where routine_schema = database()`)
+    t.same(left, [])
+  })
+
+  await t.test('the statements may run again', async (t) => {
+    const { db, adopted, unequal, login, rows } = await open(t, {
+      before: "insert into users (email, password) values ('ada@example.org', '$HASH')",
+    })
+    await rows('drop trigger fastify_accounts_insert')
+    await rows("insert into users (email, password) values ('new@example.org', 'x')")
+    t.match(await unequal(), [/the triggers fastify_accounts_insert are missing or off/, '1 have no account: 2'])
+    const again = await adoptionSql(db, adopted)
+    t.notMatch(again, 'create table')
+    await runScript(db, again)
+    t.same(await unequal(), [])
+    t.equal((await login('ada@example.org')).status, 200)
+    t.equal((await rows('select * from users')).length, 2)
+  })
+
+  for (const [kind, type] of [
+    ['uuid', 'char(36) primary key default (uuid())'],
+    ['uuid', 'uuid primary key default uuid()'],
+    ['text', 'varchar(40) primary key'],
+    ['text', "varchar(40) primary key default (concat('m_', uuid_short()))"],
+    ['integer', 'bigint unsigned auto_increment primary key'],
+  ] as const) {
+    await t.test(`ids are as they are: ${type}`, async (t) => {
+      const { post, login, rows, get, unequal } = await open(t, {
+        script: `create table Members (memberId ${type}, mail varchar(100) not null unique, hash text)
+          character set latin1`,
+        adopt: { table: 'Members', ids: kind, id: 'memberId', email: 'mail', password: 'hash' },
+      })
+      const { status, body } = await post('/api/register/', { username: 'bob', email: 'bob@example.org', password })
+      t.equal(status, 201)
+      t.match(await rows('select memberId as id, mail from Members'), [{ id: body.id, mail: 'bob@example.org' }])
+      if (type.includes('m_')) t.match(body.id, /^m_/)
+      const { access } = (await login('bob@example.org')).body
+      t.equal((await get('/auth/user/', access)).body.id, body.id)
+      await rows("update Members set mail = 'Bobby@example.org'")
+      t.equal((await login('bobby@example.org')).status, 200)
+      t.same(await unequal(), [])
+    })
+  }
+
+  await t.test('columns of other kinds, a session with a time zone, and what fills the others', async (t) => {
+    const { login, rows, accounts, post, unequal } = await open(t, {
+      script: `create table members (id bigint auto_increment primary key, email varchar(255) not null,
+          password varchar(255) not null, is_active bit(1) not null default b'1', verified_at timestamp(3) null,
+          joined date not null, staff boolean not null, note varchar(20) not null, news boolean, size decimal(8, 2));
+        insert into members (email, password, is_active, verified_at, joined, staff, note) values
+        ('ada@example.org', '!x', 1, null, '2020-02-03', true, 'old'),
+        ('bob@example.org', '$HASH', 0, now(3), '2020-02-03', true, 'old')`,
+      adopt: {
+        ...{ table: 'members', noPassword: '!', active: 'is_active', verifiedAt: 'verified_at', createdAt: 'joined' },
+        defaults: { staff: false, note: "a 'new' \\ \u00e9" },
+        profile: { news: 'news', size: 'size' },
+      },
+      options: {
+        registration: {
+          username: false,
+          profile: Type.Object({ news: Type.Optional(Type.Boolean()), size: Type.Optional(Type.Number()) }),
+        },
+      },
+    })
+    t.equal((await login('bob@example.org')).status, 401)
+    await accounts.users.enable(2)
+    t.equal((await login('bob@example.org')).status, 200)
+    const { emailVerifiedAt, createdAt } = (await accounts.users.find({ id: 2 }))!
+    t.ok(Math.abs(emailVerifiedAt! - Date.now()) < 60_000)
+    t.equal(createdAt, Date.UTC(2020, 1, 3))
+    const { body } = await post('/api/register/', { email: 'new@example.org', password, news: true, size: 1.5 })
+    const inserted = await rows(`select cast(joined as char) as joined, verified_at, staff, note, news, size
+      from members where id = ${body.id}`)
+    const today = new Date().toISOString().slice(0, 10)
+    t.match(inserted, [
+      { joined: today, verified_at: null, staff: 0, note: "a 'new' \\ \u00e9", news: 1, size: '1.50' },
+    ])
+    await accounts.users.create({ email: 'none@example.org', verified: true })
+    t.match(await rows("select password, verified_at from members where email like 'none%'"), [
+      { password: '!', verified_at: Date },
+    ])
+    t.same(await unequal(), [])
+    const { db } = realmOf(accounts).options
+    await db!
+      .reveal()
+      .connection()
+      .execute(async (connection: AnyKysely) => {
+        await sql`set time_zone = '+05:00'`.execute(connection)
+        await sql`update members set verified_at = '2030-01-01 05:00:00.250', news = false where id = 2`.execute(
+          connection,
+        )
+        await sql`set time_zone = default`.execute(connection)
+      })
+    t.match(await accounts.users.find({ id: 2 }), {
+      emailVerifiedAt: Date.UTC(2030, 0, 1, 0, 0, 0, 250),
+      profile: { news: false },
+    })
+  })
+
+  await t.test('what does not fit is refused, never cut', async (t) => {
+    const { login, rows, post } = await open(t, {
+      script: `create table users (id int auto_increment primary key, email varchar(30) not null unique,
+          password varchar(60));
+        insert into users (email, password) values ('ada@example.org', '$HASH')`,
+      adopt: { table: 'users' },
+      options: { registration: { username: false } },
+    })
+    for (const _ of [1, 2]) t.equal((await login('ada@example.org')).status, 200)
+    t.match((await rows('select password from users'))[0].password, /^\$2b/)
+    const long = await post('/api/register/', { email: 'abcdefghijkl@example.org.evil-domain.example', password })
+    t.equal(long.status, 400)
+    t.equal((await rows('select * from users')).length, 1)
+  })
+
+  await t.test('what the host\u2019s own triggers and defaults do is kept, on both sides', async (t) => {
+    const { accounts, post, rows, unequal, row, db, adopted } = await open(t, {
+      script: `
+        create table audit (what varchar(20));
+        create table users (id int auto_increment primary key, email varchar(100) not null, password text,
+          role varchar(20) not null default 'member', company varchar(50) not null default '');
+        create trigger audited after insert on users for each row insert into audit values ('insert');
+        create trigger slow after update on users for each row insert into audit select sleep(0.01);
+        create trigger lower_i before insert on users for each row set new.email = lower(new.email);
+        create trigger lower_u before update on users for each row
+          set new.email = lower(new.email), new.role = if(new.role = 'root', old.role, new.role)`,
+      adopt: { table: 'users', role: 'role', profile: { company: 'company' } },
+      options: { registration: { username: false, profile: Type.Object({ company: Type.Optional(Type.String()) }) } },
+    })
+    const { status, body } = await post('/api/register/', { email: 'Bob@Example.org', password })
+    t.equal(status, 201)
+    t.match(await row(body.id), { email: 'bob@example.org', role: 'member', company: '' })
+    t.match(await accounts.users.find({ id: body.id }), { email: 'bob@example.org', role: 'member' })
+    await accounts.users.setRole(body.id, 'root')
+    t.equal((await accounts.users.find({ id: body.id }))?.role, 'member', 'the host has refused it')
+    await rows("insert into users (email, company) values ('Ada@example.org', 'acme')")
+    await rows("update users set email = 'Grace@Example.org' where email like 'ada%'")
+    t.match(await accounts.users.find({ email: 'grace@example.org' }), { email: 'grace@example.org' })
+    await accounts.users.setPassword(body.id, 'another horse battery')
+    t.ok((await rows('select * from audit')).length >= 5)
+    t.same(await unequal(), [])
+    t.same(await checkAdoption(db, adopted, formOf).then((lines) => lines.slice(-1)), ['passwords: no password: 1'])
+  })
+
+  await t.test('rows without an address, and deleted rows, hold nobody up', async (t) => {
+    const { login, findings, rows, hash } = await open(t, {
+      script: `create table users (id int auto_increment primary key, email varchar(100), password text,
+          created datetime, deleted_at datetime);
+        insert into users (email, password, created, deleted_at) values ('ada@example.org', '$HASH', null, now()),
+          ('ada@example.org', '$HASH', null, null), (null, '$HASH', now(), null), ('', '$HASH', now(), null)`,
+      adopt: { table: 'users', createdAt: 'created', disabledAt: 'deleted_at' },
+    })
+    t.equal((await login('ada@example.org')).status, 200, 'the live one of two')
+    await rows(`insert into users (email, password) values (null, '${hash}')`)
+    await rows("update users set email = 'eve@example.org' where id = 3")
+    t.equal((await login('eve@example.org')).status, 200)
+    await rows('update users set deleted_at = now() where id = 3')
+    await rows(`insert into users (email, password) values ('eve@example.org', '${hash}')`)
+    t.equal((await login('eve@example.org')).status, 200, 'the live one of two')
+    await rows('update users set email = null where id = 2')
+    t.equal((await login('ada@example.org')).status, 401)
+    t.match((await findings()).join(), /have no account: 1, 2, 3, 4, 5/)
+    t.equal((await rows('select * from users')).length, 6)
+  })
+
+  await t.test('keys change, and ids are imported', async (t) => {
+    const { accounts, unequal, rows } = await open(t, {
+      script: legacy.replace('references users (id)', 'references users (id) on update cascade'),
+      before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
+        ('bob@example.org', '$HASH', 'bob')`,
+    })
+    await accounts.users.setRole(1, 'staff')
+    await rows('update users set id = 77 where id = 1')
+    t.match(await accounts.users.find({ id: 77 }), { email: 'ada@example.org', username: 'ada', role: 'staff' })
+    t.equal(await accounts.users.find({ id: 1 }), null)
+    const imported = Array.from({ length: 4 }, (_, n) => ({ id: 4711 + n, email: `old${n}@example.org` }))
+    t.match(
+      await accounts.users.import(imported),
+      imported.map(({ id }) => ({ id })),
+    )
+    t.equal((await accounts.users.create({ email: 'next@example.org' })).id, 4715)
+    t.match(await accounts.users.import([{ email: 'a@example.org' }, { email: 'b@example.org' }]), [
+      { id: 4716 },
+      { id: 4717 },
+    ])
+    t.same(await unequal(), [])
+  })
+
+  await t.test('of a statement that fails in the middle nothing is left behind', async (t) => {
+    const { db, rows, login } = await open(t, {
+      before: `insert into users (email, password) values ('ada@example.org', '$HASH'), ('bob@example.org', '$HASH')`,
+    })
+    const connected = (run: (one: AnyKysely) => Promise<void>) => db.connection().execute(run)
+    const left = async (one: AnyKysely) =>
+      (await sql<{ left: unknown }>`select @fastify_accounts_taking as ${sql.id('left')}`.execute(one)).rows[0]!.left
+
+    await rows(`create trigger refuse before update on accounts_sessions for each row
+      signal sqlstate '45000' set message_text = 'not now'`)
+    await login('ada@example.org')
+    await connected(async (one) => {
+      await t.rejects(sql`update users set email = 'x@example.org' where id = 1`.execute(one), { message: /not now/ })
+      t.equal(await left(one), null, 'an error is handled')
+    })
+    await rows('drop trigger refuse')
+    await rows(`create trigger stuck before update on accounts_sessions for each row
+      set new.ip = sleep(60)`)
+    await connected(async (one) => {
+      const { rows: ids } = await sql<{ id: number }>`select connection_id() as id`.execute(one)
+      const killed = sql`update users set email = 'x@example.org' where id = 1`.execute(one)
+      const refused = t.rejects(killed, { code: 'ER_QUERY_INTERRUPTED' })
+      await untilStuck(db)
+      await rows(`kill query ${ids[0]!.id}`)
+      await refused
+      t.not(await left(one), null, 'no handler sees a kill')
+      await rows('drop trigger stuck')
+      await sql`update users set email = 'Grace@example.org' where id = 1`.execute(one)
+      await sql`update accounts_users set email = 'bobby@example.org' where id = 2`.execute(one)
+    })
+    t.equal((await login('grace@example.org')).status, 200, 'and yet the next statement is carried over')
+    t.match(await rows('select email from users order by id'), [{ email: /Grace/ }, { email: /bobby/ }])
+  })
+
+  await t.test('host and users change one user at once: nobody waits for ever, and both are equal', async (t) => {
+    const { rows, unequal, accounts, login, post, hash } = await open(t, {
+      before: "insert into users (email, password) values ('ada@example.org', '$HASH')",
+    })
+    const failures: string[] = []
+    const noted = (who: string) => (error: { code?: string }) => void failures.push(`${who} ${error.code}`)
+    for (let round = 0; round < rounds(300, 60); round++) {
+      const session = await accounts.startSession(1)
+      const statements = [
+        `update users set password = '${hash}', points = points + 1 where id = 1`,
+        `update users set email = 'ada${round % 7}@example.org' where id = 1`,
+        "update users set company = 'Engines', deleted_at = null where id = 1",
+        `update users set deleted_at = ${round % 2 ? 'now()' : 'null'} where id = 1`,
+      ]
+      await Promise.all([
+        ...statements.slice(round % 2).map((text) => rows(text).catch(noted('host'))),
+        accounts.users.setPassword(1, `correct horse battery ${round}`).catch(noted('ours')),
+        accounts.users.setRole(1, 'staff').catch(noted('ours')),
+        login(`ada${(round + 6) % 7}@example.org`),
+        post('/auth/refresh/', { refresh: session.refresh }),
+        (round % 2 ? accounts.users.enable(1) : accounts.users.disable(1)).catch(noted('ours')),
+      ])
+      // All of them changed a credential.
+      t.equal((await post('/auth/refresh/', { refresh: session.refresh })).status, 401)
+      await rows('update users set deleted_at = null where id = 1')
+    }
+    t.same(
+      failures.filter((line) => !line.endsWith('ACCOUNTS_CONFLICT')),
+      [],
+      'no deadlock reached anybody',
+    )
+    t.same(await unequal(), [])
+    const alive = await rows(`select s.id from accounts_sessions s join accounts_users u on u.id = s.user_id
+      where s.ended_at is null and s.credential_version <> u.credential_version`)
+    t.same(alive, [], 'no session of an older credential is left open')
+    const left = await Promise.all(Array.from({ length: 20 }, () => rows('select @fastify_accounts_taking as x')))
+    t.same(
+      left.filter(([{ x }]) => x !== null),
+      [],
+    )
+  })
+
+  await t.test('both insert at once: ids stay equal, and no statement of the host meets a deadlock', async (t) => {
+    const { rows, unequal, accounts } = await open(t)
+    const failures: string[] = []
+    const many = rounds(40, 10)
+    for (let round = 0; round < many; round++) {
+      await Promise.all(
+        Array.from({ length: 16 }, (_, n) =>
+          n % 2
+            ? accounts.users.create({ email: `our${round}x${n}@example.org` })
+            : rows(`insert into users (email) values ('host${round}x${n}@example.org')`).catch(({ code }) => {
+                failures.push(code)
+              }),
+        ),
+      )
+    }
+    t.same(failures, [])
+    t.same(await unequal(), [])
+    t.equal((await rows('select u.id from users u join accounts_users a using (id, email)')).length, many * 16)
+  })
+
+  await t.test('what cannot be adopted is told by name', async (t) => {
+    const db = await openMariadb(t)
+    const told = (given: object, message: RegExp) =>
+      t.rejects(adoptionSql(db, adoption('adopt', given) as Adoption), { name: 'TypeError', message })
+    const run = (text: string) => sql.raw(text).execute(db)
+    t.throws(
+      () => kyselyStorage(db, { adopt: { table: 'people', insert: async () => ({}) } }),
+      new TypeError('"adopt.insert" needs PostgreSQL: this database is mysql'),
+    )
+    await told({ table: 'nowhere' }, /adopt\.table: there is no table `nowhere`/)
+    await told({ table: 'mysql.user' }, /adopt\.table: there is no table `mysql\.user`/)
+    await run('create table people (id integer, email text, uid binary(16) not null unique, state char(1))')
+    await told({ table: 'people', schema: 'other' }, /adopt\.schema: leave it out; without schemas our tables stand/)
+    await told({ table: 'people', password: 'email' }, /adopt\.id: "id" is no key by itself/)
+    await told(
+      { table: 'people', password: 'email', id: 'uid', ids: 'uuid' },
+      /adopt\.id: "uid" is binary\(16\), not of the kind that adopt\.ids says: uuid/,
+    )
+    await run('alter table people add primary key (id)')
+    await told({ table: 'people', password: 'email' }, /adopt\.id: "id" has no default/)
+    await run('alter table people modify id integer auto_increment')
+    await told(
+      { table: 'people', password: 'email', ids: 'uuid' },
+      /adopt\.id: "id" is int\(11\), not of the kind that adopt\.ids says: uuid/,
+    )
+    await run('alter table people add shown varchar(100) generated always as (email) stored')
+    await told(
+      { table: 'people', password: 'email', username: 'shown' },
+      /the database alone writes the column "shown"/,
+    )
+    await told({ table: 'people' }, /adopt\.password: `people` has no column "password"/)
+    const named = { table: 'people', password: 'email' }
+    await told({ ...named, createdAt: 'id' }, /adopt\.createdAt: "id" is no timestamp but int/)
+    await told({ ...named, active: 'state' }, /adopt\.active: "state" is no number but char\(1\)/)
+  })
+})
+
+/** Waits until a statement sleeps. */
+async function untilStuck(db: AnyKysely): Promise<void> {
+  await until(async () => {
+    const { rows } = await sql`select 1 from information_schema.processlist where state = 'User sleep'`.execute(db)
+    return rows.length > 0
+  })
+}
