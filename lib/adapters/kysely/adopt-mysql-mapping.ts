@@ -13,6 +13,7 @@ import {
   withFallback,
   withoutValue,
 } from './adopt-table.ts'
+import { insertedColumns } from './tables.ts'
 
 /** A column of the host's table in MySQL or MariaDB. */
 export interface MysqlColumn extends HostColumn {
@@ -77,8 +78,21 @@ export async function readHostTable(db: AnyKysely, adoption: Adoption): Promise<
   const id = keyOf(column('id', adoption.id), adoption.ids, keys)
   const mapped = mappedOf(adoption, column, server)
   const known = [id, ...[...mapped, ...filled].map(({ host }) => host)]
-  const asked = withoutValue(columns, known).map((host) => ({ host }))
-  return { name, columns, id, mapped, filled, asked, server }
+  const asked = withoutValue(columns, known).map(askedOf)
+  return { name, columns, id, mapped, filled: [...filled, ...asked], asked, server }
+}
+
+function askedOf(host: MysqlColumn): Pick<MysqlMapped, 'host' | 'write'> {
+  const text = memberOf(`@${insertedColumns}`, host.name)
+  if (!numbers.test(host.kind)) return { host, write: text }
+  const number = /^(float|double)$/.test(host.kind) ? `${text} + 0` : `cast(${text} as decimal(65, 30))`
+  return { host, write: `case ${text} when 'true' then 1 when 'false' then 0 else ${number} end` }
+}
+
+/** A member of an object in JSON, as a text; null for JSON's null and for none. */
+function memberOf(json: string, name: string): string {
+  const found = `json_extract(${json}, ${literal(`$.${JSON.stringify(name)}`)})`
+  return `(case when json_type(${found}) <> 'NULL' then json_unquote(${found}) end)`
 }
 
 // The numbers of a column that counts itself come from null. The server of MySQL writes literal defaults as they are.
@@ -202,8 +216,7 @@ function profileOf(field: string, host: MysqlColumn, server: MysqlServer): Mysql
   const path = literal(`$.${JSON.stringify(field)}`)
   const column = columnOf(host)
   const found = (profile: string) => `json_extract(${profile}, ${path})`
-  const text = (profile: string) =>
-    `case when json_type(${found(profile)}) <> 'NULL' then json_unquote(${found(profile)}) end`
+  const text = (profile: string) => memberOf(profile, field)
   const mapped = { ours: `profile.${field}`, host }
   if (host.kind === 'json') {
     const read = `nullif(${textOf(host, server)}, 'null')`
@@ -218,8 +231,8 @@ function profileOf(field: string, host: MysqlColumn, server: MysqlServer): Mysql
   const isNumber = numbers.test(host.kind)
   const read = isNumber ? `cast(${column} as char)` : `json_quote(${textOf(host, server)})`
   const same = isNumber
-    ? `(${text('a.profile')}) + 0 <=> ${column} + 0`
-    : `(${text('a.profile')}) <=> ${textOf(host, server)}`
+    ? `${text('a.profile')} + 0 <=> ${column} + 0`
+    : `${text('a.profile')} <=> ${textOf(host, server)}`
   return { ...mapped, read, write: text('new.profile'), same }
 }
 

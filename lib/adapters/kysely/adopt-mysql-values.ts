@@ -1,5 +1,6 @@
 import { literal, type MysqlTable } from './adopt-mysql-mapping.ts'
 import { fieldOf, isField } from './adopt-table.ts'
+import { taking as setting } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
 export const nowMs = `cast(floor(timestampdiff(microsecond, '1970-01-01', utc_timestamp(3)) / 1000) as signed)`
@@ -13,7 +14,7 @@ export const usernameFormOf = (username: string) => `lower(${username})`
  * The time at which the statement began is the same in all its triggers and in those of no other statement: should a
  * deadlock or a `kill` leave it set, which no handler sees, it means nothing to the next statement of the connection.
  */
-export const taking = '@fastify_accounts_taking'
+export const taking = `@${setting}`
 const thisStatement = `timestampdiff(microsecond, '2020-01-01', utc_timestamp(6))`
 /** What it is set to by hand, for statements on our tables that the host's are to hear nothing of. */
 export const repairing = 1

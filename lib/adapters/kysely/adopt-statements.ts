@@ -99,7 +99,7 @@ declare
   v_email text; v_canonical text; v_username text; v_username_canonical text;
   v_version bigint;
 begin
-  perform set_config('${taking}', 'on', true);
+  perform set_config('${taking}', '1', true);
   select * into a from ${users} u where u.id = ${id};
   v_email := ${value.email};
   -- What is known to be the form of this very address stays: not every form can be made here.
@@ -128,7 +128,7 @@ begin
       end if;
     end;
   end loop;
-  perform set_config('${taking}', 'off', true);
+  perform set_config('${taking}', '', true);
   if v_version <> a.credential_version then
     ${endSessions(schema)};
   end if;
@@ -144,7 +144,7 @@ function madeWay(users: string, id: string, schema: string, { active }: Values):
   return `if coalesce(trim(v_email), '') = '' then
     ${endSessions(schema)};
     delete from ${users} u where u.id = a.id;
-    perform set_config('${taking}', 'off', true);
+    perform set_config('${taking}', '', true);
     return;
   end if;
   -- Who was deleted keeps nobody's address.
@@ -287,7 +287,7 @@ function userTrigger(schema: string): string {
   const users = `${quoted(schema)}.accounts_users`
   return `drop trigger if exists ${ownTrigger} on ${users};
 create trigger ${ownTrigger} after insert or update or delete on ${users}
-  for each row when (pg_trigger_depth() = 0 and current_setting('${taking}', true) is distinct from 'on')
+  for each row when (pg_trigger_depth() = 0 and current_setting('${taking}', true) is distinct from '1')
   execute function ${quoted(schema)}.${names.ours}();`
 }
 
@@ -299,7 +299,7 @@ export function repairStatements(table: HostTable, schema: string): string[] {
   const now = `(select ${nowMs} as now_ms) n`
   const lost = `not exists (select from ${table.name} ${hostRow} where ${id} = a.id)`
   return [
-    `select set_config('${taking}', 'on', true);`,
+    `select set_config('${taking}', '1', true);`,
     `update ${own}.accounts_sessions s set ended_at = ${nowMs} from ${own}.accounts_users a
   where s.user_id = a.id and s.ended_at is null and ${lost};`,
     `delete from ${own}.accounts_users a where ${lost};`,

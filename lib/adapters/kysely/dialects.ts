@@ -67,6 +67,8 @@ export interface Dialect {
   existingIds(db: Db): Promise<string | undefined>
   /** Runs statements in a transaction whose every statement sees what was committed before it. */
   transaction<T>(db: Db, step: (db: Db) => Promise<T>): Promise<T>
+  /** Runs statements of a transaction while triggers find a text under a name. */
+  withSetting<T>(db: Db, name: string, value: string, step: () => Promise<T>): Promise<T>
   /** Runs migrations as the only process that does. */
   migrating<T>(db: Db, run: (db: Db) => Promise<T>): Promise<T>
   /** An insert that leaves rows alone whose id is there. */
@@ -146,6 +148,14 @@ const postgres: Dialect = {
   },
   // A stricter one would hide a session that was stored while a statement waited for the user's row.
   transaction: (db, step) => db.transaction().setIsolationLevel('read committed').execute(step),
+  // Should a statement fail, the setting is rolled back as well.
+  async withSetting(db, name, value, step) {
+    const set = (text: string) => sql`select set_config(${name}, ${text}, true)`.execute(db)
+    await set(value)
+    const result = await step()
+    await set('')
+    return result
+  },
   // Under any other isolation the query would not see what was committed while this waited for the lock.
   migrating(db, run) {
     const locked = async (transaction: Db) => {
@@ -190,6 +200,16 @@ const mysql: Dialect = {
   },
   // A stricter one locks gaps between rows as well, in which callers deadlock that have nothing to do with each other.
   transaction: (db, step) => db.transaction().setIsolationLevel('read committed').execute(step),
+  // The variables of a session know nothing of transactions.
+  async withSetting(db, name, value, step) {
+    const set = (text: string | null) => sql`set @${sql.id(name)} = ${text}`.execute(db)
+    await set(value)
+    try {
+      return await step()
+    } finally {
+      await set(null)
+    }
+  },
   migrating(db, run) {
     if (db.isTransaction)
       throw new TypeError('migrateToLatest: MySQL ends a transaction at each new table; call it outside')
@@ -242,6 +262,13 @@ const sqlite: Dialect = {
       await transaction.updateTable('accounts_users').set({ role: null }).where(sql<boolean>`false`).execute()
       return step(transaction)
     }),
+  // Nobody else writes meanwhile, and should a statement fail, the row is rolled back as well.
+  async withSetting(db, name, value, step) {
+    await sql`insert or replace into accounts_settings (name, value) values (${name}, ${value})`.execute(db)
+    const result = await step()
+    await sql`delete from accounts_settings where name = ${name}`.execute(db)
+    return result
+  },
   migrating: (db, run) => (db.isTransaction ? run(db) : db.transaction().execute(run)),
   unlessThere: (insert) => insert.onConflict((conflict) => conflict.doNothing()),
 }

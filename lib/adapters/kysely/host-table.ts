@@ -56,9 +56,8 @@ interface Adopted extends AdoptedTable {
  * gets another key, is locked against references too.
  */
 export function hostRowFirst(db: Kysely<AccountsTables>, adopted: Adopted) {
-  const { table, id: column, insert, ids, verbsOf } = adopted
+  const { table, id: column, ids, verbsOf } = adopted
   const { name } = dialectOf(db)
-  if (insert && name !== 'postgres') throw new TypeError(`"adopt.insert" needs PostgreSQL: this database is ${name}`)
   const verbs = verbsOf(db, ids)
   const [host, key] = [sql.id(...table.split('.')), sql.id(column ?? 'id')]
   const weaker = name === 'postgres' ? sql`for no key update` : sql`for update`
@@ -102,12 +101,11 @@ function insertVerb(
     mails: OutboxMail[] = [],
     request: Asking,
   ) {
-    if (insert) {
-      const { username, email, role, profile } = user
-      const columns = await insert(transaction, { username, email, role, profile }, { request })
-      await sql`select set_config(${insertedColumns}, ${JSON.stringify(columns)}, true)`.execute(transaction)
-    }
-    return verbsOf(transaction, ids).insertUser(user, mails)
+    const store = () => verbsOf(transaction, ids).insertUser(user, mails)
+    if (!insert) return store()
+    const { username, email, role, profile } = user
+    const columns = await insert(transaction, { username, email, role, profile }, { request })
+    return dialectOf(transaction).withSetting(transaction, insertedColumns, JSON.stringify(columns), store)
   }
   return async (user, mails, request = null) => {
     // A row of the host's is never removed because its address was not proved in time.
@@ -115,7 +113,7 @@ function insertVerb(
     const outcome = insert
       ? await allOrNothing(db, (transaction) => inserted(transaction, kept, mails, request))
       : await verbs.insertUser(kept, mails)
-    if (outcome !== 'email_taken' || !disabledAt || dialectOf(db).name !== 'postgres') return outcome
+    if (outcome !== 'email_taken' || !disabledAt) return outcome
     const again = await allOrNothing(db, async (transaction) => {
       if (!(await freed(transaction, user.emailCanonical))) return outcome
       return inserted(transaction, kept, mails, request)
@@ -127,13 +125,11 @@ function insertVerb(
 
 /** Takes the account away from who was deleted, whose row stays, and tells whether there was one. */
 async function freed(db: Kysely<AccountsTables>, emailCanonical: string): Promise<boolean> {
-  await sql`select set_config(${taking}, 'on', true)`.execute(db)
-  const { numDeletedRows } = await db
+  const deletion = db
     .deleteFrom('accounts_users')
     .where('email_canonical', '=', bound(emailCanonical))
     .where('active', '=', false)
-    .executeTakeFirstOrThrow()
-  await sql`select set_config(${taking}, 'off', true)`.execute(db)
+  const { numDeletedRows } = await dialectOf(db).withSetting(db, taking, '1', () => deletion.executeTakeFirstOrThrow())
   return numDeletedRows > 0
 }
 

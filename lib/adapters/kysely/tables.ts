@@ -7,10 +7,10 @@ export interface IdOptions {
   ids?: IdKind
 }
 
-/** On while our table is written because the host's was, so that the triggers on it do nothing. */
+/** The setting that is 1 while our table is written because the host's was, so that the triggers on it do nothing. */
 export const taking = 'fastify_accounts.taking'
 
-/** Where triggers find what `adopt.insert` has answered, for the time of the transaction. */
+/** The setting in which triggers find what `adopt.insert` has answered, as JSON. */
 export const insertedColumns = 'fastify_accounts.columns'
 
 /** int8 arrives as a string from pg and as a number from PGlite. */

@@ -38,7 +38,7 @@ declare
   v_email text; v_canonical text; v_username text; v_username_canonical text;
   v_version bigint;
 begin
-  perform set_config('fastify_accounts.taking', 'on', true);
+  perform set_config('fastify_accounts.taking', '1', true);
   select * into a from "accounts".accounts_users u where u.id = accounts_host_row."id";
   v_email := accounts_host_row."email"::text;
   -- What is known to be the form of this very address stays: not every form can be made here.
@@ -49,7 +49,7 @@ begin
   if coalesce(trim(v_email), '') = '' then
     update "accounts".accounts_sessions s set ended_at = now_ms where s.user_id = a.id and s.ended_at is null;
     delete from "accounts".accounts_users u where u.id = a.id;
-    perform set_config('fastify_accounts.taking', 'off', true);
+    perform set_config('fastify_accounts.taking', '', true);
     return;
   end if;
   -- Who was deleted keeps nobody's address.
@@ -94,7 +94,7 @@ begin
       end if;
     end;
   end loop;
-  perform set_config('fastify_accounts.taking', 'off', true);
+  perform set_config('fastify_accounts.taking', '', true);
   if v_version <> a.credential_version then
     update "accounts".accounts_sessions s set ended_at = now_ms where s.user_id = a.id and s.ended_at is null;
   end if;
@@ -188,5 +188,5 @@ where not exists (select from "accounts".accounts_users a where a.id = accounts_
 
 drop trigger if exists fastify_accounts_adopted on "accounts".accounts_users;
 create trigger fastify_accounts_adopted after insert or update or delete on "accounts".accounts_users
-  for each row when (pg_trigger_depth() = 0 and current_setting('fastify_accounts.taking', true) is distinct from 'on')
+  for each row when (pg_trigger_depth() = 0 and current_setting('fastify_accounts.taking', true) is distinct from '1')
   execute function "accounts".accounts_user_changed();
