@@ -33,7 +33,8 @@ export interface Adopter {
   adoptionSql(db: AnyKysely, adoption: Adoption): Promise<string>
   removalSql(db: AnyKysely, adoption: Adoption): Promise<string>
   inspect(db: AnyKysely, adoption: Adoption): Promise<{ table: HostTable; queries: Queries }>
-  repair(db: AnyKysely, adoption: Adoption, canonicalEmail: (address: string) => string | null): Promise<void>
+  /** Makes the two tables equal, within a transaction in which our triggers do nothing. */
+  repair(db: AnyKysely, adoption: Adoption): Promise<void>
 }
 
 const mostShown = 20

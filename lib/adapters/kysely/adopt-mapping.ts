@@ -2,7 +2,6 @@ import { sql } from 'kysely'
 import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 import {
-  type Find,
   finder,
   type HostColumn,
   type HostTable,
@@ -10,7 +9,8 @@ import {
   keyOf,
   literal,
   type Mapped,
-  withFallback,
+  type Mapping,
+  mappedOf,
   withoutValue,
 } from './adopt-table.ts'
 import { insertedColumns } from './tables.ts'
@@ -74,7 +74,7 @@ export async function readHostTable(db: AnyKysely, adoption: Adoption, schema: s
     return { host, write: `${literal(String(value))}::${host.type}` }
   })
   const id = keyOf(column('id', adoption.id), adoption.ids, kinds)
-  const mapped = mappedOf(adoption, column)
+  const mapped = mappedOf(adoption, column, mapping)
   const asked = withoutValue(columns, [id, ...[...mapped, ...filled].map(({ host }) => host)]).map(askedOf)
   return { name, columns, id, mapped, filled: [...filled, ...asked], asked }
 }
@@ -86,26 +86,14 @@ function askedOf(host: Column): Pick<Mapped<Column>, 'host' | 'write'> {
 
 const kinds = { integer: /^(smallint|integer|bigint)$/, uuid: /^uuid$/, text: /^(text|character)/ }
 
-function mappedOf(adoption: Adoption, find: Find<Column>): Mapped<Column>[] {
-  const { email, password, username, role, active, disabledAt, verifiedAt, createdAt } = adoption
-  const [emailColumn, passwordColumn] = [find('email', email), find('password', password)]
-  const plain = (ours: string, host: Column) => ({
-    ours,
-    host,
-    read: textOf(host),
-    write: cast(`new.${ours}`, host),
-  })
-  return [
-    plain('email', emailColumn),
-    passwordOf(passwordColumn, adoption.noPassword),
-    ...(username ? [plain('username', find('username', username))] : []),
-    ...(role ? [plain('role', find('role', role))] : []),
-    ...(active ? [activeOf(find('active', active))] : []),
-    ...(disabledAt ? [disabledOf(find('disabledAt', disabledAt))] : []),
-    ...(verifiedAt ? [verifiedOf(find('verifiedAt', verifiedAt))] : []),
-    ...(createdAt ? [timeOf('createdAt', 'created_at', find('createdAt', createdAt))] : []),
-    ...Object.entries(adoption.profile).map(([field, name]) => profileOf(field, find(`profile.${field}`, name))),
-  ].map(withFallback)
+const mapping: Mapping<Column, Mapped<Column>> = {
+  text: (ours, host) => ({ ours, host, read: textOf(host), write: cast(`new.${ours}`, host) }),
+  password: passwordOf,
+  active: activeOf,
+  disabled: disabledOf,
+  verified: verifiedOf,
+  time: timeOf,
+  profile: profileOf,
 }
 
 function passwordOf(host: Column, none: string | undefined): Mapped<Column> {

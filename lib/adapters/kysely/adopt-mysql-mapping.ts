@@ -2,15 +2,15 @@ import { sql } from 'kysely'
 import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 import {
-  type Find,
   finder,
   type HostColumn,
   type HostTable,
   hostRow,
   keyOf,
   type Mapped,
+  type Mapping,
+  mappedOf,
   literal as plainLiteral,
-  withFallback,
   withoutValue,
 } from './adopt-table.ts'
 import { insertedColumns } from './tables.ts'
@@ -76,7 +76,7 @@ export async function readHostTable(db: AnyKysely, adoption: Adoption): Promise<
     write: typeof value === 'string' ? literal(value) : String(value),
   }))
   const id = keyOf(column('id', adoption.id), adoption.ids, keys)
-  const mapped = mappedOf(adoption, column, server)
+  const mapped = mappedOf(adoption, column, mappingOf(server))
   const known = [id, ...[...mapped, ...filled].map(({ host }) => host)]
   const asked = withoutValue(columns, known).map(askedOf)
   return { name, columns, id, mapped, filled: [...filled, ...asked], asked, server }
@@ -141,25 +141,16 @@ const keys = { integer: /^\w*int\b/, uuid: /^(uuid|(var)?char\(36\))/, text: /^(
 const numbers = /^(\w*int|decimal|float|double|year|bit)$/
 const times = /^(timestamp|datetime|date)$/
 
-function mappedOf(adoption: Adoption, find: Find<MysqlColumn>, server: MysqlServer): MysqlMapped[] {
-  const { email, password, username, role, active, disabledAt, verifiedAt, createdAt } = adoption
-  const [emailColumn, passwordColumn] = [find('email', email), find('password', password)]
-  const plain = (ours: string, host: MysqlColumn) => ({
-    ...{ ours, host, read: textOf(host, server), write: `new.${ours}` },
-  })
-  return [
-    plain('email', emailColumn),
-    passwordOf(passwordColumn, adoption.noPassword, server),
-    ...(username ? [plain('username', find('username', username))] : []),
-    ...(role ? [plain('role', find('role', role))] : []),
-    ...(active ? [activeOf(find('active', active))] : []),
-    ...(disabledAt ? [disabledOf(find('disabledAt', disabledAt))] : []),
-    ...(verifiedAt ? [verifiedOf(find('verifiedAt', verifiedAt))] : []),
-    ...(createdAt ? [timeOf('createdAt', 'created_at', find('createdAt', createdAt))] : []),
-    ...Object.entries(adoption.profile).map(([field, name]) =>
-      profileOf(field, find(`profile.${field}`, name), server),
-    ),
-  ].map(withFallback)
+function mappingOf(server: MysqlServer): Mapping<MysqlColumn, MysqlMapped> {
+  return {
+    text: (ours, host) => ({ ours, host, read: textOf(host, server), write: `new.${ours}` }),
+    password: (host, none) => passwordOf(host, none, server),
+    active: activeOf,
+    disabled: disabledOf,
+    verified: verifiedOf,
+    time: timeOf,
+    profile: (field, host) => profileOf(field, host, server),
+  }
 }
 
 function passwordOf(host: MysqlColumn, none: string | undefined, server: MysqlServer): MysqlMapped {

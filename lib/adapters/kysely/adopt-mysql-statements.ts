@@ -13,10 +13,9 @@ import {
   valueNames,
   valuesOf,
 } from './adopt-mysql-values.ts'
-import { fieldOf, hostRow, hostTriggerNames, isField } from './adopt-table.ts'
+import { fieldOf, hostRow, hostTriggerNames, isField, ownTables } from './adopt-table.ts'
 
 const ownTriggers = ['insert', 'update', 'delete'].map((act) => `fastify_accounts_adopted_${act}`)
-const tables = ['sessions', 'users', 'outbox', 'events', 'migrations'].map((table) => `accounts_${table}`)
 
 // Without it what does not fit is cut, and an id of 0 is one.
 const sqlMode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION'
@@ -39,7 +38,7 @@ export function adoptionStatements(table: MysqlTable, ids: IdKind): string[] {
 
 /** The statements that undo an adoption; the host's table is up to date and stays. */
 export function removalStatements(name: string): string[] {
-  return [...dropped(name), `drop table if exists ${tables.join(', ')}`]
+  return [...dropped(name), `drop table if exists ${ownTables.join(', ')}`]
 }
 
 function dropped(name: string): string[] {

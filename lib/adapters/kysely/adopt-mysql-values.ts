@@ -14,10 +14,10 @@ export const usernameFormOf = (username: string) => `lower(${username})`
  * The time at which the statement began is the same in all its triggers and in those of no other statement: should a
  * deadlock or a `kill` leave it set, which no handler sees, it means nothing to the next statement of the connection.
  */
-export const taking = `@${setting}`
+const taking = `@${setting}`
 const thisStatement = `timestampdiff(microsecond, '2020-01-01', utc_timestamp(6))`
-/** What it is set to by hand, for statements on our tables that the host's are to hear nothing of. */
-export const repairing = 1
+// What it is set to for statements on our tables that the host's are to hear nothing of.
+const byHand = 1
 
 /** The expressions of our columns over a row of the host's, `a` of ours that may be null, and `now_ms`. */
 export function valuesOf({ mapped }: MysqlTable) {
@@ -67,7 +67,7 @@ export function guarded(declarations: string, body: string): string {
   return `begin
   ${declarations}
   ${cleared}
-  if not coalesce(${taking} in (${repairing}, ${thisStatement}), false) then
+  if not coalesce(${taking} in (${byHand}, ${thisStatement}), false) then
     set ${taking} = ${thisStatement};
     ${body}
     set ${taking} = null;

@@ -1,5 +1,3 @@
-import { sql } from 'kysely'
-import type { AnyKysely } from '../../options/ports.ts'
 import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
 import { columnOf, idOf, literal, type MysqlTable, nameOfTable, readHostTable } from './adopt-mysql-mapping.ts'
 import {
@@ -10,9 +8,8 @@ import {
   repairStatements,
   takeStatement,
 } from './adopt-mysql-statements.ts'
-import { canonicalOf, nowMs, repairing, taking, usernameFormOf } from './adopt-mysql-values.ts'
+import { canonicalOf, nowMs, usernameFormOf } from './adopt-mysql-values.ts'
 import { hostRow, runText } from './adopt-table.ts'
-import { dialectOf } from './dialects.ts'
 import { schemaOf } from './host-table.ts'
 import { migrationSql } from './migrate.ts'
 
@@ -37,17 +34,16 @@ export const mysqlAdopter: Adopter = {
     return { table, queries: queriesOf(table) }
   },
 
-  async repair(db, adoption, canonicalEmail) {
-    schemaOf(db, adoption)
+  async repair(db, adoption) {
     const table = await readHostTable(db, adoption)
-    await dialectOf(db).transaction(db, async (transaction) => {
-      await runText(transaction, `set ${taking} = ${repairing}`)
-      try {
-        await repaired(transaction, table, canonicalEmail)
-      } finally {
-        await runText(transaction, `set ${taking} = null`)
-      }
-    })
+    for (const statement of repairStatements(table)) await runText(db, statement)
+    const rows = await runText<{ id: string }>(
+      db,
+      `select ${idOf(table)} as id from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n
+       left join accounts_users a on a.id = ${idOf(table)}
+       where a.id is null or ${difference(table)} order by ${columnOf(table.id)}`,
+    )
+    for (const { id } of rows) await runText(db, takeStatement(String(id)))
   },
 }
 
@@ -58,25 +54,6 @@ function script(statements: string[]): string {
 
 function statementsOf(text: string): string[] {
   return text.split(/;\n/).filter((statement) => statement.trim() !== '')
-}
-
-async function repaired(db: AnyKysely, table: MysqlTable, canonicalEmail: (address: string) => string | null) {
-  for (const statement of repairStatements(table)) await runText(db, statement)
-  const rows = await runText<{ id: string }>(
-    db,
-    `select ${idOf(table)} as id from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n
-     left join accounts_users a on a.id = ${idOf(table)}
-     where a.id is null or ${difference(table)} order by ${columnOf(table.id)}`,
-  )
-  for (const { id } of rows) await runText(db, takeStatement(String(id)))
-  const foreign = await sql<{ id: string; email: string; canonical: string }>`
-    select id, email, email_canonical as canonical from accounts_users
-    where length(email) <> char_length(email)`.execute(db)
-  for (const { id, email, canonical } of foreign.rows) {
-    const own = canonicalEmail(email) ?? email.replace(/[A-Z]+/g, (letters) => letters.toLowerCase())
-    if (own === canonical) continue
-    await sql`update ignore accounts_users set email_canonical = ${own} where id = ${id}`.execute(db)
-  }
 }
 
 function queriesOf(table: MysqlTable): Queries {

@@ -1,4 +1,3 @@
-import { sql } from 'kysely'
 import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
 import { columnOf, nameOfTable, type PostgresTable, quoted, readHostTable } from './adopt-mapping.ts'
 import {
@@ -37,24 +36,10 @@ export const postgresAdopter: Adopter = {
     return { table, queries: queriesOf(table, schema) }
   },
 
-  async repair(db, adoption, canonicalEmail) {
+  async repair(db, adoption) {
     const schema = schemaOf(db, adoption)!
     const table = await readHostTable(db, adoption, schema)
-    const users = sql.id(schema, 'accounts_users')
-    await db.transaction().execute(async (transaction) => {
-      for (const statement of repairStatements(table, schema)) await runText(transaction, statement)
-      const { rows } = await sql<{ id: string; email: string; canonical: string }>`
-        select id, email, email_canonical as canonical from ${users}
-        where email !~ '^[\x01-\x7f]*$'`.execute(transaction)
-      for (const { id, email, canonical } of rows) {
-        const own = canonicalEmail(email)
-        if (own === null || own === canonical) continue
-        await sql`update ${users} u set email_canonical = ${own}
-          where id = ${id} and not exists (select from ${users} o where o.email_canonical = ${own})`.execute(
-          transaction,
-        )
-      }
-    })
+    for (const statement of repairStatements(table, schema)) await runText(db, statement)
   },
 }
 

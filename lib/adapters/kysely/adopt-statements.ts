@@ -1,6 +1,14 @@
 import type { Adoption } from '../../options/adoption.ts'
 import { columnOf, type PostgresTable as HostTable, type PostgresColumn, quoted } from './adopt-mapping.ts'
-import { fieldOf, hostRow, isField, literal, type Mapped, hostTriggerNames as triggers } from './adopt-table.ts'
+import {
+  fieldOf,
+  hostRow,
+  isField,
+  literal,
+  type Mapped,
+  ownTables,
+  hostTriggerNames as triggers,
+} from './adopt-table.ts'
 import { taking } from './tables.ts'
 
 const names = { take: 'accounts_take_over', host: 'accounts_host_changed', ours: 'accounts_user_changed' }
@@ -28,7 +36,7 @@ export function adoptionStatements(table: HostTable, schema: string, ids: Adopti
 /** The statements that undo an adoption; the host's table is up to date and stays, as all else in the schema does. */
 export function removalStatements(name: string, schema: string): string[] {
   const own = quoted(schema)
-  const tables = ['sessions', 'users', 'outbox', 'events', 'migrations'].map((table) => `${own}.accounts_${table}`)
+  const tables = ownTables.map((table) => `${own}.${table}`)
   return [
     ...triggers.map((trigger) => `drop trigger if exists ${trigger} on ${name};`),
     `drop table if exists ${tables.join(', ')};`,
@@ -291,7 +299,7 @@ create trigger ${ownTrigger} after insert or update or delete on ${users}
   execute function ${quoted(schema)}.${names.ours}();`
 }
 
-/** Takes rows of the host's over again, those that have no account or another one. */
+/** Takes over again what has no account or another one, while our triggers do nothing. */
 export function repairStatements(table: HostTable, schema: string): string[] {
   const own = quoted(schema)
   const id = columnOf(table.id)
@@ -299,7 +307,6 @@ export function repairStatements(table: HostTable, schema: string): string[] {
   const now = `(select ${nowMs} as now_ms) n`
   const lost = `not exists (select from ${table.name} ${hostRow} where ${id} = a.id)`
   return [
-    `select set_config('${taking}', '1', true);`,
     `update ${own}.accounts_sessions s set ended_at = ${nowMs} from ${own}.accounts_users a
   where s.user_id = a.id and s.ended_at is null and ${lost};`,
     `delete from ${own}.accounts_users a where ${lost};`,

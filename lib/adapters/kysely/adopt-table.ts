@@ -1,4 +1,5 @@
 import { sql } from 'kysely'
+import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 
 /** A column of the host's table. */
@@ -40,6 +41,23 @@ export interface HostTable<Column = HostColumn> {
   asked: { host: Column }[]
 }
 
+/** How a database reads and writes the columns that options name. */
+export interface Mapping<Column, Each> {
+  text(ours: string, host: Column): Each
+  password(host: Column, none: string | undefined): Each
+  active(host: Column): Each
+  disabled(host: Column): Each
+  verified(host: Column): Each
+  /** A time; `path` is the option that names it. */
+  time(path: string, ours: string, host: Column): Each
+  profile(field: string, host: Column): Each
+}
+
+/** The names of our tables. */
+export const ownTables: readonly string[] = ['sessions', 'users', 'outbox', 'events', 'migrations'].map(
+  (table) => `accounts_${table}`,
+)
+
 /** The alias of a row of the host's in our statements. */
 export const hostRow = 'accounts_host_row'
 
@@ -80,8 +98,33 @@ export function keyOf<Column extends HostColumn>(host: Column, ids: string, kind
   throw new TypeError(`${at} has no default, and new users need numbers that you have not given to others`)
 }
 
-/** What has a default of its own is never null. */
-export function withFallback<Each extends Mapped>(mapped: Each): Each {
+/**
+ * The columns of ours that the options name.
+ *
+ * @throws {TypeError} from `find` and the mapping
+ */
+export function mappedOf<Column extends HostColumn, Each extends Mapped<Column>>(
+  adoption: Adoption,
+  find: Find<Column>,
+  mapping: Mapping<Column, Each>,
+): Each[] {
+  const { email, password, username, role, active, disabledAt, verifiedAt, createdAt } = adoption
+  const [emailColumn, passwordColumn] = [find('email', email), find('password', password)]
+  return [
+    mapping.text('email', emailColumn),
+    mapping.password(passwordColumn, adoption.noPassword),
+    ...(username ? [mapping.text('username', find('username', username))] : []),
+    ...(role ? [mapping.text('role', find('role', role))] : []),
+    ...(active ? [mapping.active(find('active', active))] : []),
+    ...(disabledAt ? [mapping.disabled(find('disabledAt', disabledAt))] : []),
+    ...(verifiedAt ? [mapping.verified(find('verifiedAt', verifiedAt))] : []),
+    ...(createdAt ? [mapping.time('createdAt', 'created_at', find('createdAt', createdAt))] : []),
+    ...Object.entries(adoption.profile).map(([field, name]) => mapping.profile(field, find(`profile.${field}`, name))),
+  ].map(withFallback)
+}
+
+// What has a default of its own is never null.
+function withFallback<Each extends Mapped>(mapped: Each): Each {
   const { ours, host, write } = mapped
   const filled = host.notNull && host.fallback !== null && !['email', 'active'].includes(ours)
   return filled ? { ...mapped, write: `coalesce(${write}, ${host.fallback})` } : mapped

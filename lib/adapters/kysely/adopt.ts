@@ -1,10 +1,20 @@
 import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
-import { type Adopter, findingsOf } from './adopt-check.ts'
+import { type Adopter, findingsOf, type Queries } from './adopt-check.ts'
 import { mysqlAdopter } from './adopt-mysql.ts'
 import { postgresAdopter } from './adopt-postgres.ts'
-import { dialectOf } from './dialects.ts'
-import { refuseToAdopt } from './host-table.ts'
+import { sqliteAdopter } from './adopt-sqlite.ts'
+import { runText } from './adopt-table.ts'
+import { type DatabaseName, dialectOf } from './dialects.ts'
+import { besideAdopted } from './host-table.ts'
+import { taking } from './tables.ts'
+import { violatesUnique, withSavepoint } from './transactions.ts'
+
+const adopters: Record<DatabaseName, Adopter> = {
+  postgres: postgresAdopter,
+  mysql: mysqlAdopter,
+  sqlite: sqliteAdopter,
+}
 
 /**
  * The statements that make our tables, unless they are there, and keep the host's equal to them, for a migration of the
@@ -39,11 +49,39 @@ export async function repairAdoption(
   adoption: Adoption,
   canonicalEmail: (address: string) => string | null,
 ): Promise<void> {
-  await adopterOf(db).repair(db, adoption, canonicalEmail)
+  const { queries } = await adopterOf(db).inspect(db, adoption)
+  const { transaction, withSetting } = dialectOf(db)
+  await transaction(db, (within) =>
+    withSetting(within, taking, '1', async () => {
+      await adopterOf(db).repair(within, adoption)
+      await repairAddresses(besideAdopted(within, adoption), queries, canonicalEmail)
+    }),
+  )
+}
+
+async function repairAddresses(
+  db: AnyKysely,
+  { users, notAscii }: Queries,
+  canonicalEmail: (address: string) => string | null,
+): Promise<void> {
+  const rows = await runText<{ id: string; email: string; canonical: string }>(
+    db,
+    `select id, email, email_canonical as canonical from ${users} where ${notAscii('email')}`,
+  )
+  for (const { id, email, canonical } of rows) {
+    const own = canonicalEmail(email) ?? email.replace(/[A-Z]+/g, (letters) => letters.toLowerCase())
+    if (own === canonical) continue
+    try {
+      await withSavepoint(db, (joined) =>
+        joined.updateTable('accounts_users').set({ email_canonical: own }).where('id', '=', id).execute(),
+      )
+    } catch (error) {
+      // It is another account's.
+      if (!violatesUnique(error)) throw error
+    }
+  }
 }
 
 function adopterOf(db: AnyKysely): Adopter {
-  const { name } = dialectOf(db)
-  if (name === 'sqlite') throw refuseToAdopt(name)
-  return name === 'postgres' ? postgresAdopter : mysqlAdopter
+  return adopters[dialectOf(db).name]
 }

@@ -21,11 +21,6 @@ export interface AdoptedTable {
   insert?: InsertColumns | undefined
 }
 
-/** The refusal of a database whose triggers do not reach far enough. */
-export function refuseToAdopt(database: string): TypeError {
-  return new TypeError(`"adopt" needs PostgreSQL, MySQL or MariaDB: this database is ${database}`)
-}
-
 /**
  * The schema of our tables beside an adopted one; undefined where they stand in the database of the host's.
  *
@@ -66,7 +61,8 @@ export function hostRowFirst(db: Kysely<AccountsTables>, adopted: Adopted) {
     how: 'update' | 'no key update',
     run: (within: Storage) => Promise<T>,
   ): Promise<T> {
-    if (!isValidId(ids, id)) return run(verbs)
+    // Whoever writes has the whole of SQLite.
+    if (name === 'sqlite' || !isValidId(ids, id)) return run(verbs)
     try {
       return await inTransaction(db, async (transaction) => {
         const lock = how === 'update' ? sql`for update` : weaker

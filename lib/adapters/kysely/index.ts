@@ -4,7 +4,7 @@ import type { AnyKysely } from '../../options/ports.ts'
 import { credentialVerbs } from './credentials.ts'
 import { dialectOf } from './dialects.ts'
 import { eventVerbs } from './events.ts'
-import { type AdoptedTable, hostRowFirst, refuseToAdopt } from './host-table.ts'
+import { type AdoptedTable, hostRowFirst } from './host-table.ts'
 import { insertVerbs } from './new-users.ts'
 import { outboxVerbs } from './outbox.ts'
 import { passwordHashVerbs } from './password-hashes.ts'
@@ -46,8 +46,7 @@ export function kyselyStorage(
 ): Storage {
   if (!['integer', 'uuid', 'text'].includes(ids))
     throw new TypeError(`"ids" is ${ids}: pass 'integer', 'uuid' or 'text'.`)
-  const { name, plugins } = dialectOf(db)
-  if (adopt && name === 'sqlite') throw refuseToAdopt(name)
+  const { plugins } = dialectOf(db)
   const tables: Kysely<AccountsTables> = plugins.reduce((given, plugin) => given.withPlugin(plugin), db)
   if (!prepare) prepareNothing(tables)
   const verbs = verbsOf(tables, ids)

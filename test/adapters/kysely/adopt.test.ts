@@ -335,6 +335,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
         before: "insert into users (email, password) values ('ada@example.org', '$HASH')",
       })
       const other = new pg.Pool({ connectionString: url, max: 6 })
+      other.on('error', () => {})
       t.teardown(() => other.end())
       const outcomes: Record<string, number> = {}
       const note = (what: string) => {

@@ -4,7 +4,6 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Migrator, sql } from 'kysely'
 import t from 'tap'
-import { adoptionSql } from '../../../lib/adapters/kysely/adopt.ts'
 import {
   kyselyStorage,
   migrateToLatest,
@@ -13,11 +12,10 @@ import {
   migrationsFor,
 } from '../../../lib/adapters/kysely/index.ts'
 import { liveSessions } from '../../../lib/adapters/kysely/sessions.ts'
-import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
 import { sampleUser, storedUser } from '../../../lib/testing/samples.ts'
 import { storageContract } from '../../../lib/testing/storage.ts'
-import { databases, openMariadb, openSqlite, sqliteFile } from '../../helpers/databases.ts'
+import { databases, openMariadb, sqliteFile } from '../../helpers/databases.ts'
 import { everything, noMariadb, redisUrl, uniqueName } from '../../helpers/helper.ts'
 import { instance, newPassword } from '../../helpers/reset-flow.ts'
 
@@ -108,13 +106,6 @@ t.test('MariaDB: the sessions of a user are not locked by an index of everybody�
 
   t.match(plan[0]!.possible_keys, 'accounts_sessions_user_id')
   t.notMatch(plan[0]!.possible_keys, 'accounts_sessions_ended_at')
-})
-
-t.test('SQLite: a table of the host’s cannot be adopted', { skip: databases.SQLite.skip }, async (t) => {
-  const db = await openSqlite(t)
-  const message = '"adopt" needs PostgreSQL, MySQL or MariaDB: this database is sqlite'
-  t.throws(() => kyselyStorage(db, { adopt: { table: 'users' } }), new TypeError(message))
-  await t.rejects(adoptionSql(db, adoption('adopt', { table: 'users' }) as Adoption), new TypeError(message))
 })
 
 t.test('SQLite: processes at once lose nothing of each other’s', { skip: databases.SQLite.skip }, async (t) => {
