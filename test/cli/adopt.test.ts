@@ -90,7 +90,7 @@ t.test('what adopt prints for MySQL is for its own client', { skip: noMariadb },
 
   t.match(await run('user', 'show', 'ADA@example.org'), { code: 0, out: /"id":1,.*"ada@example.org"/ })
   t.strictSame(await run('migrate'), { code: 0, out: 'The tables are up to date.\n', err: '' })
-  client('set @fastify_accounts_taking = 1; delete from users where id = 2')
+  client('set @fastify_accounts.taking = 1; delete from users where id = 2')
   t.match(await adopt('--check'), { code: 0, out: /1 have an account but no row: 2/ })
   t.notMatch(await adopt('--check', '--repair'), { out: /no row/ })
   client((await adopt('--remove')).out)
