@@ -77,7 +77,7 @@ function formed(table: SqliteTable, id: string): string {
 function resolved(table: SqliteTable, id: string): string {
   const heldBy = (column: string, form: string) =>
     `exists (select 1 from ${users} o where o.${column} = f.${form} and o.id <> f.id)`
-  return `(select id, a_id, email_held, hash, active, role, profile, created, verified, a_email_verified_at,
+  return `(select id, a_id, hash, active, role, profile, created, verified, a_email_verified_at,
       iif(email_held, a_email, email) as email, iif(email_held, a_email_canonical, canonical) as canonical,
       iif(name_held, a_username, username) as username, iif(name_held, a_username_canonical, name_form) as name_form
     from (select f.*, ${heldBy('email_canonical', 'canonical')} as email_held,
@@ -98,7 +98,7 @@ export function takeStatements(table: SqliteTable, id: string): string[] {
     change(table, id),
     `insert into ${users} (${ownColumns})
     select id, email, canonical, username, name_form, hash, ${randomVersion}, active, role, profile, created, verified
-    from ${resolved(table, id)} where a_id is null and not email_held and coalesce(trim(email), '') <> ''`,
+    from ${resolved(table, id)} where a_id is null and trim(email) <> ''`,
     endSessions(id, `credential_version is not (select u.credential_version from ${users} u where u.id = ${id})`),
   ]
 }

@@ -267,7 +267,10 @@ for (const [title, server] of Object.entries(servers))
       t.equal(await alive(session), 401)
       t.equal((await login('grace@example.org', 'a third battery')).status, 401)
       await rows('update users set deleted_at = null where id = 1')
+      t.equal(await alive(session), 401, 'what has ended stays so')
       t.equal((await login('grace@example.org', 'a third battery')).status, 200)
+      await rows("update users set email = 'GRACE@example.org' where id = 1")
+      t.equal((await accounts.users.find({ id: 1 }))?.email, 'GRACE@example.org', 'each letter counts')
 
       const inserted = await sql.raw(`insert into users (email, password) values ('new@example.org', '${hash}')`)
       t.equal((await login('new@example.org')).status, 401)
@@ -284,7 +287,7 @@ for (const [title, server] of Object.entries(servers))
 
     await t.test('a statement of the host that we cannot follow still works, and is found', async (t) => {
       const loose = { unique: 'check (true)', password: 'char(60)', charset: 'utf8mb4' }
-      const { findings, login, rows, hash, db, adopted } = await open(t, server, {
+      const { findings, login, rows, hash, db, adopted, accounts } = await open(t, server, {
         script: server.legacy(loose),
         before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
         ('Ada@Example.org', '$HASH', 'x'), ('', '$HASH', 'y'), ('bob@example.org', 'md5$nonsense', 'ADA'),
@@ -293,21 +296,23 @@ for (const [title, server] of Object.entries(servers))
 
       await rows(`insert into users (email, password) values ('ADA@example.org', '${hash}')`)
       await rows("update users set email = 'ada@EXAMPLE.org', company = 'Engines' where id = 4")
+      await rows("update users set login = 'ADA', company = 'Engines' where id = 6")
 
       t.equal((await rows('select * from users')).length, 7)
       t.equal((await login('ada@example.org')).status, 200)
       t.equal((await login('Kim@LOCALHOST')).status, 200, 'an address that registration would refuse')
+      t.match(await accounts.users.find({ id: 6 }), { username: 'kim', profile: { company: 'Engines' } })
       t.equal((await login('ada@b\u00fccher.example')).status, 401)
       const found = (await findings()).join('\n')
       t.match(found, 'column "password" is char(60): what we write may need 128')
       t.match(found, 'there is no unique index on lower(email)')
       t.match(found, '1 share an address; the first of each gets the account: 1+2+4+7')
       t.match(found, '1 have no address, and no account: 3')
-      t.match(found, '1 share a username but for its case; all but the first lose it: 1+4')
+      t.match(found, '1 share a username but for its case; all but the first lose it: 1+4+6')
       t.match(found, /1 have a hash that cannot be verified: 4/)
       t.match(found, /1 have an address that is not ASCII.*: 5/)
       t.match(found, /3 have no account: 2, 3, 7/)
-      t.match(found, '1 have a row and an account that differ: 4')
+      t.match(found, '2 have a row and an account that differ: 4, 6')
       await repairAdoption(db, adopted, canonicalEmail)
       t.equal((await login('ada@b\u00fccher.example')).status, 200)
     })
@@ -499,8 +504,16 @@ for (const [title, server] of Object.entries(servers))
         script: server.legacy().replace('references users (id)', 'references users (id) on update cascade'),
         before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
         ('bob@example.org', '$HASH', 'bob')`,
+        adopt: { ...columns, verifiedAt: undefined },
       })
       await accounts.users.setRole(1, 'staff')
+      const { id } = await accounts.users.create({ email: 'eve@example.org', verified: true })
+      await rows(`update users set id = 78 where id = ${id}`)
+      t.match(
+        await accounts.users.find({ id: 78 }),
+        { emailVerifiedAt: Number },
+        'also what the host has no column for',
+      )
       await rows('update users set id = 77 where id = 1')
       t.match(await accounts.users.find({ id: 77 }), { email: 'ada@example.org', username: 'ada', role: 'staff' })
       t.equal(await accounts.users.find({ id: 1 }), null)
@@ -826,6 +839,8 @@ t.test('SQLite: an adopted table of its own kind', { skip: noSqlite }, async (t)
     ])
     const { access } = (await login('new@example.org')).body
     t.match((await get('/auth/user/', access)).body, profile)
+    t.equal((await patch('/auth/user/', { tags: 'plain' }, access)).status, 200)
+    t.match(await rows('select tags from members'), [{ tags: '"plain"' }])
     t.equal((await patch('/auth/user/', { news: null, tags: { a: null } }, access)).status, 200)
     t.match(await rows('select news, tags from members'), [{ news: null, tags: '{"a":null}' }])
     await rows('update members set news = 0, tags = null, size = 9007199254740991, verified = 1, note = 5')
