@@ -376,6 +376,11 @@ export interface Storage {
   purge(limits: { now: number; eventsBefore: number; limit: number }): Promise<number>
   /** Returns the store's own time in milliseconds; for the health checks of the host. */
   ping(): Promise<number>
+  /**
+   * Names the place of the users, the same for all adapters that share them; null when there is no telling. By it an app
+   * refuses two realms over one table; without it only those of one adapter.
+   */
+  place?(): Promise<string | null>
 }
 
 /** What a one-time code is for. Codes of one purpose never work for another. */

@@ -1,6 +1,7 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import { createAccountsOf } from './accounts.ts'
+import type { Storage } from './contracts.ts'
 import { cores, poolSize } from './core/hash-queue.ts'
 import { startHousekeeping } from './core/housekeeping.ts'
 import { createRealm } from './core/realm.ts'
@@ -38,12 +39,13 @@ const features = [
 
 const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
   const options = resolveOptions(given)
-  claimRealm(app, options)
+  const claim = claimRealm(app, options)
   decorateRequests(app)
   warnOfSmallPool(app)
   warnOfTrust(app)
   const ring = createRing(options.name, options.secret.reveal())
   const ports = await openPorts(app, options, ring)
+  claim.storage = ports.storage
 
   await app.register(
     async (scope) => {
@@ -74,29 +76,49 @@ const plugin: FastifyPluginAsync<AccountsOptions> = async (app, given) => {
 /** Registers the account routes and decorates `app.accounts` and `request.account`. */
 export const accountsPlugin = fp(plugin, { fastify: '^5.8.5', name: 'fastify-accounts' })
 
-const claimed = new WeakMap<object, ResolvedOptions[]>()
+interface Claim {
+  options: ResolvedOptions
+  /** Once it is open. */
+  storage?: Storage
+}
+
+const claimed = new WeakMap<object, Claim[]>()
 
 // Two registrations of one name would share keys and Redis entries under different options.
-function claimRealm(app: FastifyInstance, options: ResolvedOptions): void {
+function claimRealm(app: FastifyInstance, options: ResolvedOptions): Claim {
   const { name } = options
   const others = claimed.get(app.server) ?? []
-  if (others.some((other) => other.name === name)) {
+  if (others.some((other) => other.options.name === name)) {
     throw wrongOption('name', `must differ from that of another registration ("${name}")`)
   }
   if (app.hasDecorator(name)) throw wrongOption('name', `must not be a decorator of the app already ("${name}")`)
-  const same = others.find((other) => usersOf(other) === usersOf(options))
-  if (same) {
-    const path = options.storage ? 'storage' : 'db'
-    throw wrongOption(
-      path,
-      `must not be that of "${same.name}", whose users "${name}" would share; try db.withSchema()`,
-    )
-  }
-  claimed.set(app.server, [...others, options])
+  const same = others.find((other) => usersOf(other.options) === usersOf(options))
+  if (same) throw sharedUsers(options, same.options)
+  const claim: Claim = { options }
+  claimed.set(app.server, [...others, claim])
+  if (others.length > 0) app.addHook('onReady', () => refuseSharedUsers(claim, others))
+  return claim
 }
 
 function usersOf({ storage, db }: ResolvedOptions): unknown {
   return storage ?? db?.reveal()
+}
+
+// Two pools, or two adapters, may reach one table. A database that is down now can tell at the next start alone.
+async function refuseSharedUsers(claim: Claim, others: Claim[]): Promise<void> {
+  const placeOf = async ({ storage }: Claim) => (await storage?.place?.().catch(() => null)) ?? null
+  const place = await placeOf(claim)
+  for (const other of others) {
+    if (place !== null && (await placeOf(other)) === place) throw sharedUsers(claim.options, other.options)
+  }
+}
+
+function sharedUsers({ name, storage }: ResolvedOptions, other: ResolvedOptions): TypeError {
+  const path = storage ? 'storage' : 'db'
+  return wrongOption(
+    path,
+    `must not be that of "${other.name}", whose users "${name}" would share; try db.withSchema()`,
+  )
 }
 
 // Realms of one app share the decorators.

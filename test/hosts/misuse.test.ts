@@ -1,11 +1,12 @@
 import Fastify, { type FastifyInstance } from 'fastify'
-import { Kysely, PostgresDialect } from 'kysely'
+import { Kysely, PostgresDialect, sql } from 'kysely'
 import t from 'tap'
-import { kyselyStorage } from '../../lib/adapters/kysely/index.ts'
+import { kyselyStorage, migrateToLatest } from '../../lib/adapters/kysely/index.ts'
 import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/memory/index.ts'
 import accounts, { type AccountsOptions } from '../../lib/index.ts'
 import { createUser, loginAs } from '../../lib/testing/index.ts'
 import { clientOf, openDatabase, secret, type Teardown } from '../helpers/app.ts'
+import { openPostgres } from '../helpers/databases.ts'
 import { noPostgres } from '../helpers/helper.ts'
 
 const ada = { username: 'ada', password: 'correct horse', email: 'ada@example.org' }
@@ -46,6 +47,33 @@ t.test('realms that would share their users are refused', async (t) => {
   })
 
   t.equal(apart.log(), '')
+})
+
+t.test('realms that reach one table by different pools or adapters are refused', { skip: noPostgres }, async (t) => {
+  const { db, url } = await openDatabase(t)
+  const { db: second, close } = openPostgres(url)
+  t.teardown(close)
+  const staff = second.withSchema('staff')
+  await sql`create schema staff`.execute(second)
+  await migrateToLatest(staff)
+  const both = (one: Partial<AccountsOptions>, other: Partial<AccountsOptions>) =>
+    loggedApp(t, async (app) => {
+      await app.register(accounts, parts({ storage: undefined, ...one }))
+      await app.register(accounts, parts({ storage: undefined, name: 'staff', prefix: '/staff', ...other }))
+    })
+
+  const message = 'fastify-accounts: option "db" must not be that of "accounts", whose users "staff" would share; try'
+  await t.rejects(both({ db }, { db: second }), { message: new RegExp(message) })
+  await t.rejects(both({ db }, { db: second.withSchema('public') }), { message: /must not be that of "accounts"/ })
+  await t.rejects(both({ storage: kyselyStorage(db) }, { storage: kyselyStorage(db) }), {
+    message: /"storage" must not/,
+  })
+  const apart = await both({ db }, { db: staff })
+  t.equal(apart.log(), '')
+  const down = openPostgres('postgres://127.0.0.1:1/none')
+  t.teardown(down.close)
+  const unknown = await both({ db: down.db }, { db: second })
+  t.match(unknown.log(), /"place\\" failed/, 'an app starts while a database is down')
 })
 
 t.test(

@@ -1,3 +1,4 @@
+import type { AnyKysely } from '../../options/ports.ts'
 import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
 import { columnOf, nameOfTable, type PostgresTable, quoted, readHostTable } from './adopt-mapping.ts'
 import {
@@ -9,7 +10,7 @@ import {
   repairStatements,
   usernameFormOf,
 } from './adopt-statements.ts'
-import { hostRow, literal, runText } from './adopt-table.ts'
+import { hostRow, hostTriggerNames, literal, runText } from './adopt-table.ts'
 import { schemaOf } from './host-table.ts'
 import { migrationSql } from './migrate.ts'
 
@@ -18,6 +19,7 @@ export const postgresAdopter: Adopter = {
   async adoptionSql(db, adoption) {
     const schema = schemaOf(db, adoption)!
     const table = await readHostTable(db, adoption, schema)
+    await refuseSecondAdoption(db, table, schema)
     const made = await hasTables(db, queriesOf(table, schema))
     const ours = await migrationSql({ ids: adoption.ids, schema })
     const tables = `create schema if not exists ${quoted(schema)};\n${ours}`
@@ -41,6 +43,19 @@ export const postgresAdopter: Adopter = {
     const table = await readHostTable(db, adoption, schema)
     for (const statement of repairStatements(table, schema)) await runText(db, statement)
   },
+}
+
+// Its triggers can keep one table of ours equal.
+async function refuseSecondAdoption(db: AnyKysely, { name }: PostgresTable, schema: string): Promise<void> {
+  const [other] = await runText<{ schema: string }>(
+    db,
+    `select s.nspname as schema from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+       join pg_namespace s on s.oid = p.pronamespace
+     where t.tgrelid = ${literal(name)}::regclass and t.tgname = ${literal(hostTriggerNames[0]!)}
+       and s.nspname <> ${literal(schema)}`,
+  )
+  if (!other) return
+  throw new TypeError(`fastify-accounts: adopt.schema: the tables in "${other.schema}" have adopted ${name} already`)
 }
 
 function queriesOf(table: PostgresTable, schema: string): Queries {

@@ -69,6 +69,8 @@ export interface Dialect {
   transaction<T>(db: Db, step: (db: Db) => Promise<T>): Promise<T>
   /** Runs statements of a transaction while triggers find a text under a name. */
   withSetting<T>(db: Db, name: string, value: string, step: () => Promise<T>): Promise<T>
+  /** The place of a table, by its name as it is compiled; null when it cannot be told. */
+  place(table: string): RawBuilder<string | null>
   /** Runs migrations as the only process that does. */
   migrating<T>(db: Db, run: (db: Db) => Promise<T>): Promise<T>
   /** An insert that leaves rows alone whose id is there. */
@@ -156,6 +158,8 @@ const postgres: Dialect = {
     await set('')
     return result
   },
+  place: (table) => sql`extract(epoch from pg_postmaster_start_time()) || '/' ||
+    (select oid from pg_database where datname = current_database()) || '/' || to_regclass(${table})::oid`,
   // Under any other isolation the query would not see what was committed while this waited for the lock.
   migrating(db, run) {
     const locked = async (transaction: Db) => {
@@ -210,6 +214,8 @@ const mysql: Dialect = {
       await set(null)
     }
   },
+  place: (table) => sql`concat(@@hostname, ':', @@port, @@datadir, '/',
+    if(${table} like '%\`.\`%', ${table}, concat('\`', database(), '\`.', ${table})))`,
   migrating(db, run) {
     if (db.isTransaction)
       throw new TypeError('migrateToLatest: MySQL ends a transaction at each new table; call it outside')
@@ -269,6 +275,8 @@ const sqlite: Dialect = {
     await sql`delete from accounts_settings where name = ${name}`.execute(db)
     return result
   },
+  // One in memory is nobody else's.
+  place: () => sql`(select nullif(file, '') from pragma_database_list where name = 'main')`,
   migrating: (db, run) => (db.isTransaction ? run(db) : db.transaction().execute(run)),
   unlessThere: (insert) => insert.onConflict((conflict) => conflict.doNothing()),
 }

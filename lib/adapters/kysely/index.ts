@@ -11,7 +11,7 @@ import { passwordHashVerbs } from './password-hashes.ts'
 import { prepareNothing } from './prepared.ts'
 import { purgeVerb } from './purge.ts'
 import { sessionVerbs } from './sessions.ts'
-import type { AccountsTables, IdOptions } from './tables.ts'
+import { type AccountsTables, type IdOptions, usersTable } from './tables.ts'
 import { serialized, withOutages, withRetries } from './transactions.ts'
 import { userVerbs } from './users.ts'
 
@@ -70,6 +70,11 @@ function verbsOf(tables: Kysely<AccountsTables>, ids: Storage['ids']): Storage {
     async ping() {
       const { now } = await tables.selectNoFrom(dialectOf(tables).now.as('now')).executeTakeFirstOrThrow()
       return Number(now)
+    },
+    async place() {
+      const { place } = dialectOf(tables)
+      const found = await tables.selectNoFrom(place(usersTable(tables)).as('place')).executeTakeFirstOrThrow()
+      return found.place
     },
   }
 }

@@ -4,7 +4,7 @@ import { isValidId, storableUser } from '../../core/storable.ts'
 import { dialectOf } from './dialects.ts'
 import { storeMails } from './outbox.ts'
 import { boundAll, idOf } from './rows.ts'
-import type { AccountsTables } from './tables.ts'
+import { type AccountsTables, usersTable } from './tables.ts'
 import { deadlocked, inTransaction, refusesValue, violatesUnique, withSavepoint } from './transactions.ts'
 
 type Imported = Awaited<ReturnType<Storage['importUsers']>>[number]
@@ -84,8 +84,7 @@ async function insertRows(db: Kysely<AccountsTables>, users: ImportedUser[]) {
 // rows that are there, or an id that an adopted column cannot hold would leave no number for anybody. Never back, so
 // that ids of deleted users are not given out again.
 async function skipIds(db: Kysely<AccountsTables>, newest: number): Promise<void> {
-  // By its own name in a `withSchema`; Kysely does not look into raw SQL.
-  const table = /from (.+)$/.exec(db.selectFrom('accounts_users').compile().sql)?.[1]
+  const table = usersTable(db)
   const { rows } = await sql<{ sequence: string | null }>`
     select coalesce(pg_get_serial_sequence(a.attrelid::regclass::text, 'id'),
       substring(pg_get_expr(d.adbin, d.adrelid) from 'nextval\\(''(.+)''::regclass')) as sequence

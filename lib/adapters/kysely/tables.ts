@@ -1,10 +1,15 @@
-import type { Generated } from 'kysely'
+import type { Generated, Kysely } from 'kysely'
 import type { IdKind } from '../../contracts.ts'
 
 /** The type of user ids in the database; the core reads `integer` as a number, the others as a string. */
 export interface IdOptions {
   /** @default 'integer' */
   ids?: IdKind
+}
+
+/** The name of our table as it is compiled, with the schema of a `withSchema`: Kysely does not look into raw SQL. */
+export function usersTable(db: Kysely<AccountsTables>): string {
+  return / from (.+)$/.exec(db.selectFrom('accounts_users').compile().sql)![1]!
 }
 
 /** The setting that is 1 while our table is written because the host's was, so that the triggers on it do nothing. */

@@ -654,6 +654,9 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     )
     t.equal((await login('ada@example.org')).status, 200)
     t.equal((await rows('select * from users')).length, 3)
+    await t.rejects(adoptionSql(db, { ...adopted, schema: 'staff' }), {
+      message: /adopt\.schema: the tables in "accounts" have adopted public\.users already/,
+    })
   })
 
   await t.test('what cannot be adopted is told by name', async (t) => {

@@ -2,7 +2,8 @@ import { fork } from 'node:child_process'
 import { once } from 'node:events'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Migrator, sql } from 'kysely'
+import { Kysely, Migrator, MysqlDialect, sql } from 'kysely'
+import { createPool } from 'mysql2'
 import t from 'tap'
 import {
   kyselyStorage,
@@ -15,7 +16,7 @@ import { liveSessions } from '../../../lib/adapters/kysely/sessions.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
 import { sampleUser, storedUser } from '../../../lib/testing/samples.ts'
 import { storageContract } from '../../../lib/testing/storage.ts'
-import { databases, openMariadb, sqliteFile } from '../../helpers/databases.ts'
+import { databases, freshMariadb, openMariadb, sqliteFile } from '../../helpers/databases.ts'
 import { everything, noMariadb, redisUrl, uniqueName } from '../../helpers/helper.ts'
 import { instance, newPassword } from '../../helpers/reset-flow.ts'
 
@@ -97,6 +98,34 @@ for (const [title, { open, skip }] of Object.entries(others)) {
     await t.rejects(storage.ping(), { code: 'ACCOUNTS_UNAVAILABLE' })
   })
 }
+
+t.test('MariaDB: the place of the users is that of the table', { skip: noMariadb }, async (t) => {
+  const [{ db, url }, other] = [await freshMariadb(t), await openMariadb(t)]
+  const again = new Kysely<any>({ dialect: new MysqlDialect({ pool: createPool({ uri: url }) }) })
+  t.teardown(() => again.destroy())
+  const placeOf = (own: AnyKysely) => kyselyStorage(own).place!()
+  const place = await placeOf(db)
+
+  t.type(place, 'string')
+  t.equal(await placeOf(again), place)
+  t.equal(await placeOf(other.withSchema(new URL(url).pathname.slice(1))), place)
+  t.not(await placeOf(other), place)
+})
+
+t.test('SQLite: the place of the users is the file', { skip: databases.SQLite.skip }, async (t) => {
+  const dir = t.testdir()
+  const places: (string | null)[] = []
+  for (const name of ['one.db', 'one.db', 'other.db', ':memory:']) {
+    const db = await sqliteFile(name === ':memory:' ? name : join(dir, name))
+    t.teardown(() => db.destroy())
+    places.push(await kyselyStorage(db).place!())
+  }
+
+  t.type(places[0], 'string')
+  t.equal(places[1], places[0])
+  t.not(places[2], places[0])
+  t.equal(places[3], null, 'one in memory is nobody else’s')
+})
 
 t.test('MariaDB: the sessions of a user are not locked by an index of everybody’s', { skip: noMariadb }, async (t) => {
   const db = await openMariadb(t)
