@@ -377,8 +377,8 @@ export interface Storage {
   /** Returns the store's own time in milliseconds; for the health checks of the host. */
   ping(): Promise<number>
   /**
-   * Names the place of the users, the same for all adapters that share them; null when there is no telling. By it an app
-   * refuses two realms over one table; without it only those of one adapter.
+   * Names the place of the users, the same for all adapters that share them; null when there is no telling. By it an
+   * app refuses two realms over one table; without it only those of one adapter.
    */
   place?(): Promise<string | null>
 }
