@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
-import type { Storage, User, UserId } from './contracts.ts'
+import type { Register, Storage, User, UserId } from './contracts.ts'
 import { clientOf, noClient } from './core/client.ts'
 import { type Health, healthOf } from './core/health.ts'
-import type { Hooks } from './core/hooks.ts'
+import type { AddHook } from './core/hooks.ts'
 import { joinRealm, type Realm } from './core/realm.ts'
 import { startSessionOf, type TokenPair } from './core/sessions.ts'
 import type { Account } from './core/tokens.ts'
@@ -12,19 +12,19 @@ import { createGuards, type Guards } from './http/guards.ts'
 import { validatorCompiler } from './http/validation.ts'
 
 /** What a host does without HTTP. */
-export interface UseCases {
-  readonly users: Users
+export interface UseCases<Types extends object = Register> {
+  readonly users: Users<Types>
   /**
    * Starts a session, for logins of the host's own kind: whoever calls it has proved who the user is.
    *
    * @throws {AccountsError} ACCOUNTS_NOT_FOUND when there is no such active user, ACCOUNTS_EMAIL_UNVERIFIED where an
    * address has to be proved first
    */
-  startSession(userId: UserId, request?: FastifyRequest): Promise<TokenPair>
+  startSession(userId: UserId<Types>, request?: FastifyRequest): Promise<TokenPair>
 }
 
 /** What `app.accounts` is: the guards and the use cases of one realm. */
-export interface Accounts extends Guards, UseCases {
+export interface Accounts<Types extends object = Register> extends Guards<Types>, UseCases<Types> {
   /**
    * Logs a user in, for a login route of your own: the same limits, the same line of hashes and the same work as
    * `POST /api/login/`, and the user beside the tokens of the new session.
@@ -33,21 +33,21 @@ export interface Accounts extends Guards, UseCases {
    * @throws {AccountsError} ACCOUNTS_CREDENTIALS_INVALID, ACCOUNTS_EMAIL_UNVERIFIED, ACCOUNTS_TOO_MANY_REQUESTS,
    * ACCOUNTS_OVERLOADED, ACCOUNTS_VALIDATION, each with `statusCode` and `headers`
    */
-  login(credentials: Credentials, request: FastifyRequest): Promise<TokenPair & { user: User }>
+  login(credentials: Credentials, request: FastifyRequest): Promise<TokenPair & { user: User<Types> }>
   /** Whether a session has neither ended nor come to its absolute end, wherever that happened. One query. */
   sessionActive(sessionId: string): Promise<boolean>
   /**
    * Adds a hook. `before…` hooks are awaited and may refuse by throwing an error with a `statusCode`; `after…` hooks
    * are called after security events and never change the response.
    */
-  readonly addHook: Hooks['add']
+  readonly addHook: AddHook<Types>
   /**
    * The use cases within a transaction of the host's: `using(kyselyStorage(trx))`. Everything rolls back with it; mails
    * leave and ended sessions become known within seconds after it has committed.
    */
-  using(storage: Storage): UseCases
+  using(storage: Storage): UseCases<Types>
   /** Verifies an access token as a guard does, for WebSockets and the like. */
-  verifyToken(token: string): Promise<Account>
+  verifyToken(token: string): Promise<Account<Types>>
   /** Checks every dependency; never throws. */
   health(): Promise<Health>
 }

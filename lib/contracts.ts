@@ -17,7 +17,8 @@
 import type { FastifyRequest } from 'fastify'
 
 /**
- * Types of the host, filled once by declaration merging.
+ * Types of the host, filled once by declaration merging. A realm with others has an interface of its own with the same
+ * members, which is the type argument of `Accounts`, `defineAccounts` and what comes from them.
  *
  * @example
  * declare module 'fastify-accounts' {
@@ -31,15 +32,17 @@ export interface Register {}
 export type IdKind = 'integer' | 'uuid' | 'text'
 
 /** The type of a user's id: what the storage uses, `number` or `string` unless `Register` narrows it. */
-export type UserId = Register extends { id: infer Id extends number | string } ? Id : number | string
+export type UserId<Types extends object = Register> = Types extends { id: infer Id extends number | string }
+  ? Id
+  : number | string
 /** The host's own profile fields. */
-export type Profile = Register extends { profile: infer P } ? P : Record<string, unknown>
+export type Profile<Types extends object = Register> = Types extends { profile: infer P } ? P : Record<string, unknown>
 /** The host's own claims in access tokens. */
-export type Claims = Register extends { claims: infer C } ? C : Record<string, unknown>
+export type Claims<Types extends object = Register> = Types extends { claims: infer C } ? C : Record<string, unknown>
 
 /** A user as profiles show it. Never holds a password hash. */
-export interface User {
-  id: UserId
+export interface User<Types extends object = Register> {
+  id: UserId<Types>
   /** NFC, at most 128; null when `registration.username` is not required and none was given. */
   username: string | null
   /** The address as it was written, at most 254; mail goes here. */
@@ -53,7 +56,7 @@ export interface User {
   /** As `users.setRole` left it; the option `roles` says what it may do. */
   role: string | null
   /** A JSON object of the host's; a member named `__proto__` may be left out. */
-  profile: Profile
+  profile: Profile<Types>
   /** Milliseconds. */
   createdAt: number
   /** When an account is purged that was never verified and never had a session; null for never. Milliseconds. */
@@ -184,13 +187,13 @@ export interface CredentialChange {
 }
 
 /** A security event, as `eventLog` keeps it. */
-export interface AccountEvent {
+export interface AccountEvent<Types extends object = Register> {
   /** What happened. */
   name: string
   /** Milliseconds. */
   at: number
   /** Null when no account is known. */
-  userId: UserId | null
+  userId: UserId<Types> | null
   /** Keyed hash of the e-mail address, so that attempts at an unknown address can be grouped; null without one. */
   identifier: string | null
   sessionId: string | null

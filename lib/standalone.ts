@@ -1,5 +1,6 @@
 import type { FastifyServerOptions } from 'fastify'
 import { type Accounts, createAccountsOf, realmOf } from './accounts.ts'
+import type { Register } from './contracts.ts'
 import type { AccountsOptions } from './options/options.ts'
 import { accountsPlugin } from './plugin.ts'
 
@@ -32,7 +33,10 @@ export async function createAccounts(
   return createAccountsOf(realmOf(accounts), { close: () => app.close() }) as StandaloneAccounts
 }
 
-/** Types the options in a module of their own, one for app, worker and command line. */
-export function defineAccounts(options: AccountsOptions): AccountsOptions {
-  return options
+/**
+ * Types the options in a module of their own, one for app, worker and command line; with a type argument those of a
+ * realm whose types are not `Register`'s.
+ */
+export function defineAccounts<Types extends object = Register>(options: AccountsOptions<Types>): AccountsOptions {
+  return options as AccountsOptions
 }

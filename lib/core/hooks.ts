@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger } from 'fastify'
-import type { AccountEvent, CodePurpose, Profile, User } from '../contracts.ts'
+import type { AccountEvent, CodePurpose, Profile, Register, User } from '../contracts.ts'
 import { hostRefusal, loggable } from '../errors.ts'
 import type { Client } from './client.ts'
 
@@ -46,20 +46,25 @@ export type Attempted = Exclude<EventDetails['throttle']['act'], 'mailbox'>
 export type EventName = keyof EventDetails
 
 /** An event of one name. */
-export type EventOf<Name extends EventName> = Omit<AccountEvent, 'name' | 'details'> & {
+export type EventOf<Name extends EventName, Types extends object = Register> = Omit<
+  AccountEvent<Types>,
+  'name' | 'details'
+> & {
   name: Name
   details: EventDetails[Name]
 }
 
 /** An event of any name, which decides what its details are. */
-export type SecurityEvent = { [Name in EventName]: EventOf<Name> }[EventName]
+export type SecurityEvent<Types extends object = Register> = {
+  [Name in EventName]: EventOf<Name, Types>
+}[EventName]
 
 /** What hooks are called with: `before…` may refuse, `after…` may not. */
-export type HookContexts = {
+export type HookContexts<Types extends object = Register> = {
   beforeRegister: {
     username: string | null
     email: string
-    profile: Profile
+    profile: Profile<Types>
     client: Client
   }
   /**
@@ -77,23 +82,28 @@ export type HookContexts = {
     client: Client
   }
   /** After the password was proved. */
-  beforeLogin: { user: User; client: Client }
+  beforeLogin: { user: User<Types>; client: Client }
   /** `by` distinguishes a reset from a change by a logged-in user. */
-  beforePasswordChange: { user: User; by: 'reset' | 'user'; client: Client }
+  beforePasswordChange: { user: User<Types>; by: 'reset' | 'user'; client: Client }
   /** `email` is the new address, before a code is mailed to it. */
-  beforeEmailChange: { user: User; email: string; client: Client }
-  beforeDelete: { user: User; client: Client }
-} & { [Name in EventName as `after${Capitalize<Name>}`]: EventOf<Name> }
+  beforeEmailChange: { user: User<Types>; email: string; client: Client }
+  beforeDelete: { user: User<Types>; client: Client }
+} & { [Name in EventName as `after${Capitalize<Name>}`]: EventOf<Name, Types> }
 
 /** The name of a hook. */
 export type HookName = keyof HookContexts
 
 type BeforeHook = Extract<HookName, `before${string}`>
 
+/** Adds a hook; hooks of one name are called in the order in which they were added. */
+export type AddHook<Types extends object = Register> = <Name extends HookName>(
+  name: Name,
+  hook: (context: HookContexts<Types>[Name]) => unknown,
+) => void
+
 /** Hooks of the host. */
 export interface Hooks {
-  /** Adds a hook; hooks of one name are called in the order in which they were added. */
-  add<Name extends HookName>(name: Name, hook: (context: HookContexts[Name]) => unknown): void
+  readonly add: AddHook
   /** Whether there is a hook of that name. */
   has(name: HookName): boolean
   /** Awaits the hooks before an act; the first that throws refuses it. */

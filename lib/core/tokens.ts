@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
-import type { Claims, Session, Storage, User, UserId } from '../contracts.ts'
+import type { Claims, Register, Session, Storage, User, UserId } from '../contracts.ts'
 import { AccountsError, callHost } from '../errors.ts'
 import type { AccessKey } from '../options/keys.ts'
 import type { ResolvedOptions } from '../options/options.ts'
@@ -9,11 +9,11 @@ import { createMemory } from './memory.ts'
 import type { Ring } from './secrets.ts'
 
 /** Who a request is made for. */
-export interface Account {
-  readonly id: UserId
+export interface Account<Types extends object = Register> {
+  readonly id: UserId<Types>
   readonly sessionId: string
   /** What the option `tokens.claims` put into the token. */
-  readonly claims: Claims
+  readonly claims: Claims<Types>
 }
 
 /** What a valid access token contains. */

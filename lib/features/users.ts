@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import Type, { type TProperties } from 'typebox'
-import type { EventId, NewUser, Profile, User, UserId } from '../contracts.ts'
+import type { EventId, NewUser, Profile, Register, User, UserId } from '../contracts.ts'
 import { clientOf, noClient } from '../core/client.ts'
 import { changeCredentials, checkPolicy, deleteUser, verifyPassword, whileStale } from '../core/credentials.ts'
 import { lookupForm } from '../core/email-address.ts'
@@ -17,10 +17,13 @@ import { validatorCompiler } from '../http/validation.ts'
 import { noticesOf } from '../mail/letters.ts'
 
 /** The profile of a new user, which may be left out where no field is required. */
-export type NewProfile = Record<never, never> extends Profile ? { profile?: Profile } : { profile: Profile }
+export type NewProfile<Types extends object = Register> =
+  Record<never, never> extends Profile<Types> ? { profile?: Profile<Types> } : { profile: Profile<Types> }
 
 /** What `users.create` takes. Members of `profile` that the option `registration.profile` does not name are ignored. */
-export type UserToCreate = Omit<Registration, 'profile'> & NewProfile & Credentials
+export type UserToCreate<Types extends object = Register> = Omit<Registration, 'profile'> &
+  NewProfile<Types> &
+  Credentials
 
 interface Credentials {
   /** Left out, nobody can log in before a password reset. */
@@ -31,11 +34,13 @@ interface Credentials {
 }
 
 /** What `users.import` takes. */
-export interface UserToImport extends Omit<UserToCreate, 'password' | 'profile'> {
+export interface UserToImport<Types extends object = Register>
+  extends Omit<Registration, 'profile'>,
+    Omit<Credentials, 'password'> {
   /** Users of yesterday may lack a field that is required today; members that no field names are ignored. */
-  profile?: Partial<Profile>
+  profile?: Partial<Profile<Types>>
   /** Chosen by the storage when it is left out; one that is given stays free of later users. */
-  id?: UserId
+  id?: UserId<Types>
   /** False for a disabled account. @default true */
   active?: boolean
   /** A hash of any form that logs in; left out, nobody can log in before a password reset. */
@@ -48,29 +53,31 @@ export interface UserToImport extends Omit<UserToCreate, 'password' | 'profile'>
 export type ImportRefusal = 'email_taken' | 'username_taken' | 'id_taken' | 'invalid' | 'hash_unusable' | 'unavailable'
 
 /** What became of an imported user. */
-export type Imported = { id: UserId } | { refused: ImportRefusal; message?: string }
+export type Imported<Types extends object = Register> =
+  | { id: UserId<Types> }
+  | { refused: ImportRefusal; message?: string }
 
 /** Use cases of administrators and scripts. Ids that do not exist are `ACCOUNTS_NOT_FOUND`. */
-export interface Users {
+export interface Users<Types extends object = Register> {
   /**
    * Creates a user; mails nothing.
    *
    * @throws {AccountsError} ACCOUNTS_EMAIL_TAKEN, ACCOUNTS_USERNAME_TAKEN, ACCOUNTS_PASSWORD_REFUSED,
    * ACCOUNTS_VALIDATION
    */
-  create(user: UserToCreate): Promise<User>
+  create(user: UserToCreate<Types>): Promise<User<Types>>
   /** Finds a user by id or by any spelling of the address. */
-  find(by: { id: UserId } | { email: string }): Promise<User | null>
+  find(by: { id: UserId<Types> } | { email: string }): Promise<User<Types> | null>
   /** Lists users by ascending id. @param page at most 1,000 at a time, 100 unless given */
-  list(page?: { after?: UserId; limit?: number }): Promise<User[]>
+  list(page?: { after?: UserId<Types>; limit?: number }): Promise<User<Types>[]>
   /** Imports users with their hashes, in batches, and returns what became of each, in the same order. */
-  import(users: readonly UserToImport[]): Promise<Imported[]>
+  import(users: readonly UserToImport<Types>[]): Promise<Imported<Types>[]>
   /**
    * Sets a password, ends all sessions and mails a notice, unless the address has yet to be proved.
    *
    * @param options `notice: false` mails nothing, where you tell the user yourself
    */
-  setPassword(id: UserId, password: string, options?: { notice?: boolean }): Promise<void>
+  setPassword(id: UserId<Types>, password: string, options?: { notice?: boolean }): Promise<void>
   /**
    * Whether a password is the user's, where you ask for it yourself: counted against the limits of logins, in the line
    * of hashes, with as much work for a user who is unknown or disabled. It starts no session.
@@ -79,26 +86,29 @@ export interface Users {
    * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, ACCOUNTS_OVERLOADED, and ACCOUNTS_EMAIL_UNVERIFIED when it is
    * right but the address has to be proved first
    */
-  verifyPassword(id: UserId, password: string, request?: FastifyRequest): Promise<boolean>
+  verifyPassword(id: UserId<Types>, password: string, request?: FastifyRequest): Promise<boolean>
   /** Sets the role that guards read; null for none. */
-  setRole(id: UserId, role: string | null): Promise<void>
+  setRole(id: UserId<Types>, role: string | null): Promise<void>
   /** Ends all sessions and refuses logins until `enable`. */
-  disable(id: UserId): Promise<void>
-  enable(id: UserId): Promise<void>
-  endSessions(id: UserId): Promise<void>
+  disable(id: UserId<Types>): Promise<void>
+  enable(id: UserId<Types>): Promise<void>
+  endSessions(id: UserId<Types>): Promise<void>
   /**
    * Deletes the row, ends all sessions and mails a notice, unless the address has yet to be proved.
    *
    * @throws {AccountsError} ACCOUNTS_ACCOUNT_IN_USE when other rows refer to it
    */
-  delete(id: UserId): Promise<void>
+  delete(id: UserId<Types>): Promise<void>
   /**
    * Lists a user's security events, the last stored first, as the option `eventLog` kept them.
    *
    * @param page at most `limit` events (100 unless given, 1,000 at most), those before the event with the id `before`:
    * the last one of the previous page
    */
-  history(id: UserId, page?: { before?: EventId; limit?: number }): Promise<(SecurityEvent & { id: EventId })[]>
+  history(
+    id: UserId<Types>,
+    page?: { before?: EventId; limit?: number },
+  ): Promise<(SecurityEvent<Types> & { id: EventId })[]>
 }
 
 const client = noClient

@@ -1,5 +1,5 @@
 import type { FastifyBaseLogger, FastifyInstance, FastifyRequest, RouteOptions } from 'fastify'
-import type { Storage, User } from '../contracts.ts'
+import type { Register, Storage, User } from '../contracts.ts'
 import type { Revocation } from '../core/revocation.ts'
 import type { AccessToken, Account, Tokens } from '../core/tokens.ts'
 import { AccountsError, callHost, errorForClient } from '../errors.ts'
@@ -35,7 +35,7 @@ export interface Requirements {
 }
 
 /** Hooks for protected routes: `onRequest`, `preHandler` or in `app.auth([…])`. */
-export interface Guards {
+export interface Guards<Types extends object = Register> {
   /**
    * Lets a request with a good access token pass.
    *
@@ -54,6 +54,12 @@ export interface Guards {
    * that is meant to be open with `config: { accounts: false }`. Call it before the routes are added.
    */
   protect(scope: FastifyInstance): void
+  /**
+   * The account of a request, which a guard of this realm let in: `request.account` where several realms have guards.
+   *
+   * @throws {Error} when no guard of this realm did
+   */
+  accountOf(request: FastifyRequest): Account<Types>
 }
 
 /** What the guards work with. */
@@ -114,6 +120,11 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     authenticate: authenticate as Authenticate,
     require,
     protect: (scope) => protect(scope, guards),
+    accountOf(request) {
+      const entrance = EntranceOf.get(request)
+      if (entrance?.parts !== parts) throw unguarded(request, 'accountOf()')
+      return entrance.account
+    },
     verifyToken: (token) => verifyToken(parts, token),
   }
 }
@@ -329,8 +340,12 @@ class EntranceOf extends Returned {
 export function requestAccount(this: FastifyRequest): Account {
   const entrance = EntranceOf.get(this)
   if (entrance) return entrance.account
-  throw new Error(
-    `fastify-accounts: request.account was read on ${routeOf(this)}, but no guard let anybody in; ` +
+  throw unguarded(this, 'request.account')
+}
+
+function unguarded(request: FastifyRequest, read: string): Error {
+  return new Error(
+    `fastify-accounts: ${read} was read on ${routeOf(request)}, but no guard let anybody in; ` +
       'give the route { onRequest: app.accounts.authenticate }, or read request.accountOrNull',
   )
 }

@@ -1,7 +1,7 @@
 import { isIP } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import type { TObject } from 'typebox'
-import type { Brand, Cache, Claims, Mailer, Storage, User } from '../contracts.ts'
+import type { Brand, Cache, Claims, Mailer, Register, Storage, User } from '../contracts.ts'
 import { type Adoption, adoption } from './adoption.ts'
 import { boolean, fn, integer, oneOf, optionalText, section, sectionOrOff, shown, text, wrongOption } from './checks.ts'
 import { accessKeys, type TokenKey } from './keys.ts'
@@ -48,7 +48,7 @@ export const routeNames = [
 export type RouteName = (typeof routeNames)[number]
 
 /** The options of the plugin. Durations are integers in seconds. */
-export interface AccountsOptions {
+export interface AccountsOptions<Types extends object = Register> {
   /**
    * The realm: it names the decorators and enters every key, token and Redis key, so two registrations in one process
    * (customers, staff) share nothing.
@@ -89,7 +89,7 @@ export interface AccountsOptions {
      */
     keys?: TokenKey | readonly TokenKey[]
     /** Claims of the host in access tokens, made from the user at login and at each refresh. */
-    claims?: (user: User) => Claims | Promise<Claims>
+    claims?: (user: User<Types>) => Claims<Types> | Promise<Claims<Types>>
   }
   /**
    * How long sessions live and how many a user has, or a function of the request that starts one (null without a

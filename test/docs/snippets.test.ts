@@ -12,6 +12,7 @@ declare global {
   const app: FastifyInstance & { auth(guards: onRequestHookHandler[]): onRequestHookHandler }
   const db: Kysely<any>
   const staffDb: Kysely<any>
+  const memberDb: Kysely<any>
   const accounts: typeof plugin
   const apiKey: onRequestHookHandler
   const email: string

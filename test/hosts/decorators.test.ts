@@ -98,6 +98,13 @@ t.test('two realms live in one app, and the tokens and codes of one open nothing
       await app.register(accounts, { ...parts, storage, name: 'staff', prefix: '/staff' })
       app.get('/of-staff', { onRequest: app.staff.authenticate }, (request) => request.account)
       app.get('/of-customers', { onRequest: app.accounts.authenticate }, (request) => request.account)
+      app.get('/staff-alone', { onRequest: app.staff.authenticate }, (request) => app.staff.accountOf(request))
+      app.get('/mixed-up', { onRequest: app.accounts.authenticate }, async (request) => {
+        await t.rejects(async () => app.staff.accountOf(request), {
+          message: /accountOf\(\) was read on GET \/mixed-up/,
+        })
+        return app.accounts.accountOf(request)
+      })
     },
   })
   const customer = await liveThrough(t, { ...host, mailer: parts.mailer }, { prefix: '/shop' })
@@ -110,6 +117,8 @@ t.test('two realms live in one app, and the tokens and codes of one open nothing
 
   t.match(await host.get('/of-customers', customer.access), { status: 200, body: { id: 1 } })
   t.match(await host.get('/of-staff', member.access), { status: 200, body: { id: 2 } })
+  t.match(await host.get('/staff-alone', member.access), { status: 200, body: { id: 2 } })
+  t.match(await host.get('/mixed-up', customer.access), { status: 200, body: { id: 1 } })
   for (const [path, token] of [
     ['/of-staff', customer.access],
     ['/staff/auth/user/', customer.access],
