@@ -28,13 +28,30 @@ export interface Queries {
   nowMs: string
 }
 
+/** A table of the host's that was read, and what makes ours equal to it. */
+export interface Adoptable {
+  table: HostTable
+  queries: Queries
+  /** The statements that make our tables. */
+  tables(): Promise<string[]>
+  /** Those that keep the two tables equal; they may run again. */
+  statements(): string[]
+  /** Makes the two tables equal, within a transaction in which our triggers do nothing. */
+  repair(db: AnyKysely): Promise<void>
+}
+
 /** How a database is made to keep the host's table and ours equal; see `adopt.ts`. */
 export interface Adopter {
-  adoptionSql(db: AnyKysely, adoption: Adoption): Promise<string>
-  removalSql(db: AnyKysely, adoption: Adoption): Promise<string>
-  inspect(db: AnyKysely, adoption: Adoption): Promise<{ table: HostTable; queries: Queries }>
-  /** Makes the two tables equal, within a transaction in which our triggers do nothing. */
-  repair(db: AnyKysely, adoption: Adoption): Promise<void>
+  /**
+   * Reads the host's table. Our tables are in `schema`, where the database has schemas.
+   *
+   * @throws {TypeError} when the table or a column that is named does not exist, or cannot be what it is said to be
+   */
+  read(db: AnyKysely, adoption: Adoption, schema: string | undefined): Promise<Adoptable>
+  /** The statements that undo an adoption; the host's table is up to date and stays. */
+  removal(db: AnyKysely, adoption: Adoption, schema: string | undefined): Promise<string[]>
+  /** Statements as a text for the client of the database. */
+  script(statements: string[]): string
 }
 
 const mostShown = 20
@@ -66,6 +83,17 @@ export async function findingsOf(
       ? [...(await triggerFindings(db, queries)), ...(await differences(db, table, queries))]
       : []),
   ]
+}
+
+/** The ids of rows that have no account, or another one. */
+export async function unequalIds(db: AnyKysely, { name }: HostTable, queries: Queries): Promise<string[]> {
+  const { users, id, nowMs, difference } = queries
+  const rows = await runText<{ id: string | number }>(
+    db,
+    `select ${id} as id from ${name} ${hostRow} cross join (select ${nowMs} as now_ms) n
+     left join ${users} a on a.id = ${id} where a.id is null or ${difference} order by ${id}`,
+  )
+  return rows.map(({ id }) => String(id))
 }
 
 /** Whether our tables are there. */

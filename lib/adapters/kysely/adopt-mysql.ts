@@ -1,5 +1,5 @@
-import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
-import { columnOf, idOf, literal, type MysqlTable, nameOfTable, readHostTable } from './adopt-mysql-mapping.ts'
+import { type Adopter, type Queries, unequalIds } from './adopt-check.ts'
+import { idOf, literal, type MysqlTable, nameOfTable, readHostTable } from './adopt-mysql-mapping.ts'
 import {
   adoptionStatements,
   difference,
@@ -9,51 +9,32 @@ import {
   takeStatement,
 } from './adopt-mysql-statements.ts'
 import { canonicalOf, nowMs, usernameFormOf } from './adopt-mysql-values.ts'
-import { hostRow, runText } from './adopt-table.ts'
-import { schemaOf } from './host-table.ts'
+import { runText } from './adopt-table.ts'
 import { migrationSql } from './migrate.ts'
 
 /** Adoption in MySQL and MariaDB, with our tables beside the host's. */
 export const mysqlAdopter: Adopter = {
-  async adoptionSql(db, adoption) {
-    schemaOf(db, adoption)
+  async read(db, adoption) {
     const table = await readHostTable(db, adoption)
-    const made = await hasTables(db, queriesOf(table))
-    const tables = made ? [] : statementsOf(await migrationSql({ ids: adoption.ids, database: 'mysql' }))
-    return script([...tables, ...adoptionStatements(table, adoption.ids)])
+    const queries = queriesOf(table)
+    return {
+      table,
+      queries,
+      async tables() {
+        const text = await migrationSql({ ids: adoption.ids, database: 'mysql' })
+        return text.split(/;\n/).filter((statement) => statement.trim() !== '')
+      },
+      statements: () => adoptionStatements(table, adoption.ids),
+      async repair(transaction) {
+        for (const statement of repairStatements(table)) await runText(transaction, statement)
+        for (const id of await unequalIds(transaction, table, queries)) await runText(transaction, takeStatement(id))
+      },
+    }
   },
-
-  async removalSql(db, adoption) {
-    schemaOf(db, adoption)
-    return script(removalStatements(await nameOfTable(db, adoption)))
-  },
-
-  async inspect(db, adoption) {
-    schemaOf(db, adoption)
-    const table = await readHostTable(db, adoption)
-    return { table, queries: queriesOf(table) }
-  },
-
-  async repair(db, adoption) {
-    const table = await readHostTable(db, adoption)
-    for (const statement of repairStatements(table)) await runText(db, statement)
-    const rows = await runText<{ id: string }>(
-      db,
-      `select ${idOf(table)} as id from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n
-       left join accounts_users a on a.id = ${idOf(table)}
-       where a.id is null or ${difference(table)} order by ${columnOf(table.id)}`,
-    )
-    for (const { id } of rows) await runText(db, takeStatement(String(id)))
-  },
-}
-
-// As its own client reads it, which else would end a body at its first semicolon.
-function script(statements: string[]): string {
-  return `DELIMITER $$\n\n${statements.map((statement) => `${statement}\n$$\n\n`).join('')}DELIMITER ;`
-}
-
-function statementsOf(text: string): string[] {
-  return text.split(/;\n/).filter((statement) => statement.trim() !== '')
+  removal: async (db, adoption) => removalStatements(await nameOfTable(db, adoption)),
+  // As its own client reads it, which else would end a body at its first semicolon.
+  script: (statements) =>
+    `DELIMITER $$\n\n${statements.map((statement) => `${statement}\n$$\n\n`).join('')}DELIMITER ;`,
 }
 
 function queriesOf(table: MysqlTable): Queries {

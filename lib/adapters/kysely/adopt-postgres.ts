@@ -1,5 +1,5 @@
 import type { AnyKysely } from '../../options/ports.ts'
-import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
+import type { Adopter, Queries } from './adopt-check.ts'
 import { columnOf, nameOfTable, type PostgresTable, quoted, readHostTable } from './adopt-mapping.ts'
 import {
   adoptionStatements,
@@ -11,38 +11,28 @@ import {
   usernameFormOf,
 } from './adopt-statements.ts'
 import { hostRow, hostTriggerNames, literal, runText } from './adopt-table.ts'
-import { schemaOf } from './host-table.ts'
 import { migrationSql } from './migrate.ts'
 
 /** Adoption in PostgreSQL, with our tables in a schema of their own. */
 export const postgresAdopter: Adopter = {
-  async adoptionSql(db, adoption) {
-    const schema = schemaOf(db, adoption)!
+  async read(db, adoption, schema = '') {
     const table = await readHostTable(db, adoption, schema)
     await refuseSecondAdoption(db, table, schema)
-    const made = await hasTables(db, queriesOf(table, schema))
-    const ours = await migrationSql({ ids: adoption.ids, schema })
-    const tables = `create schema if not exists ${quoted(schema)};\n${ours}`
-    const statements = adoptionStatements(table, schema, adoption.ids)
-    return [...(made ? [] : [tables]), `-- ${table.name}`, ...statements].join('\n\n')
+    return {
+      table,
+      queries: queriesOf(table, schema),
+      async tables() {
+        const ours = await migrationSql({ ids: adoption.ids, schema })
+        return [`create schema if not exists ${quoted(schema)};\n${ours}`]
+      },
+      statements: () => [`-- ${table.name}`, ...adoptionStatements(table, schema, adoption.ids)],
+      async repair(transaction) {
+        for (const statement of repairStatements(table, schema)) await runText(transaction, statement)
+      },
+    }
   },
-
-  async removalSql(db, adoption) {
-    const schema = schemaOf(db, adoption)!
-    return removalStatements(await nameOfTable(db, adoption, schema), schema).join('\n')
-  },
-
-  async inspect(db, adoption) {
-    const schema = schemaOf(db, adoption)!
-    const table = await readHostTable(db, adoption, schema)
-    return { table, queries: queriesOf(table, schema) }
-  },
-
-  async repair(db, adoption) {
-    const schema = schemaOf(db, adoption)!
-    const table = await readHostTable(db, adoption, schema)
-    for (const statement of repairStatements(table, schema)) await runText(db, statement)
-  },
+  removal: async (db, adoption, schema = '') => removalStatements(await nameOfTable(db, adoption, schema), schema),
+  script: (statements) => statements.join('\n\n'),
 }
 
 // Its triggers can keep one table of ours equal.

@@ -19,7 +19,7 @@ const randomVersion = 'abs(random() % 1099511627776)'
 /** The statements that keep two tables equal, after those that make ours; they may run again. */
 export function adoptionStatements(table: SqliteTable): string[] {
   return [
-    ...dropped,
+    ...dropped(table.name),
     'create table if not exists accounts_settings (name text primary key, value text)',
     bulk(table, true),
     // Those whose username is another account's by now.
@@ -30,13 +30,15 @@ export function adoptionStatements(table: SqliteTable): string[] {
   ]
 }
 
-const dropped = [...hostTriggerNames, ...ownTriggers].map((trigger) => `drop trigger if exists ${trigger}`)
+/** The statements that undo an adoption. */
+export function removalStatements(name: string): string[] {
+  return [...dropped(name), ...[...ownTables, 'accounts_settings'].map((table) => `drop table if exists ${table}`)]
+}
 
-/** The statements that undo an adoption; the host's table is up to date and stays. */
-export const removalStatements: readonly string[] = [
-  ...dropped,
-  ...[...ownTables, 'accounts_settings'].map((table) => `drop table if exists ${table}`),
-]
+function dropped(name: string): string[] {
+  const [first, ...others] = [...hostTriggerNames, ...ownTriggers].map((trigger) => `drop trigger if exists ${trigger}`)
+  return [`-- ${name}\n${first}`, ...others]
+}
 
 /** The expressions of our columns over a row of the host's, `a` of ours that may be null, and `now_ms`. */
 function valuesOf({ mapped }: SqliteTable) {

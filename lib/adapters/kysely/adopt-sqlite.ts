@@ -1,4 +1,4 @@
-import { type Adopter, hasTables, type Queries } from './adopt-check.ts'
+import { type Adopter, type Queries, unequalIds } from './adopt-check.ts'
 import { columnOf, nameOfTable, readHostTable, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
 import {
   adoptionStatements,
@@ -11,49 +11,30 @@ import {
   takeStatements,
   usernameFormOf,
 } from './adopt-sqlite-statements.ts'
-import { hostRow, literal, runText } from './adopt-table.ts'
-import { schemaOf } from './host-table.ts'
+import { literal, runText } from './adopt-table.ts'
 import { migrationSql } from './migrate.ts'
 
 /** Adoption in SQLite, with our tables beside the host's. */
 export const sqliteAdopter: Adopter = {
-  async adoptionSql(db, adoption) {
-    schemaOf(db, adoption)
+  async read(db, adoption) {
     const table = await readHostTable(db, adoption)
-    const made = await hasTables(db, queriesOf(table))
-    const tables = made ? '' : `${await migrationSql({ ids: adoption.ids, database: 'sqlite' })}\n\n`
-    return `${tables}${script(adoptionStatements(table))}`
-  },
-
-  async removalSql(db, adoption) {
-    schemaOf(db, adoption)
-    return `-- ${await nameOfTable(db, adoption)}\n${script(removalStatements)}`
-  },
-
-  async inspect(db, adoption) {
-    schemaOf(db, adoption)
-    const table = await readHostTable(db, adoption)
-    return { table, queries: queriesOf(table) }
-  },
-
-  async repair(db, adoption) {
-    const table = await readHostTable(db, adoption)
-    for (const statement of repairStatements(table)) await runText(db, statement)
-    const id = columnOf(table.id)
-    const rows = await runText<{ id: string | number }>(
-      db,
-      `select ${id} as id from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n
-       left join accounts_users a on a.id = ${id} where a.id is null or ${difference(table)} order by ${id}`,
-    )
-    for (const { id } of rows) {
-      for (const statement of takeStatements(table, typeof id === 'number' ? String(id) : literal(id)))
-        await runText(db, statement)
+    const queries = queriesOf(table)
+    return {
+      table,
+      queries,
+      tables: async () => [(await migrationSql({ ids: adoption.ids, database: 'sqlite' })).replace(/;\s*$/, '')],
+      statements: () => adoptionStatements(table),
+      async repair(transaction) {
+        for (const statement of repairStatements(table)) await runText(transaction, statement)
+        for (const id of await unequalIds(transaction, table, queries)) {
+          const key = adoption.ids === 'integer' ? id : literal(id)
+          for (const statement of takeStatements(table, key)) await runText(transaction, statement)
+        }
+      },
     }
   },
-}
-
-function script(statements: readonly string[]): string {
-  return statements.map((statement) => `${statement};`).join('\n\n')
+  removal: async (db, adoption) => removalStatements(await nameOfTable(db, adoption)),
+  script: (statements) => statements.map((statement) => `${statement};`).join('\n\n'),
 }
 
 function queriesOf(table: SqliteTable): Queries {

@@ -1,12 +1,12 @@
 import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
-import { type Adopter, findingsOf, type Queries } from './adopt-check.ts'
+import { type Adoptable, type Adopter, findingsOf, hasTables, type Queries } from './adopt-check.ts'
 import { mysqlAdopter } from './adopt-mysql.ts'
 import { postgresAdopter } from './adopt-postgres.ts'
 import { sqliteAdopter } from './adopt-sqlite.ts'
 import { runText } from './adopt-table.ts'
 import { type DatabaseName, dialectOf } from './dialects.ts'
-import { besideAdopted } from './host-table.ts'
+import { besideAdopted, schemaOf } from './host-table.ts'
 import { taking } from './tables.ts'
 import { violatesUnique, withSavepoint } from './transactions.ts'
 
@@ -21,12 +21,15 @@ const adopters: Record<DatabaseName, Adopter> = {
  * host's. They may run again, after a change of the options or of the library.
  */
 export async function adoptionSql(db: AnyKysely, adoption: Adoption): Promise<string> {
-  return adopterOf(db).adoptionSql(db, adoption)
+  const { queries, tables, statements } = await read(db, adoption)
+  const made = await hasTables(db, queries)
+  return adopterOf(db).script([...(made ? [] : await tables()), ...statements()])
 }
 
 /** The statements that undo it. */
 export async function removalSql(db: AnyKysely, adoption: Adoption): Promise<string> {
-  return adopterOf(db).removalSql(db, adoption)
+  const { removal, script } = adopterOf(db)
+  return script(await removal(db, adoption, schemaOf(db, adoption)))
 }
 
 /** What is to be known before and after, as lines for people. */
@@ -35,7 +38,7 @@ export async function checkAdoption(
   adoption: Adoption,
   formOf: (stored: string) => string | null,
 ): Promise<string[]> {
-  const { table, queries } = await adopterOf(db).inspect(db, adoption)
+  const { table, queries } = await read(db, adoption)
   return findingsOf(db, table, queries, adoption, formOf)
 }
 
@@ -49,11 +52,11 @@ export async function repairAdoption(
   adoption: Adoption,
   canonicalEmail: (address: string) => string | null,
 ): Promise<void> {
-  const { queries } = await adopterOf(db).inspect(db, adoption)
+  const { queries, repair } = await read(db, adoption)
   const { transaction, withSetting } = dialectOf(db)
   await transaction(db, (within) =>
     withSetting(within, taking, '1', async () => {
-      await adopterOf(db).repair(within, adoption)
+      await repair(within)
       await repairAddresses(besideAdopted(within, adoption), queries, canonicalEmail)
     }),
   )
@@ -80,6 +83,11 @@ async function repairAddresses(
       if (!violatesUnique(error)) throw error
     }
   }
+}
+
+async function read(db: AnyKysely, adoption: Adoption): Promise<Adoptable> {
+  const schema = schemaOf(db, adoption)
+  return adopterOf(db).read(db, adoption, schema)
 }
 
 function adopterOf(db: AnyKysely): Adopter {
