@@ -1,5 +1,6 @@
 import { realmOf } from '../accounts.ts'
 import { canonicalEmail } from '../core/email-address.ts'
+import { canonicalUsername } from '../core/usernames.ts'
 import { withAccounts } from './accounts.ts'
 import type { Flags } from './config.ts'
 import { print, usageError } from './output.ts'
@@ -18,7 +19,7 @@ export async function adopt(flags: Flags): Promise<void> {
     const { adoptionSql, checkAdoption, removalSql, repairAdoption } = await adapter()
     if (remove) return print(await removalSql(db, adoption))
     if (!check) return print(await adoptionSql(db, adoption))
-    if (repair) await repairAdoption(db, adoption, canonicalEmail)
+    if (repair) await repairAdoption(db, adoption, { email: canonicalEmail, username: canonicalUsername })
     const formOf = (stored: string) => (passwords.usable(stored) ? nameOf(stored) : null)
     print(...(await checkAdoption(db, adoption, formOf)), 'Everything else is in order.')
   })

@@ -101,17 +101,26 @@ async function columnsOf(db: AnyKysely, { disabledAt, verifiedAt, createdAt }: A
     const column = {
       ...{ name, type, notNull: Boolean(required) || isKey, generated: hidden > 1, unique: Boolean(unique) || isKey },
       // It counts itself.
-      fallback: isKey && type === 'integer' && !rowless ? 'null' : isKey ? null : fallback,
+      fallback: isKey && type === 'integer' && !rowless ? 'null' : isKey ? null : defaultOf(fallback),
     }
-    columns.push(times.includes(name) ? { ...column, sample: await sampleOf(db, table, name) } : column)
+    columns.push(times.includes(name) ? { ...column, sample: await sampleOf(db, table, name, !rowless) } : column)
   }
   return columns
 }
 
-async function sampleOf(db: AnyKysely, table: string, name: string) {
+// SQLite takes a name for a text there, quoted or not.
+function defaultOf(text: string | null): string | null {
+  if (text === null || /^(null|true|false|current_(time|date|timestamp))$/i.test(text)) return text
+  if (/^[a-z_]\w*$/i.test(text)) return literal(text)
+  return /^(?:"(?:[^"]|"")*"|`[^`]*`|\[[^\]]*\])$/.test(text) ? literal(unquoted(text)) : text
+}
+
+// A zero says least: it may be a flag, or no time.
+async function sampleOf(db: AnyKysely, table: string, name: string, numbered: boolean) {
   const [row] = await runText<{ sample: string | number }>(
     db,
-    `select ${quoted(name)} as sample from ${table} where ${quoted(name)} is not null order by rowid desc limit 1`,
+    `select ${quoted(name)} as sample from ${table} where ${quoted(name)} is not null
+      order by ${quoted(name)} = 0${numbered ? ', rowid desc' : ''} limit 1`,
   )
   return row?.sample
 }
@@ -133,7 +142,7 @@ const mapping: Mapping<SqliteColumn, SqliteMapped> = {
     if (!numbers.test(host.type)) {
       throw new TypeError(`fastify-accounts: adopt.active: "${host.name}" is no number but ${host.type}`)
     }
-    return { ours: 'active', host, read: `coalesce(${columnOf(host)} <> 0, 0)`, write: 'new.active' }
+    return { ours: 'active', host, read: `coalesce(${isTrue(host)}, 0)`, write: 'new.active' }
   },
   disabled(host) {
     const write = `case when not new.active then ${writtenTime(host, 'now_ms')} end`
@@ -141,11 +150,15 @@ const mapping: Mapping<SqliteColumn, SqliteMapped> = {
   },
   verified(host) {
     const isFlag = host.sample === undefined ? flags.test(host.type) : host.sample === 0 || host.sample === 1
-    if (!isFlag) return mapping.time('verifiedAt', 'email_verified_at', host)
+    // A column that may not be null has 0 for an address that nobody proved.
+    if (!isFlag) {
+      const time = mapping.time('verifiedAt', 'email_verified_at', host)
+      return { ...time, read: `case when ${columnOf(host)} <> 0 then ${time.read} end` }
+    }
     return {
       ours: 'email_verified_at',
       host,
-      read: `case when ${columnOf(host)} <> 0 then coalesce(a.email_verified_at, now_ms) end`,
+      read: `case when ${isTrue(host)} then coalesce(a.email_verified_at, now_ms) end`,
       write: 'new.email_verified_at is not null',
     }
   },
@@ -155,7 +168,7 @@ const mapping: Mapping<SqliteColumn, SqliteMapped> = {
     const column = columnOf(host)
     const plain = `json_quote(case typeof(${column}) when 'blob' then cast(${column} as text) else ${column} end)`
     const isJson = /^json/.test(host.type)
-    const flag = `case when ${column} then 'true' when not ${column} then 'false' end`
+    const flag = `case when ${column} is not null then iif(${isTrue(host)}, 'true', 'false') end`
     const value = isJson ? `case when json_valid(${column}) then json(${column}) else ${plain} end` : plain
     const read = flags.test(host.type) ? flag : `nullif(${value}, 'null')`
     return {
@@ -164,6 +177,12 @@ const mapping: Mapping<SqliteColumn, SqliteMapped> = {
       same: `nullif(a.profile -> ${path}, 'null') is json(${read})`,
     }
   },
+}
+
+// As Rails once wrote it, too.
+function isTrue(host: SqliteColumn): string {
+  const column = columnOf(host)
+  return `(cast(${column} as numeric) <> 0 or lower(${column}) in ('t', 'true'))`
 }
 
 // A number of this size is one of milliseconds since 1973, or one of seconds for thousands of years.
@@ -185,8 +204,9 @@ function writtenTime({ type, fallback, sample }: SqliteColumn, ms: string): stri
   const format = (pattern: string) => `strftime('${pattern}', ${ms} / 1000.0, 'unixepoch')`
   const shape = String(sample ?? '')
   if (/^\d+-\d+-\d+$/.test(shape) || (!shape && type === 'date')) return format('%Y-%m-%d')
-  const [separator, fraction, zone] = [/T/, /\.\d/, /Z$/].map((part) => part.test(shape))
-  return format(`%Y-%m-%d${separator ? 'T' : ' '}%H:%M:${fraction ? '%f' : '%S'}${zone ? 'Z' : ''}`)
+  const [separator, fraction] = [/T/, /\.\d/].map((part) => part.test(shape))
+  const zone = /Z$/.test(shape) ? 'Z' : /[+-]\d\d:\d\d$/.test(shape) ? '+00:00' : ''
+  return format(`%Y-%m-%d${separator ? 'T' : ' '}%H:%M:${fraction ? '%f' : '%S'}${zone}`)
 }
 
 /** The path to a member in JSON, as SQL. */

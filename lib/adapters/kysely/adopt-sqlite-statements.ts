@@ -91,9 +91,14 @@ function resolved(table: SqliteTable, id: string): string {
 export function takeStatements(table: SqliteTable, id: string): string[] {
   const { email } = valuesOf(table)
   const host = `${table.name} ${hostRow} where ${columnOf(table.id)} = ${id}`
+  // Whose row was replaced, which no trigger of it saw.
+  const replaced = `email_canonical = (select canonical from (${formed(table, id)})) and ${lostOf(table, users)}`
   const blank = `(select coalesce(trim(${email}), '') = '' from ${host})`
   return [
     `delete from ${users} where id = ${id} and ${blank}`,
+    `update accounts_sessions set ended_at = ${nowMs} where ended_at is null
+    and user_id in (select id from ${users} where ${replaced})`,
+    `delete from ${users} where ${replaced}`,
     // Who was deleted keeps nobody's address.
     `delete from ${users} where not active and id <> ${id}
     and email_canonical = (select canonical from (${formed(table, id)}) where active)`,
@@ -133,18 +138,31 @@ where name = '${users}'`,
   ]
 }
 
-const isTaking = `exists (select 1 from accounts_settings where name = ${literal(taking)})`
+const isSet = (name: string, more = '') =>
+  `exists (select 1 from accounts_settings where name = ${literal(name)}${more})`
+/** The user whose row we write: what else the host's triggers and keys change then is to be taken over. */
+const writing = 'fastify_accounts.writing'
 
-/** A trigger that does nothing in a statement that another of them began. */
-function trigger(name: string, event: string, when: string, statements: string[]): string {
+function trigger(name: string, event: string, when: string, [setting, value]: [string, string], statements: string[]) {
   const body = [
-    `insert into accounts_settings (name, value) values (${literal(taking)}, '1')`,
+    `insert into accounts_settings (name, value) values (${literal(setting)}, ${value})`,
     ...statements,
-    `delete from accounts_settings where name = ${literal(taking)}`,
+    `delete from accounts_settings where name = ${literal(setting)}`,
   ]
-  return `create trigger ${name} ${event} for each row when not ${isTaking}${when}
+  return `create trigger ${name} ${event} for each row when not ${isSet(taking)} and ${when}
 begin
 ${body.map((statement) => `  ${statement};\n`).join('')}end`
+}
+
+/** Does nothing for the row that a trigger of our table writes. */
+function hostTrigger(name: string, event: string, when: string, ids: string[], statements: string[]): string {
+  const own = ids.map((id) => `not ${isSet(writing, ` and value = cast(${id} as text)`)}`)
+  return trigger(name, event, [...own, when].join(' and '), [taking, "'1'"], statements)
+}
+
+/** Does nothing in a statement that a trigger of the host's table began. */
+function ownTriggerOf(name: string, event: string, id: string, statements: string[]): string {
+  return trigger(name, event, `not ${isSet(writing)}`, [writing, `cast(${id} as text)`], statements)
 }
 
 function hostTriggers(table: SqliteTable): string[] {
@@ -152,24 +170,31 @@ function hostTriggers(table: SqliteTable): string[] {
   const [inserted, updated, deleted] = hostTriggerNames as [string, string, string]
   const [before, after] = [columnOf(id, 'old'), columnOf(id, 'new')]
   const watched = [id, ...mapped.map(({ host }) => host)]
-  const differs = watched.map((host) => `${columnOf(host, 'old')} collate binary is not ${columnOf(host, 'new')}`)
+  const changed = watched.map((host) => `${columnOf(host, 'old')} collate binary is not ${columnOf(host, 'new')}`)
   const counted =
     id.fallback === null
       ? []
       : [`update sqlite_sequence set seq = max(seq, ${after}) where name = '${users}' and seq < ${after}`]
-  const moved = `id = ${before} and ${before} is not ${after}`
+  const differs = `${before} collate binary is not ${after}`
+  const moved = `id = ${before} and ${differs}`
   const free = `not exists (select 1 from ${users} o where o.id = ${after})`
   const gone = [endSessions(before), `delete from ${users} where id = ${before}`]
   return [
-    trigger(inserted, `after insert on ${name}`, '', [...takeStatements(table, after), ...counted]),
-    trigger(updated, `after update on ${name}`, `\n  and (${differs.join('\n    or ')})`, [
-      endSessions(before, `${before} is not ${after}`),
-      `update ${users} set id = ${after} where ${moved} and ${free}`,
-      `delete from ${users} where ${moved}`,
-      ...takeStatements(table, after),
-      ...counted,
-    ]),
-    trigger(deleted, `after delete on ${name}`, '', gone),
+    hostTrigger(inserted, `after insert on ${name}`, 'true', [after], [...takeStatements(table, after), ...counted]),
+    hostTrigger(
+      updated,
+      `after update on ${name}`,
+      `(${changed.join('\n    or ')})`,
+      [before],
+      [
+        endSessions(before, differs),
+        `update ${users} set id = ${after} where ${moved} and ${free}`,
+        `delete from ${users} where ${moved}`,
+        ...takeStatements(table, after),
+        ...counted,
+      ],
+    ),
+    hostTrigger(deleted, `after delete on ${name}`, 'true', [before], gone),
   ]
 }
 
@@ -184,9 +209,11 @@ function userTriggers(table: SqliteTable): string[] {
   const changes = mapped.filter(({ ours }) => ours !== 'created_at').map((one) => changeOfHost(table, one))
   return [
     // After each the host's columns and triggers may have made something else of it.
-    trigger(inserted, `after insert on ${users}`, '', [insertion, change(table, 'new.id')]),
-    trigger(updated, `after update on ${users}`, '', [...changes, change(table, 'new.id')]),
-    trigger(deleted, `after delete on ${users}`, '', [`delete from ${name} where ${quoted(id.name)} = old.id`]),
+    ownTriggerOf(inserted, `after insert on ${users}`, 'new.id', [insertion, change(table, 'new.id')]),
+    ownTriggerOf(updated, `after update on ${users}`, 'new.id', [...changes, change(table, 'new.id')]),
+    ownTriggerOf(deleted, `after delete on ${users}`, 'old.id', [
+      `delete from ${name} where ${quoted(id.name)} = old.id`,
+    ]),
   ]
 }
 

@@ -42,46 +42,44 @@ export async function checkAdoption(
   return findingsOf(db, table, queries, adoption, formOf)
 }
 
-/**
- * Makes the two tables equal again, as the host's is, after a change that no trigger saw.
- *
- * @param canonicalEmail the form in which addresses are unique, where SQL cannot make it; null for none
- */
-export async function repairAdoption(
-  db: AnyKysely,
-  adoption: Adoption,
-  canonicalEmail: (address: string) => string | null,
-): Promise<void> {
+/** The forms in which addresses and usernames are unique, where SQL cannot make them; null for none. */
+export interface Forms {
+  email(address: string): string | null
+  username(name: string): string
+}
+
+/** Makes the two tables equal again, as the host's is, after a change that no trigger saw. */
+export async function repairAdoption(db: AnyKysely, adoption: Adoption, forms: Forms): Promise<void> {
   const { queries, repair } = await read(db, adoption)
   const { transaction, withSetting } = dialectOf(db)
   await transaction(db, (within) =>
     withSetting(within, taking, '1', async () => {
       await repair(within)
-      await repairAddresses(besideAdopted(within, adoption), queries, canonicalEmail)
+      await repairForms(besideAdopted(within, adoption), queries, forms)
     }),
   )
 }
 
-async function repairAddresses(
-  db: AnyKysely,
-  { users, notAscii }: Queries,
-  canonicalEmail: (address: string) => string | null,
-): Promise<void> {
-  const rows = await runText<{ id: string; email: string; canonical: string }>(
+async function repairForms(db: AnyKysely, { users, notAscii }: Queries, forms: Forms): Promise<void> {
+  const rows = await runText<Record<'id' | 'email' | 'emailForm', string> & Record<'name' | 'nameForm', string | null>>(
     db,
-    `select id, email, email_canonical as canonical from ${users} where ${notAscii('email')}`,
+    `select id, email, email_canonical as "emailForm", username as name, username_canonical as "nameForm"
+     from ${users} where ${notAscii('email')} or ${notAscii('username')}`,
   )
-  for (const { id, email, canonical } of rows) {
-    const own = canonicalEmail(email) ?? email.replace(/[A-Z]+/g, (letters) => letters.toLowerCase())
-    if (own === canonical) continue
-    try {
-      await withSavepoint(db, (joined) =>
-        joined.updateTable('accounts_users').set({ email_canonical: own }).where('id', '=', id).execute(),
-      )
-    } catch (error) {
-      // It is another account's.
-      if (!violatesUnique(error)) throw error
-    }
+  for (const { id, email, emailForm, name, nameForm } of rows) {
+    const own = forms.email(email) ?? email.replace(/[A-Z]+/g, (letters) => letters.toLowerCase())
+    if (own !== emailForm) await setUnlessTaken(db, id, { email_canonical: own })
+    const ownName = name === null ? null : forms.username(name)
+    if (ownName !== nameForm) await setUnlessTaken(db, id, { username_canonical: ownName })
+  }
+}
+
+async function setUnlessTaken(db: AnyKysely, id: string, set: object): Promise<void> {
+  try {
+    await withSavepoint(db, (joined) => joined.updateTable('accounts_users').set(set).where('id', '=', id).execute())
+  } catch (error) {
+    // It is another account's.
+    if (!violatesUnique(error)) throw error
   }
 }
 

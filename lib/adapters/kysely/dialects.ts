@@ -63,6 +63,8 @@ export interface Dialect {
   readonly open: RawBuilder<boolean>
   /** A column of JSON as a text, so that no type parser or plugin of the host changes it. */
   asText(column: string): RawBuilder<string>
+  /** A text in JSON as a value within JSON. */
+  inJson(text: string): RawBuilder<unknown>
   /** The type of the ids that the tables have, or undefined. */
   existingIds(db: Db): Promise<string | undefined>
   /** Runs statements in a transaction whose every statement sees what was committed before it. */
@@ -140,6 +142,7 @@ const postgres: Dialect = {
   keyId: sql`substring(password_hash from ',keyid=([A-Za-z0-9+/]+)')`,
   open: sql`${sql.ref('ended_at')} is null`,
   asText: (column) => sql`${sql.ref(column)}::text`,
+  inJson: (text) => sql`${text}::text::jsonb`,
   async existingIds(db) {
     const { type } = await db
       .selectNoFrom((eb) =>
@@ -197,6 +200,7 @@ const mysql: Dialect = {
     substring_index(substring_index(substring_index(password_hash, ',keyid=', -1), '$', 1), ',', 1) end`,
   open: sql`coalesce(ended_at, -1) = -1`,
   asText: (column) => sql`${sql.ref(column)}`,
+  inJson: (text) => sql`json_extract(${text}, '$')`,
   async existingIds(db) {
     const { rows } = await sql<{ type: string }>`select data_type as type from information_schema.columns
       where table_schema = database() and table_name = 'accounts_users' and column_name = 'id'`.execute(db)
@@ -257,6 +261,7 @@ const sqlite: Dialect = {
       replace(substr(password_hash, instr(password_hash, ',keyid=') + 7), ',', '$'), '$') - 1) end`,
   open: sql`ended_at is null`,
   asText: (column) => sql`${sql.ref(column)}`,
+  inJson: (text) => sql`json(${text})`,
   async existingIds(db) {
     const { rows } = await sql<{ type: string }>`select lower(type) as type from pragma_table_info('accounts_users')
       where name = 'id'`.execute(db)

@@ -83,11 +83,20 @@ export function updateUserStepwise(db: Db, change: Parameters<Storage['updateUse
     const names = { username, username_canonical: usernameCanonical }
     await transaction
       .updateTable('accounts_users')
-      .set({ ...names, profile: merged })
+      .set({ ...names, profile: withMembers(transaction, profile) })
       .where('id', '=', id)
       .execute()
     return { ...user, profile: merged, username: username === undefined ? user.username : username }
   })
+}
+
+// The others stay as they are: an integer of 64 bits is no number of JavaScript's.
+function withMembers(db: Db, profile: object) {
+  const { inJson } = dialectOf(db)
+  const given = Object.entries(profile).filter(([, value]) => value !== undefined)
+  if (given.length === 0) return sql<string>`profile`
+  const members = given.map(([name, value]) => sql`${`$.${JSON.stringify(name)}`}, ${inJson(JSON.stringify(value))}`)
+  return sql<string>`json_set(profile, ${sql.join(members)})`
 }
 
 type Owner = { userId: string | number; credentialVersion: string | number }

@@ -98,7 +98,7 @@ function update(db: Kysely<AccountsTables>, { id, username, usernameCanonical, p
   return db
     .updateTable('accounts_users')
     .set(boundAll({ username, username_canonical: usernameCanonical }))
-    .set({ profile: sql`profile || ${JSON.stringify(profile)}::text::jsonb` })
+    .set({ profile: sql`profile || ${dialectOf(db).inJson(JSON.stringify(profile))}` })
     .where('id', '=', id)
     .where('active', '=', true)
     .$if(fence !== undefined, (query) => query.where((eb) => eb.exists(askingSession(eb, id, fence!.sessionId))))

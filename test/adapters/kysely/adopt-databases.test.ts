@@ -8,6 +8,7 @@ import { realmOf } from '../../../lib/accounts.ts'
 import { adoptionSql, checkAdoption, removalSql, repairAdoption } from '../../../lib/adapters/kysely/adopt.ts'
 import { memoryCache } from '../../../lib/adapters/memory/index.ts'
 import { canonicalEmail } from '../../../lib/core/email-address.ts'
+import { canonicalUsername } from '../../../lib/core/usernames.ts'
 import type { AccountsOptions } from '../../../lib/index.ts'
 import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
@@ -124,6 +125,7 @@ const registration = {
   username: 'optional',
   profile: Type.Object({ company: Type.Optional(Type.String()), settings: Type.Optional(Type.Any()) }),
 } as const
+const forms = { email: canonicalEmail, username: canonicalUsername }
 const formOf = (stored: string) => (stored.startsWith('$2') ? 'bcrypt' : stored.startsWith('$argon2') ? 'argon2' : null)
 
 /** Runs statements one by one, as a migration of the host's would, on one connection. */
@@ -291,7 +293,7 @@ for (const [title, server] of Object.entries(servers))
         script: server.legacy(loose),
         before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
         ('Ada@Example.org', '$HASH', 'x'), ('', '$HASH', 'y'), ('bob@example.org', 'md5$nonsense', 'ADA'),
-        ('ada@b\u00fccher.example', '$HASH', 'z'), ('kim@localhost', '$HASH', 'kim')`,
+        ('ada@b\u00fccher.example', '$HASH', '\u00dcnal'), ('kim@localhost', '$HASH', 'kim')`,
       })
 
       await rows(`insert into users (email, password) values ('ADA@example.org', '${hash}')`)
@@ -313,8 +315,11 @@ for (const [title, server] of Object.entries(servers))
       t.match(found, /1 have an address that is not ASCII.*: 5/)
       t.match(found, /3 have no account: 2, 3, 7/)
       t.match(found, '2 have a row and an account that differ: 4, 6')
-      await repairAdoption(db, adopted, canonicalEmail)
+      await repairAdoption(db, adopted, forms)
       t.equal((await login('ada@b\u00fccher.example')).status, 200)
+      await t.rejects(accounts.users.create({ email: 'new@example.org', username: '\u00fcnal' }), {
+        code: 'ACCOUNTS_USERNAME_TAKEN',
+      })
     })
 
     await t.test('what no trigger saw is found, and repaired', async (t) => {
@@ -345,7 +350,7 @@ for (const [title, server] of Object.entries(servers))
         '1 have an account but no row: 2',
         '3 have a row and an account that differ: 1, 3, 4',
       ])
-      await repairAdoption(db, adopted, canonicalEmail)
+      await repairAdoption(db, adopted, forms)
 
       t.same(await unequal(), [])
       t.equal((await post('/auth/refresh/', { refresh: session.refresh })).status, 401)
@@ -353,7 +358,7 @@ for (const [title, server] of Object.entries(servers))
       t.equal((await login('bob@example.org')).status, 401)
       t.match(await accounts.users.find({ email: 'eve@example.org' }), { id: 4, username: 'eve' })
       const again = (await login('grace@example.org')).body
-      await repairAdoption(db, adopted, canonicalEmail)
+      await repairAdoption(db, adopted, forms)
       t.equal((await post('/auth/refresh/', { refresh: again.refresh })).status, 200, 'who is equal stays logged in')
       await rows("update users set email = 'later@example.org' where id = 1")
       t.equal((await login('later@example.org')).status, 200, 'the connection of the repair hears of changes again')
@@ -769,6 +774,7 @@ t.test('SQLite: an adopted table of its own kind', { skip: noSqlite }, async (t)
     ['integer', 'seconds', 1893456000],
     ['integer', 'milliseconds', 1893456000250],
     ['date', 'a day', '2030-01-01'],
+    ['text', 'of the zone UTC', '2030-01-01T00:00:00+00:00'],
   ] as const) {
     await t.test(`times are written as those that are there: ${kind}, ${what}`, async (t) => {
       const { accounts, rows, login, unequal } = await open(t, server, {
@@ -784,7 +790,9 @@ t.test('SQLite: an adopted table of its own kind', { skip: noSqlite }, async (t)
         options: { registration: { username: false } },
       })
       const ms =
-        typeof stored === 'number' ? stored * (stored < 1e11 ? 1000 : 1) : Date.parse(stored.replace(/(:\d\d)$/, '$1Z'))
+        typeof stored === 'number'
+          ? stored * (stored < 1e11 ? 1000 : 1)
+          : Date.parse(/\d:\d\d$/.test(stored) && !stored.includes('+') ? `${stored}Z` : stored)
       t.match(await accounts.users.find({ id: 2 }), { createdAt: ms, emailVerifiedAt: ms, active: false })
       await accounts.users.enable(2)
       t.equal((await login('bob@example.org')).status, 200)
@@ -895,6 +903,91 @@ t.test('SQLite: an adopted table of its own kind', { skip: noSqlite }, async (t)
     await rows("insert or replace into users (id, email) values (8, 'Kim@example.org')")
     await rows("update or ignore users set email = 'kim@example.org' where id = 7")
     t.match(await unequal(), [/share an address.*: 7\+8/, '1 have no account: 7'])
+  })
+
+  await t.test('what the host’s keys and triggers do to other rows while we write is taken over', async (t) => {
+    const { db, rows, accounts, unequal, post, hash } = await open(t, server, {
+      script: `create table users (id integer primary key, email text not null unique, password text, role text,
+          parent_id integer references users (id) on delete cascade);
+        insert into users (email, password, parent_id) values ('ada@example.org', '$HASH', null),
+          ('bob@example.org', '$HASH', 1), ('eve@example.org', '$HASH', null)`,
+      adopt: { table: 'users', role: 'role' },
+    })
+    for (const trigger of [
+      `demoted after update of role on users when new.role = 'owner' begin
+        update users set role = 'member', password = '${hash}x' where id <> new.id; end`,
+      `paired after insert on users when new.role = 'pair' begin
+        insert into users (email) values ('twin-of-' || new.email); end`,
+    ])
+      await sql.raw(`create trigger ${trigger}`).execute(db)
+    const [bob, eve] = [await accounts.startSession(2), await accounts.startSession(3)]
+
+    await accounts.users.delete(1)
+    t.equal((await post('/auth/refresh/', { refresh: bob.refresh })).status, 401)
+    t.same(await unequal(), [])
+    const id = Number((await accounts.users.create({ email: 'kim@example.org', role: 'pair' })).id)
+    await accounts.users.setRole(id, 'owner')
+    t.equal((await post('/auth/refresh/', { refresh: eve.refresh })).status, 401)
+    t.match(await accounts.users.find({ id: 3 }), { role: 'member' })
+    t.equal((await accounts.users.create({ email: 'new@example.org' })).id, id + 2)
+    t.match(await rows(`select email from accounts_users where id = ${id + 1}`), [{ email: 'twin-of-kim@example.org' }])
+    t.same(await unequal(), [])
+  })
+
+  await t.test('a row that replaces another takes its address, and ends its sessions', async (t) => {
+    const { rows, accounts, unequal, post, login, hash } = await open(t, server, {
+      before: `insert into users (email, password) values ('ada@example.org', '$HASH'), ('bob@example.org', '$HASH')`,
+    })
+    const sessions = [await accounts.startSession(1), await accounts.startSession(2)]
+    await rows(`insert or replace into users (id, email, password) values (7, 'ADA@example.org', '${hash}')`)
+    await rows("update or replace users set email = 'bob@example.org' where id = 7")
+
+    for (const { refresh } of sessions) t.equal((await post('/auth/refresh/', { refresh })).status, 401)
+    t.same(await unequal(), [])
+    t.equal((await login('bob@example.org')).status, 200)
+    t.match(await rows('select id from accounts_users'), [{ id: 7 }])
+  })
+
+  await t.test('no address is proved by a zero, nobody active by a word, and a default may be a name', async (t) => {
+    const { accounts, login, post, rows, unequal } = await open(t, server, {
+      script: `create table users (id integer primary key, email text unique, password text,
+          role text not null default "member", plan text not null default free, active boolean not null default 't',
+          verified_at integer not null default 0, big integer, bio text);
+        insert into users (email, password, active, verified_at, big) values
+          ('ada@example.org', '$HASH', 't', 1614830000, 123456789012345678),
+          ('bob@example.org', '$HASH', 'f', 0, null), ('eve@example.org', '$HASH', 'false', 0, null)`,
+      adopt: {
+        ...{ table: 'users', role: 'role', active: 'active', verifiedAt: 'verified_at' },
+        profile: { plan: 'plan', big: 'big', bio: 'bio' },
+      },
+      options: {
+        registration: {
+          username: false,
+          verifyEmail: true,
+          profile: Type.Object({
+            plan: Type.Optional(Type.String()),
+            big: Type.Optional(Type.Any()),
+            bio: Type.Optional(Type.String()),
+          }),
+        },
+      },
+    })
+    const { status, body } = await login('ada@example.org')
+    t.equal(status, 200)
+    for (const email of ['bob@example.org', 'eve@example.org']) t.equal((await login(email)).status, 401)
+    t.equal((await post('/api/register/', { email: 'new@example.org', password })).status, 201)
+    t.equal((await login('new@example.org')).status, 403)
+    const { id } = await accounts.users.create({ email: 'kim@example.org', password })
+    t.match(await accounts.users.find({ id }), { emailVerifiedAt: null, role: 'member', profile: { plan: 'free' } })
+    t.equal((await login('kim@example.org')).status, 403)
+    t.match(await rows(`select verified_at, role from users where id = ${id}`), [{ verified_at: 0, role: 'member' }])
+    const { storage } = realmOf(accounts)
+    await storage.updateUser({ id: 1, profile: { bio: 'x' } as never })
+    t.match(await rows('select cast(big as text) as big, bio from users where id = 1'), [
+      { big: '123456789012345678', bio: 'x' },
+    ])
+    t.same(await unequal(), [])
+    t.ok(body.access)
   })
 
   await t.test('a statement that fails takes along what it did on the other side', async (t) => {

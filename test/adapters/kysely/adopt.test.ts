@@ -7,6 +7,7 @@ import { adoptionSql, checkAdoption, removalSql, repairAdoption } from '../../..
 import { memoryCache } from '../../../lib/adapters/memory/index.ts'
 import type { CredentialChange, User } from '../../../lib/contracts.ts'
 import { canonicalEmail } from '../../../lib/core/email-address.ts'
+import { canonicalUsername } from '../../../lib/core/usernames.ts'
 import type { AccountsOptions } from '../../../lib/index.ts'
 import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
 import { bearer, openApp, password } from '../../helpers/app.ts'
@@ -41,6 +42,7 @@ const registration = {
   username: 'optional',
   profile: Type.Object({ company: Type.Optional(Type.String()), settings: Type.Optional(Type.Any()) }),
 } as const
+const forms = { email: canonicalEmail, username: canonicalUsername }
 const formOf = (stored: string) => (stored.startsWith('$2') ? 'bcrypt' : stored.startsWith('$argon2') ? 'argon2' : null)
 
 interface Shape {
@@ -213,7 +215,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     t.match(found, /1 have an address that is not ASCII.*: 5/)
     t.match(found, /3 have no account: 2, 3, 7/)
     t.match(found, '1 have a row and an account that differ: 4')
-    await repairAdoption(db, adopted, canonicalEmail)
+    await repairAdoption(db, adopted, forms)
     t.equal((await login('ada@b\u00fccher.example')).status, 200)
   })
 
@@ -249,7 +251,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
       '1 have an account but no row: 2',
       '1 have a row and an account that differ: 1',
     ])
-    await repairAdoption(db, adopted, canonicalEmail)
+    await repairAdoption(db, adopted, forms)
 
     t.same(
       (await findings()).filter((line) => / account/.test(line)),
@@ -601,7 +603,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     await client.query("update users set email = 'bob@example.org', login = 'bob' where id = 77")
     await client.query("update users set email = 'ada@example.org', login = 'ada' where id = 2")
     await client.query("set session_replication_role = 'origin'")
-    await repairAdoption(db, adopted, canonicalEmail)
+    await repairAdoption(db, adopted, forms)
     t.same(
       (await findings()).filter((line) => / account/.test(line)),
       [],
@@ -619,7 +621,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     const { id } = await accounts.users.create({ email: 'ada@example.org', username: 'ada' })
     await client.query("set session_replication_role = 'replica'")
     await client.query("update users set email = 'grace@example.org'")
-    await repairAdoption(db, adopted, canonicalEmail)
+    await repairAdoption(db, adopted, forms)
     t.match(await accounts.users.find({ email: 'grace@example.org' }), { id, username: 'ada' })
   })
 
