@@ -2,8 +2,9 @@ import type { Argon2Cost } from '../options/rules.ts'
 
 /** Longer ones are no hash of anybody's. */
 export const longest = 512
+// Some libraries, as node-argon2 of 2026, write the costs in another order.
 const storedHash =
-  /^\$argon2(id|i|d)\$(?:v=(16|19)\$)?m=(\d{1,10}),t=(\d{1,10}),p=(\d{1,3})(?:\$[A-Za-z\d+/]{11,256}){2}$/
+  /^\$argon2(id|i|d)\$(?:v=(16|19)\$)?([mtp]=\d{1,10},[mtp]=\d{1,10},[mtp]=\d{1,10})(?:\$[A-Za-z\d+/]{11,256}){2}$/
 // PHC string format: the id of the pepper, in base64, after the last cost.
 const keyIdParameter = /(?<=,p=\d{1,3}),keyid=([A-Za-z\d+/]{2,22})(?=\$)/
 
@@ -48,9 +49,12 @@ export function weaker(stored: string, { memoryCost, timeCost }: Argon2Cost): bo
 }
 
 function costOf(stored: string) {
-  const [, variant, version, ...cost] = storedHash.exec(withoutKeyId(stored)) ?? []
-  const [m = 0, t = 0, p = 0] = cost.map(Number)
-  return variant === undefined ? null : { variant, version, m, t, p }
+  const [, variant, version, costs = ''] = storedHash.exec(withoutKeyId(stored)) ?? []
+  if (variant === undefined) return null
+  const given = Object.fromEntries(costs.split(',').map((cost) => cost.split('=')))
+  // One that is missing, since another stands twice, is 0: no hash is affordable by it.
+  const [m, t, p] = [given.m, given.t, given.p].map((cost = 0) => Number(cost)) as [number, number, number]
+  return { variant, version, m, t, p }
 }
 
 /** The PHC string of an argon2 hash; Django writes the name of its hasher before it. */

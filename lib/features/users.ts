@@ -269,7 +269,8 @@ async function importSome(realm: Realm, prepared: readonly (NewUser | Refused)[]
   return prepared.map((user) => {
     if ('refused' in user) return user
     const outcome = outcomes.next().value as (typeof stored)[number]
-    return typeof outcome === 'string' ? { refused: outcome } : outcome
+    if (typeof outcome !== 'string') return outcome
+    return { refused: outcome, ...(outcome === 'invalid' && { message: 'the database refuses a value, or lacks one' }) }
   })
 }
 

@@ -32,8 +32,8 @@ export interface Queries {
 export interface Adoptable {
   table: HostTable
   queries: Queries
-  /** The statements that make our tables. */
-  tables(): Promise<string[]>
+  /** The statements that make our tables, or that they lack when these migrations have run. */
+  tables(applied: readonly string[]): Promise<string[]>
   /** Those that keep the two tables equal; they may run again. */
   statements(): string[]
   /** Makes the two tables equal, within a transaction in which our triggers do nothing. */

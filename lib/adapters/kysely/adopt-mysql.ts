@@ -20,8 +20,8 @@ export const mysqlAdopter: Adopter = {
     return {
       table,
       queries,
-      async tables() {
-        const text = await migrationSql({ ids: adoption.ids, database: 'mysql' })
+      async tables(applied) {
+        const text = await migrationSql({ ids: adoption.ids, database: 'mysql', applied })
         return text.split(/;\n/).filter((statement) => statement.trim() !== '')
       },
       statements: () => adoptionStatements(table, adoption.ids),

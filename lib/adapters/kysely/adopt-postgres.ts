@@ -18,11 +18,12 @@ export const postgresAdopter: Adopter = {
   async read(db, adoption, schema = '') {
     const table = await readHostTable(db, adoption, schema)
     await refuseSecondAdoption(db, table, schema)
+    await refuseHiddenRows(db, table)
     return {
       table,
       queries: queriesOf(table, schema),
-      async tables() {
-        const ours = await migrationSql({ ids: adoption.ids, schema })
+      async tables(applied) {
+        const ours = await migrationSql({ ids: adoption.ids, schema, applied })
         return [`create schema if not exists ${quoted(schema)};\n${ours}`]
       },
       statements: () => [`-- ${table.name}`, ...adoptionStatements(table, schema, adoption.ids)],
@@ -46,6 +47,14 @@ async function refuseSecondAdoption(db: AnyKysely, { name }: PostgresTable, sche
   )
   if (!other) return
   throw new TypeError(`fastify-accounts: adopt.schema: the tables in "${other.schema}" have adopted ${name} already`)
+}
+
+// Rows that a policy hides would be taken for rows that are gone.
+async function refuseHiddenRows(db: AnyKysely, { name }: PostgresTable): Promise<void> {
+  const [row] = await runText<{ hidden: boolean }>(db, `select row_security_active(${literal(name)}) as hidden`)
+  if (!row!.hidden) return
+  const fix = 'use one that they do not bind, such as one with bypassrls'
+  throw new TypeError(`fastify-accounts: adopt.table: policies of ${name} hide rows from the role of "db": ${fix}`)
 }
 
 function queriesOf(table: PostgresTable, schema: string): Queries {

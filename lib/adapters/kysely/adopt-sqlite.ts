@@ -22,7 +22,10 @@ export const sqliteAdopter: Adopter = {
     return {
       table,
       queries,
-      tables: async () => [(await migrationSql({ ids: adoption.ids, database: 'sqlite' })).replace(/;\s*$/, '')],
+      async tables(applied) {
+        const text = await migrationSql({ ids: adoption.ids, database: 'sqlite', applied })
+        return [text.replace(/;\s*$/, '')]
+      },
       statements: () => adoptionStatements(table),
       async repair(transaction) {
         for (const statement of repairStatements(table)) await runText(transaction, statement)

@@ -23,6 +23,7 @@ export const usernameFormOf = (username: string) => `lower(normalize(${username}
 /** The statements that keep two tables equal, after those that make ours; they may run again. */
 export function adoptionStatements(table: HostTable, schema: string, ids: Adoption['ids']): string[] {
   return [
+    seesAll(table),
     ...ownIds(table, schema),
     ...[takeOver(table, schema), hostChanged(table, schema), userChanged(table, schema, ids), closed(table, schema)],
     ...hostTriggers(table, schema),
@@ -50,6 +51,15 @@ function closed({ name }: HostTable, schema: string): string {
   const own = quoted(schema)
   const all = [`${names.take}(${name})`, `${names.host}()`, `${names.ours}()`].map((each) => `${own}.${each}`)
   return `revoke all on function ${all.join(', ')} from public;`
+}
+
+// A policy that binds whoever runs this hides rows from it, and from the functions, which are then theirs.
+function seesAll({ name }: HostTable): string {
+  return `do $accounts$ begin
+  if row_security_active(${literal(name)}) then
+    raise 'fastify-accounts: policies of % hide rows from %', ${literal(name)}, current_user;
+  end if;
+end $accounts$;`
 }
 
 // New users have ids from where the host's have them.

@@ -7,6 +7,8 @@ import { sqliteAdopter } from './adopt-sqlite.ts'
 import { runText } from './adopt-table.ts'
 import { type DatabaseName, dialectOf } from './dialects.ts'
 import { besideAdopted, schemaOf } from './host-table.ts'
+import { appliedMigrations } from './migrate.ts'
+import { migrations } from './migrations.ts'
 import { taking } from './tables.ts'
 import { violatesUnique, withSavepoint } from './transactions.ts'
 
@@ -23,7 +25,13 @@ const adopters: Record<DatabaseName, Adopter> = {
 export async function adoptionSql(db: AnyKysely, adoption: Adoption): Promise<string> {
   const { queries, tables, statements } = await read(db, adoption)
   const made = await hasTables(db, queries)
-  return adopterOf(db).script([...(made ? [] : await tables()), ...statements()])
+  const applied = made ? await appliedMigrations(besideAdopted(db, adoption)) : []
+  if (made && applied.length === 0) {
+    const fix = 'run what adopt --remove prints, and begin again'
+    throw new TypeError(`fastify-accounts: ${queries.users} is there, but was not finished: ${fix}`)
+  }
+  const pending = Object.keys(migrations).some((name) => !applied.includes(name))
+  return adopterOf(db).script([...(pending ? await tables(applied) : []), ...statements()])
 }
 
 /** The statements that undo it. */

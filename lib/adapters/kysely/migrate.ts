@@ -18,7 +18,7 @@ export async function migrateToLatest(db: AnyKysely, { ids = 'integer' }: IdOpti
 async function runPending(db: Kysely<AccountsTables>, ids: IdKind): Promise<string[]> {
   await createMigrations(db)
   const known = migrationsFor({ ids })
-  const applied = (await db.selectFrom('accounts_migrations').select('name').execute()).map(({ name }) => name)
+  const applied = await appliedMigrations(db)
   refuseNewer(applied, known)
   if (applied.length > 0) await refuseOtherIds(db, ids)
   const pending = Object.keys(known).filter((name) => !applied.includes(name))
@@ -27,6 +27,11 @@ async function runPending(db: Kysely<AccountsTables>, ids: IdKind): Promise<stri
     await markApplied(db, name)
   }
   return pending
+}
+
+/** The names of the migrations that ran. */
+export async function appliedMigrations(db: Kysely<AccountsTables>): Promise<string[]> {
+  return (await db.selectFrom('accounts_migrations').select('name').execute()).map(({ name }) => name)
 }
 
 /** Creates the table of the migrations that ran. */
@@ -66,16 +71,18 @@ async function refuseOtherIds(db: Kysely<AccountsTables>, ids: IdKind) {
  * other, each migration under a comment with its name. It records what ran, so that `migrateToLatest` can continue.
  *
  * @param options `database`: for which it is; `schema`: where the tables are to be, as for `db.withSchema(schema)`; it
- * must exist
+ * must exist; `applied`: the names of migrations that ran and are left out
  */
 export async function migrationSql({
   ids = 'integer',
   schema,
   database = 'postgres',
-}: IdOptions & { schema?: string; database?: DatabaseName } = {}): Promise<string> {
+  applied = [],
+}: IdOptions & { schema?: string; database?: DatabaseName; applied?: readonly string[] } = {}): Promise<string> {
   const textOf = (run: (db: AnyKysely) => Promise<void>) => recorded(database, run, schema)
   const parts = [`-- accounts_migrations\n${await textOf(createMigrations)}`]
   for (const [name, { up }] of Object.entries(migrationsFor({ ids }))) {
+    if (applied.includes(name)) continue
     const text = await textOf(async (db) => {
       await up(db)
       await markApplied(db, name)

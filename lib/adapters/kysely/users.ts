@@ -1,6 +1,7 @@
 import { type ExpressionBuilder, type Kysely, sql } from 'kysely'
 import type { Storage, UserId } from '../../contracts.ts'
 import { isValidId, storable } from '../../core/storable.ts'
+import { AccountsError } from '../../errors.ts'
 import { dialectOf } from './dialects.ts'
 import { prepared, type Slot } from './prepared.ts'
 import { bound, boundAll, userColumns, userOf } from './rows.ts'
@@ -84,12 +85,18 @@ function changeVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 
     async setRole(id, role) {
       if (!isValidId(ids, id) || !storable(role)) return false
-      const { numUpdatedRows } = await db
-        .updateTable('accounts_users')
-        .set({ role: bound(role) })
-        .where('id', '=', id)
-        .executeTakeFirstOrThrow()
-      return numUpdatedRows > 0
+      const update = (own: typeof db) =>
+        own
+          .updateTable('accounts_users')
+          .set({ role: bound(role) })
+          .where('id', '=', id)
+          .executeTakeFirstOrThrow()
+      try {
+        return (await withSavepoint(db, update)).numUpdatedRows > 0
+      } catch (cause) {
+        // A constraint of an adopted table.
+        throw refusesValue(cause) ? new AccountsError('ACCOUNTS_VALIDATION', { cause }) : cause
+      }
     },
   } satisfies Partial<Storage>
 }

@@ -1,4 +1,5 @@
 import * as bcrypt from '@node-rs/bcrypt'
+import { sql } from 'kysely'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import Type from 'typebox'
@@ -11,7 +12,7 @@ import { canonicalUsername } from '../../../lib/core/usernames.ts'
 import type { AccountsOptions } from '../../../lib/index.ts'
 import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
 import { bearer, openApp, password } from '../../helpers/app.ts'
-import { openFresh } from '../../helpers/databases.ts'
+import { openFresh, openPostgres } from '../../helpers/databases.ts'
 import { noPostgres, rounds, uniqueName, until } from '../../helpers/helper.ts'
 
 t.jobs = 1
@@ -658,6 +659,47 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     t.equal((await rows('select * from users')).length, 3)
     await t.rejects(adoptionSql(db, { ...adopted, schema: 'staff' }), {
       message: /adopt\.schema: the tables in "accounts" have adopted public\.users already/,
+    })
+  })
+
+  await t.test('policies that hide rows are no reason to take accounts away', async (t) => {
+    const { client, db, adopted, url, rows, accounts } = await open(t, {
+      before: "insert into users (email, password) values ('ada@example.org', '$HASH')",
+    })
+    const role = `owner_${uniqueName()}`
+    await client.query(`create role ${role} login;
+      grant all on database ${new URL(url).pathname.slice(1)} to ${role};
+      grant all on schema public, accounts to ${role};
+      alter table users owner to ${role}; grant all on all tables in schema accounts to ${role};
+      alter table users enable row level security, force row level security;
+      create policy none on users using (false)`)
+    const theirs = new URL(url)
+    theirs.username = role
+    const bound = openPostgres(theirs.href)
+
+    const refused = { name: 'TypeError', message: /adopt\.table: policies of public\.users hide rows from the role/ }
+    await t.rejects(repairAdoption(bound.db, adopted, forms), refused)
+    await t.rejects(checkAdoption(bound.db, adopted, formOf), refused)
+    const script = await adoptionSql(db, adopted)
+    await t.rejects(sql.raw(script.slice(script.indexOf('do $accounts$'))).execute(bound.db), {
+      message: `fastify-accounts: policies of public.users hide rows from ${role}`,
+    })
+    t.equal((await rows('select * from accounts.accounts_users')).length, 1)
+    await repairAdoption(db, adopted, forms)
+    t.ok(await accounts.users.find({ id: 1 }), 'whom no policy binds sees all')
+    await bound.close()
+    await client.query(`reassign owned by ${role} to current_user; drop owned by ${role}; drop role ${role}`)
+  })
+
+  await t.test('a later version prints the migrations that the tables lack', async (t) => {
+    const { client, db, adopted } = await open(t)
+    await client.query("delete from accounts.accounts_migrations where name like '%0002%'")
+    const again = await adoptionSql(db, adopted)
+    t.notMatch(again, 'create table "accounts"."accounts_users"')
+    t.match(again, /accounts_0002[\s\S]*create table "accounts"."accounts_outbox"/)
+    await client.query('delete from accounts.accounts_migrations')
+    await t.rejects(adoptionSql(db, adopted), {
+      message: /"accounts"\.accounts_users is there, but was not finished: run/,
     })
   })
 

@@ -26,6 +26,12 @@ insert into "accounts"."accounts_migrations" ("name", "applied_at") values ('acc
 
 -- public.users
 
+do $accounts$ begin
+  if row_security_active('public.users') then
+    raise 'fastify-accounts: policies of % hide rows from %', 'public.users', current_user;
+  end if;
+end $accounts$;
+
 alter table "accounts".accounts_users alter column id drop identity if exists;
 
 alter table "accounts".accounts_users alter column id set default nextval('users_id_seq'::regclass);
