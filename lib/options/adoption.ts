@@ -21,8 +21,8 @@ export interface Adoption {
   noPassword: '' | '!' | undefined
   username: string | undefined
   role: string | undefined
-  /** True, or a number that is not 0, for those who may log in. */
-  active: string | undefined
+  /** True, or a number that is not 0, for those who may log in; or a text, such as a status. */
+  active: string | Status | undefined
   /** Null for those who may log in, instead of `active`. */
   disabledAt: string | undefined
   /** A time, or true, for an address that is proved. */
@@ -34,6 +34,15 @@ export interface Adoption {
   defaults: Readonly<Record<string, string | number | boolean>>
   /** What a new row has in columns that are not null and have no default, by the user or the request. */
   insert: InsertColumns | undefined
+}
+
+/** A column of words. */
+export interface Status {
+  column: string
+  /** Of those who may log in. */
+  enabled: string
+  /** What stands there for whoever is disabled; every other word is no way in either. */
+  disabled: string
 }
 
 /**
@@ -56,6 +65,9 @@ const column =
   (path, given = fallback) =>
     columnName(path, given) as string
 
+const word = text(/^[^\0]{1,255}$/, 'must be a text of the column', '')
+const status = section<Status>({ column: column(''), enabled: word, disabled: word })
+
 function members<T>(check: Check<T>): Check<Readonly<Record<string, T>>> {
   return (path, given = {}) => {
     if (typeof given !== 'object' || given === null) throw wrongOption(path, 'must be an object by names', shown(given))
@@ -73,7 +85,7 @@ const adoptionMembers = section<Adoption>({
   noPassword: oneOf(['', '!', undefined], undefined),
   username: columnName,
   role: columnName,
-  active: columnName,
+  active: (path, given) => (typeof given === 'object' ? status(path, given) : columnName(path, given)),
   disabledAt: columnName,
   verifiedAt: columnName,
   createdAt: columnName,

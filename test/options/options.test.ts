@@ -330,6 +330,8 @@ t.test('a table to adopt has a column for each name, and needs the Kysely of the
     }
   }
   t.match(said({ active: 'a', disabledAt: 'b' }), 'option "adopt.disabledAt" must be left out when "active" is given')
+  t.match(said({ active: { column: 'status', enabled: 'active' } }), 'option "adopt.active.disabled" must be a text')
+  t.match(said({ active: 5 }), 'option "adopt.active" must be the name of a column')
   t.match(said({ profile: 'x' }), 'option "adopt.profile" must be an object by names')
   t.match(said({ profile: { company: 5 } }), 'option "adopt.profile.company" must be the name of a column')
   t.match(said({ defaults: { staff: null } }), 'option "adopt.defaults.staff" must be a text, a number, true or false')

@@ -90,6 +90,12 @@ const mapping: Mapping<Column, Mapped<Column>> = {
   text: (ours, host) => ({ ours, host, read: textOf(host), write: cast(`new.${ours}`, host) }),
   password: passwordOf,
   active: activeOf,
+  status: (host, { enabled, disabled }) => ({
+    ours: 'active',
+    host,
+    read: `coalesce(${textOf(host)} = ${literal(enabled)}, false)`,
+    write: cast(`(case when new.active then ${literal(enabled)} else ${literal(disabled)} end)`, host),
+  }),
   disabled: disabledOf,
   verified: verifiedOf,
   time: timeOf,

@@ -146,6 +146,12 @@ function mappingOf(server: MysqlServer): Mapping<MysqlColumn, MysqlMapped> {
     text: (ours, host) => ({ ours, host, read: textOf(host, server), write: `new.${ours}` }),
     password: (host, none) => passwordOf(host, none, server),
     active: activeOf,
+    status: (host, { enabled, disabled }) => ({
+      ours: 'active',
+      host,
+      read: `coalesce(${textOf(host, server)} = ${literal(enabled)}, false)`,
+      write: `if(new.active, ${literal(enabled)}, ${literal(disabled)})`,
+    }),
     disabled: disabledOf,
     verified: verifiedOf,
     time: timeOf,

@@ -144,6 +144,12 @@ const mapping: Mapping<SqliteColumn, SqliteMapped> = {
     }
     return { ours: 'active', host, read: `coalesce(${isTrue(host)}, 0)`, write: 'new.active' }
   },
+  status: (host, { enabled, disabled }) => ({
+    ours: 'active',
+    host,
+    read: `coalesce(${textOf(host)} = ${literal(enabled)}, 0)`,
+    write: `iif(new.active, ${literal(enabled)}, ${literal(disabled)})`,
+  }),
   disabled(host) {
     const write = `case when not new.active then ${writtenTime(host, 'now_ms')} end`
     return { ours: 'active', host, read: `(${columnOf(host)} is null)`, write }

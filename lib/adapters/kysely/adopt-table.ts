@@ -1,5 +1,5 @@
 import { sql } from 'kysely'
-import type { Adoption } from '../../options/adoption.ts'
+import type { Adoption, Status } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 
 /** A column of the host's table. */
@@ -46,6 +46,8 @@ export interface Mapping<Column, Each> {
   text(ours: string, host: Column): Each
   password(host: Column, none: string | undefined): Each
   active(host: Column): Each
+  /** A column of words. */
+  status(host: Column, words: Status): Each
   disabled(host: Column): Each
   verified(host: Column): Each
   /** A time; `path` is the option that names it. */
@@ -115,7 +117,8 @@ export function mappedOf<Column extends HostColumn, Each extends Mapped<Column>>
     mapping.password(passwordColumn, adoption.noPassword),
     ...(username ? [mapping.text('username', find('username', username))] : []),
     ...(role ? [mapping.text('role', find('role', role))] : []),
-    ...(active ? [mapping.active(find('active', active))] : []),
+    ...(typeof active === 'string' ? [mapping.active(find('active', active))] : []),
+    ...(typeof active === 'object' ? [mapping.status(find('active.column', active.column), active)] : []),
     ...(disabledAt ? [mapping.disabled(find('disabledAt', disabledAt))] : []),
     ...(verifiedAt ? [mapping.verified(find('verifiedAt', verifiedAt))] : []),
     ...(createdAt ? [mapping.time('createdAt', 'created_at', find('createdAt', createdAt))] : []),

@@ -32,6 +32,7 @@ const servers = {
     skip: noMariadb,
     open: openMariadb,
     serial: 'int auto_increment primary key',
+    words: "enum('active', 'pending', 'blocked')",
     ids: [
       ['uuid', 'char(36) primary key default (uuid())'],
       ['uuid', 'uuid primary key default uuid()'],
@@ -79,6 +80,7 @@ const servers = {
       return db
     },
     serial: 'integer primary key',
+    words: 'text',
     ids: [
       ['uuid', 'text primary key'],
       ['text', 'varchar(40) not null primary key'],
@@ -502,6 +504,30 @@ for (const [title, server] of Object.entries(servers))
       ])
       t.match(await register(kept), { status: 409, body: { code: 'ACCOUNTS_EMAIL_TAKEN' } })
       t.match(await kept.rows('select a.id from users u join accounts_users a on a.id = u.id'), [{ id: 1 }])
+    })
+
+    await t.test('a column of words tells who may log in', async (t) => {
+      const { login, rows, accounts, post, unequal } = await open(t, server, {
+        script: `create table users (id ${server.serial}, email varchar(100) not null unique, password text,
+          status ${server.words} not null);
+        insert into users (email, password, status) values ('ada@example.org', '$HASH', 'active'),
+          ('bob@example.org', '$HASH', 'pending'), ('eve@example.org', '$HASH', 'blocked')`,
+        adopt: { table: 'users', active: { column: 'status', enabled: 'active', disabled: 'blocked' } },
+      })
+      const statuses = async () => (await rows('select status from users order by id')).map(({ status }: any) => status)
+      const answers = ['ada', 'bob', 'eve'].map(async (name) => (await login(`${name}@example.org`)).status)
+
+      t.strictSame(await Promise.all(answers), [200, 401, 401])
+      await accounts.users.setPassword(2, 'another horse battery')
+      t.strictSame(await statuses(), ['active', 'pending', 'blocked'], 'a third word stays')
+      await accounts.users.disable(1)
+      await accounts.users.enable(3)
+      const { refresh } = await accounts.startSession(3)
+      await post('/api/register/', { email: 'new@example.org', password })
+      t.strictSame(await statuses(), ['blocked', 'pending', 'active', 'active'])
+      await rows("update users set status = 'pending' where id = 3")
+      t.equal((await post('/auth/refresh/', { refresh })).status, 401)
+      t.same(await unequal(), [])
     })
 
     await t.test('keys change, and ids are imported', async (t) => {

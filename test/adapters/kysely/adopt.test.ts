@@ -662,6 +662,31 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     })
   })
 
+  for (const type of ['text', 'status', 'varchar(10)']) {
+    await t.test(`a column of words tells who may log in: ${type}`, async (t) => {
+      const { login, rows, accounts, findings } = await open(t, {
+        script: `create type status as enum ('active', 'pending', 'blocked');
+          create table users (id serial primary key, email text not null unique, password text, state ${type});
+          insert into users (email, password, state) values ('ada@example.org', '$HASH', 'active'),
+            ('bob@example.org', '$HASH', 'pending'), ('eve@example.org', '$HASH', null);`,
+        adopt: { table: 'users', active: { column: 'state', enabled: 'active', disabled: 'blocked' } },
+      })
+      const answers = ['ada', 'bob', 'eve'].map(async (name) => (await login(`${name}@example.org`)).status)
+
+      t.strictSame(await Promise.all(answers), [200, 401, 401])
+      await accounts.users.disable(1)
+      await accounts.users.setPassword(2, 'another horse battery')
+      await accounts.users.enable(3)
+      await accounts.users.create({ email: 'new@example.org' })
+      const states = (await rows('select state from users order by id')).map(({ state }) => state)
+      t.strictSame(states, ['blocked', 'pending', 'active', 'active'], 'a third word stays')
+      t.same(
+        (await findings()).filter((line) => / account/.test(line)),
+        [],
+      )
+    })
+  }
+
   await t.test('policies that hide rows are no reason to take accounts away', async (t) => {
     const { client, db, adopted, url, rows, accounts } = await open(t, {
       before: "insert into users (email, password) values ('ada@example.org', '$HASH')",
