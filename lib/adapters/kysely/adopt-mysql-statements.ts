@@ -153,18 +153,20 @@ export function lostOf(table: MysqlTable, account: string): string {
 export function repairStatements(table: MysqlTable): string[] {
   const lost = lostOf(table, 'u')
   const { email, username } = valuesOf(table)
-  const name = username.replace('a.username', 'u.username')
-  const unless = (same: string, column: string, otherwise: string) =>
-    `u.${column} = if(${same}, u.${column}, ${otherwise})`
-  const [sameEmail, sameName] = [`u.email <=> ${email}`, `u.username <=> ${name}`]
+  const addresses = `select ${canonicalOf(email)} from ${table.name} ${hostRow} where ${email} is not null`
+  // Distinct, so that it is a table of its own: what is changed cannot be read.
+  const moving = `select distinct a.id, not (a.email <=> ${email}) and a.email_canonical in (${addresses}) as moves,
+      not (a.username <=> ${username}) as renamed
+    from accounts_users a join ${table.name} ${hostRow} on ${columnOf(table.id)} = ${hostIdOf(table, 'a.id')}`
   return [
     `update accounts_sessions s join accounts_users u on u.id = s.user_id set s.ended_at = ${nowMs}
   where s.ended_at is null and ${lost}`,
     `delete u from accounts_users u where ${lost}`,
-    // Two of them may have changed places. An assignment sees those before it.
-    `update accounts_users u join ${table.name} ${hostRow} on ${columnOf(table.id)} = ${hostIdOf(table, 'u.id')}
-  set ${unless(sameEmail, 'email_canonical', "concat('~', u.id)")}, ${unless(sameEmail, 'email', "concat('~', u.id)")},
-    ${unless(sameName, 'username_canonical', 'null')}, ${unless(sameName, 'username', 'null')}`,
+    // Where an address is another's by now: two of them may have changed places.
+    `update accounts_users u join (${moving}) c on c.id = u.id
+  set u.email = if(c.moves, concat('~', u.id), u.email),
+    u.email_canonical = if(c.moves, concat('~', u.id), u.email_canonical),
+    u.username = if(c.renamed, null, u.username), u.username_canonical = if(c.renamed, null, u.username_canonical)`,
   ]
 }
 

@@ -263,12 +263,14 @@ export function repairStatements(table: SqliteTable): string[] {
   const lost = lostOf(table, users)
   const { email, username } = valuesOf(table)
   const name = username.replace('a.username', `${users}.username`)
-  const [sameEmail, sameName] = [`${users}.email is ${email}`, `${users}.username is ${name}`]
+  const addresses = `select ${canonicalOf(email)} from ${table.name} ${hostRow} where ${email} is not null`
+  const sameEmail = `${users}.email is ${email} or ${users}.email_canonical not in (${addresses})`
+  const sameName = `${users}.username is ${name}`
   return [
     `update accounts_sessions set ended_at = ${nowMs} where ended_at is null
     and exists (select 1 from ${users} where id = user_id and ${lost})`,
     `delete from ${users} where ${lost}`,
-    // Two of them may have changed places.
+    // Where an address is another's by now: two of them may have changed places.
     `update ${users} set email = iif(${sameEmail}, ${users}.email, '~' || ${users}.id),
       email_canonical = iif(${sameEmail}, ${users}.email_canonical, '~' || ${users}.id),
       username = iif(${sameName}, ${users}.username, null),

@@ -316,13 +316,15 @@ export function repairStatements(table: HostTable, schema: string): string[] {
   const { email, username } = valuesOf(table)
   const now = `(select ${nowMs} as now_ms) n`
   const lost = `not exists (select from ${table.name} ${hostRow} where ${id} = a.id)`
+  const wanted = `a.email is distinct from ${email}
+    and a.email_canonical in (select ${canonicalOf(email)} from ${table.name} ${hostRow})`
   return [
     `update ${own}.accounts_sessions s set ended_at = ${nowMs} from ${own}.accounts_users a
   where s.user_id = a.id and s.ended_at is null and ${lost};`,
     `delete from ${own}.accounts_users a where ${lost};`,
-    // Out of the way first: two of them may have changed places.
-    `update ${own}.accounts_users u set email = case when a.email = ${email} then u.email else '~' || u.id end,
-  email_canonical = case when a.email = ${email} then u.email_canonical else '~' || u.id end,
+    // Out of the way first, where an address is another's by now: two of them may have changed places.
+    `update ${own}.accounts_users u set email = case when ${wanted} then '~' || u.id else u.email end,
+  email_canonical = case when ${wanted} then '~' || u.id else u.email_canonical end,
   username = case when a.username = ${username} then u.username end,
   username_canonical = case when a.username = ${username} then u.username_canonical end
   from ${own}.accounts_users a join ${table.name} ${hostRow} on ${id} = a.id

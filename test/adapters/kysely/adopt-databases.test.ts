@@ -318,6 +318,7 @@ for (const [title, server] of Object.entries(servers))
       t.match(found, /3 have no account: 2, 3, 7/)
       t.match(found, '2 have a row and an account that differ: 4, 6')
       await repairAdoption(db, adopted, forms)
+      t.match(await accounts.users.find({ id: 4 }), { email: 'bob@example.org' }, 'an address of its own is kept')
       t.equal((await login('ada@b\u00fccher.example')).status, 200)
       await t.rejects(accounts.users.create({ email: 'new@example.org', username: '\u00fcnal' }), {
         code: 'ACCOUNTS_USERNAME_TAKEN',

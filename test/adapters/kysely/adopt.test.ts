@@ -192,7 +192,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
 
   await t.test('a statement of the host that we cannot follow still works, and is found', async (t) => {
     const loose = legacy.replace('create unique index on users (lower(email));', '')
-    const { client, findings, login, rows, hash, db, adopted } = await open(t, {
+    const { client, findings, login, rows, hash, db, adopted, accounts } = await open(t, {
       script: loose.replace('password varchar(255)', 'password char(60)'),
       before: `insert into users (email, password, login) values ('ada@example.org', '$HASH', 'ada'),
         ('Ada@Example.org', '$HASH', 'x'), ('', '$HASH', 'y'), ('bob@example.org', 'md5$nonsense', 'ADA'),
@@ -217,6 +217,7 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     t.match(found, /3 have no account: 2, 3, 7/)
     t.match(found, '1 have a row and an account that differ: 4')
     await repairAdoption(db, adopted, forms)
+    t.match(await accounts.users.find({ id: 4 }), { email: 'bob@example.org' }, 'an address of its own is kept')
     t.equal((await login('ada@b\u00fccher.example')).status, 200)
   })
 
