@@ -59,7 +59,17 @@ t.test('nothing that app.accounts leads to is a key, a secret, a port or an inne
     [],
   )
   t.strictSame(Object.keys(accounts).sort(), [
-    ...['addHook', 'authenticate', 'health', 'login', 'protect', 'require', 'sessionActive', 'startSession'],
+    ...[
+      'accountOf',
+      'addHook',
+      'authenticate',
+      'health',
+      'login',
+      'protect',
+      'require',
+      'sessionActive',
+      'startSession',
+    ],
     ...['users', 'using', 'verifyToken'],
   ])
 })

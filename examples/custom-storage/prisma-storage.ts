@@ -11,7 +11,7 @@ declare module 'fastify-accounts' {
 }
 
 type Db = Prisma.TransactionClient
-type Answer<Verb extends Exclude<keyof Storage, 'ids'>> = Awaited<ReturnType<Storage[Verb]>>
+type Answer<Verb extends Exclude<keyof Storage, 'ids'>> = Awaited<ReturnType<Required<Storage>[Verb]>>
 
 const canonical = { emailCanonical: true, usernameCanonical: true } as const
 const secret = { ...canonical, passwordHash: true } as const
