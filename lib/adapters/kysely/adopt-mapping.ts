@@ -11,6 +11,7 @@ import {
   type Mapped,
   type Mapping,
   mappedOf,
+  passwordValues,
   withoutValue,
 } from './adopt-table.ts'
 import { insertedColumns } from './tables.ts'
@@ -103,12 +104,8 @@ const mapping: Mapping<Column, Mapped<Column>> = {
 }
 
 function passwordOf(host: Column, none: string | undefined): Mapped<Column> {
-  const text = textOf(host)
-  // Django marks an unusable password by this and a random text.
-  const read =
-    none === '!' ? `case when ${text} like '!%' then null else nullif(${text}, '') end` : `nullif(${text}, '')`
-  const written = none === undefined ? 'new.password_hash' : `coalesce(new.password_hash, ${literal(none)})`
-  return { ours: 'password_hash', host, read, write: cast(written, host) }
+  const values = passwordValues(textOf(host), none)
+  return { host, ...values, write: cast(values.write, host) }
 }
 
 function activeOf(host: Column): Mapped<Column> {

@@ -10,6 +10,7 @@ import {
   type Mapped,
   type Mapping,
   mappedOf,
+  passwordValues,
   literal as plainLiteral,
   withoutValue,
 } from './adopt-table.ts'
@@ -144,7 +145,7 @@ const times = /^(timestamp|datetime|date)$/
 function mappingOf(server: MysqlServer): Mapping<MysqlColumn, MysqlMapped> {
   return {
     text: (ours, host) => ({ ours, host, read: textOf(host, server), write: `new.${ours}` }),
-    password: (host, none) => passwordOf(host, none, server),
+    password: (host, none) => ({ host, ...passwordValues(textOf(host, server), none) }),
     active: activeOf,
     status: (host, { enabled, disabled }) => ({
       ours: 'active',
@@ -157,15 +158,6 @@ function mappingOf(server: MysqlServer): Mapping<MysqlColumn, MysqlMapped> {
     time: timeOf,
     profile: (field, host) => profileOf(field, host, server),
   }
-}
-
-function passwordOf(host: MysqlColumn, none: string | undefined, server: MysqlServer): MysqlMapped {
-  const text = textOf(host, server)
-  // Django marks an unusable password by this and a random text.
-  const read =
-    none === '!' ? `case when ${text} like '!%' then null else nullif(${text}, '') end` : `nullif(${text}, '')`
-  const write = none === undefined ? 'new.password_hash' : `coalesce(new.password_hash, ${literal(none)})`
-  return { ours: 'password_hash', host, read, write }
 }
 
 function activeOf(host: MysqlColumn): MysqlMapped {

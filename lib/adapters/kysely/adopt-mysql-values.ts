@@ -1,5 +1,5 @@
 import { literal, type MysqlTable } from './adopt-mysql-mapping.ts'
-import { fieldOf, isField } from './adopt-table.ts'
+import { columnValues, fieldOf, isField } from './adopt-table.ts'
 import { taking as setting } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
@@ -21,19 +21,12 @@ const byHand = 1
 
 /** The expressions of our columns over a row of the host's, `a` of ours that may be null, and `now_ms`. */
 export function valuesOf({ mapped }: MysqlTable) {
-  const read = (ours: string) => mapped.find((one) => one.ours === ours)?.read
   const fields = mapped.filter(isField)
   const others = [`coalesce(a.profile, '{}')`, ...fields.map((one) => literal(`$.${JSON.stringify(fieldOf(one))}`))]
   // What is null is left out.
   const given = fields.map((one) => `concat(${literal(`${JSON.stringify(fieldOf(one))}:`)}, ${one.read})`)
   return {
-    email: read('email')!,
-    hash: read('password_hash')!,
-    username: mapped.some(({ ours }) => ours === 'username') ? `nullif(${read('username')}, '')` : 'a.username',
-    active: read('active') ?? 'coalesce(a.active, true)',
-    role: read('role') ?? 'a.role',
-    verified: read('email_verified_at') ?? 'a.email_verified_at',
-    created: `coalesce(${read('created_at') ?? 'now_ms'}, now_ms)`,
+    ...columnValues(mapped),
     profile: fields.length
       ? `json_merge_preserve(json_remove(${others.join(', ')}), concat('{', concat_ws(',', ${given.join(', ')}), '}'))`
       : others[0]!,

@@ -11,6 +11,7 @@ import {
   type Mapped,
   type Mapping,
   mappedOf,
+  passwordValues,
   runText,
   withoutValue,
 } from './adopt-table.ts'
@@ -130,14 +131,7 @@ const flags = /bool|bit|tinyint/
 
 const mapping: Mapping<SqliteColumn, SqliteMapped> = {
   text: (ours, host) => ({ ours, host, read: textOf(host), write: `new.${ours}` }),
-  password(host, none) {
-    const text = textOf(host)
-    // Django marks an unusable password by this and a random text.
-    const read =
-      none === '!' ? `case when ${text} like '!%' then null else nullif(${text}, '') end` : `nullif(${text}, '')`
-    const write = none === undefined ? 'new.password_hash' : `coalesce(new.password_hash, ${literal(none)})`
-    return { ours: 'password_hash', host, read, write }
-  },
+  password: (host, none) => ({ host, ...passwordValues(textOf(host), none) }),
   active(host) {
     if (!numbers.test(host.type)) {
       throw new TypeError(`fastify-accounts: adopt.active: "${host.name}" is no number but ${host.type}`)

@@ -1,5 +1,5 @@
 import { columnOf, pathOf, quoted, type SqliteMapped, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
-import { fieldOf, hostRow, hostTriggerNames, isField, literal, ownTables } from './adopt-table.ts'
+import { columnValues, fieldOf, hostRow, hostTriggerNames, isField, literal, ownTables } from './adopt-table.ts'
 import { taking } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
@@ -42,7 +42,6 @@ function dropped(name: string): string[] {
 
 /** The expressions of our columns over a row of the host's, `a` of ours that may be null, and `now_ms`. */
 function valuesOf({ mapped }: SqliteTable) {
-  const read = (ours: string) => mapped.find((one) => one.ours === ours)?.read
   const fields = mapped.filter(isField)
   const pathsOf = (one: SqliteMapped) => pathOf(fieldOf(one))
   const set = fields.map((one) => `, ${pathsOf(one)}, json(${one.read})`)
@@ -50,13 +49,7 @@ function valuesOf({ mapped }: SqliteTable) {
   const empty = fields.map((one) => `, case when (${one.read}) is null then ${pathsOf(one)} else '$[0]' end`)
   const others = `coalesce(a.profile, '{}')`
   return {
-    email: read('email')!,
-    hash: read('password_hash')!,
-    username: mapped.some(({ ours }) => ours === 'username') ? `nullif(${read('username')}, '')` : 'a.username',
-    active: read('active') ?? 'coalesce(a.active, true)',
-    role: read('role') ?? 'a.role',
-    verified: read('email_verified_at') ?? 'a.email_verified_at',
-    created: `coalesce(${read('created_at') ?? 'now_ms'}, now_ms)`,
+    ...columnValues(mapped),
     profile: fields.length ? `json_remove(json_set(${others}${set.join('')})${empty.join('')})` : others,
   }
 }

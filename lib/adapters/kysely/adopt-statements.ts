@@ -1,6 +1,7 @@
 import type { Adoption } from '../../options/adoption.ts'
 import { columnOf, type PostgresTable as HostTable, type PostgresColumn, quoted } from './adopt-mapping.ts'
 import {
+  columnValues,
   fieldOf,
   hostRow,
   isField,
@@ -71,17 +72,10 @@ function ownIds({ id }: HostTable, schema: string): string[] {
 
 /** The expressions of our columns over a row of the host's, `a` of ours that may be null, and `now_ms`. */
 function valuesOf({ mapped }: HostTable) {
-  const read = (ours: string) => mapped.find((one) => one.ours === ours)?.read
   const profile = mapped.filter(isField)
   const fields = profile.map((one) => `${literal(fieldOf(one))}, ${one.read}`)
   return {
-    email: read('email')!,
-    hash: read('password_hash')!,
-    username: mapped.some(({ ours }) => ours === 'username') ? `nullif(${read('username')}, '')` : 'a.username',
-    active: read('active') ?? 'coalesce(a.active, true)',
-    role: read('role') ?? 'a.role',
-    verified: read('email_verified_at') ?? 'a.email_verified_at',
-    created: `coalesce(${read('created_at') ?? 'now_ms'}, now_ms)`,
+    ...columnValues(mapped),
     profile: `(coalesce(a.profile, '{}') - array[${profile.map((one) => literal(fieldOf(one)))}]::text[])
       || (select coalesce(jsonb_object_agg(key, value) filter (where value <> 'null'), '{}')
         from jsonb_each(jsonb_build_object(${fields.join(', ')})))`,

@@ -133,6 +133,32 @@ function withFallback<Each extends Mapped>(mapped: Each): Each {
   return filled ? { ...mapped, write: `coalesce(${write}, ${host.fallback})` } : mapped
 }
 
+/** Our columns but the profile, as SQL over a row of the host's, `a` of ours that may be null, and `now_ms`. */
+export function columnValues(mapped: Pick<Mapped, 'ours' | 'read'>[]) {
+  const read = (ours: string) => mapped.find((one) => one.ours === ours)?.read
+  const username = read('username')
+  return {
+    email: read('email')!,
+    hash: read('password_hash')!,
+    username: username === undefined ? 'a.username' : `nullif(${username}, '')`,
+    active: read('active') ?? 'coalesce(a.active, true)',
+    role: read('role') ?? 'a.role',
+    verified: read('email_verified_at') ?? 'a.email_verified_at',
+    created: `coalesce(${read('created_at') ?? 'now_ms'}, now_ms)`,
+  }
+}
+
+/** How a password hash is made of the text in a column, and the column of a hash. */
+export function passwordValues(text: string, none: string | undefined): Pick<Mapped, 'ours' | 'read' | 'write'> {
+  const stored = `nullif(${text}, '')`
+  return {
+    ours: 'password_hash',
+    // Django marks an unusable password by this and a random text.
+    read: none === '!' ? `case when ${text} like '!%' then null else ${stored} end` : stored,
+    write: none === undefined ? 'new.password_hash' : `coalesce(new.password_hash, ${literal(none)})`,
+  }
+}
+
 /** The columns that a new row needs a value for, besides those that are known. */
 export function withoutValue<Column extends HostColumn>(columns: Column[], known: Column[]): Column[] {
   return columns.filter((one) => one.notNull && one.fallback === null && !one.generated && !known.includes(one))
