@@ -15,6 +15,11 @@ export interface Adoption {
   id: string
   /** @default 'email' */
   email: string
+  /**
+   * How the host's code finds an address there: `'exact'` where it compares the column with one that it has put in lower
+   * case, as which new ones are written then. @default 'lower'
+   */
+  emailMatch: 'lower' | 'exact'
   /** @default 'password' */
   password: string
   /** What stands there for an account without a password; `'!'` for Django's. @default null */
@@ -81,6 +86,7 @@ const adoptionMembers = section<Adoption>({
   ids: oneOf(['integer', 'uuid', 'text'], 'integer'),
   id: column('id'),
   email: column('email'),
+  emailMatch: oneOf(['lower', 'exact'], 'lower'),
   password: column('password'),
   noPassword: oneOf(['', '!', undefined], undefined),
   username: columnName,

@@ -319,6 +319,7 @@ t.test('a table to adopt has a column for each name, and needs the Kysely of the
     ids: 'integer',
     id: 'id',
     email: 'email',
+    emailMatch: 'lower',
     password: 'password',
   })
   t.match(taken({ noPassword: '!', profile: { company: 'firm' } }), { noPassword: '!', profile: { company: 'firm' } })
@@ -335,6 +336,7 @@ t.test('a table to adopt has a column for each name, and needs the Kysely of the
   t.match(said({ profile: 'x' }), 'option "adopt.profile" must be an object by names')
   t.match(said({ profile: { company: 5 } }), 'option "adopt.profile.company" must be the name of a column')
   t.match(said({ defaults: { staff: null } }), 'option "adopt.defaults.staff" must be a text, a number, true or false')
+  t.match(said({ emailMatch: 'upper' }), /option "adopt.emailMatch" must be 'lower' or 'exact'/)
   t.match(said({ noPassword: 'x' }), /option "adopt.noPassword" must be '' or '!' or undefined/)
   t.match(said({ insert: 'x' }), /option "adopt.insert" must be a function \(trx, user, \{ request \}\) => columns/)
   t.match(said({ column: 'x' }), 'option "adopt.column" is unknown')

@@ -70,13 +70,13 @@ export async function findingsOf(
   db: AnyKysely,
   table: HostTable,
   queries: Queries,
-  adoption: Pick<Adoption, 'insert'>,
+  adoption: Pick<Adoption, 'emailMatch' | 'insert'>,
   formOf: (stored: string) => string | null,
 ): Promise<string[]> {
   return [
     ...columnFindings(table, adoption),
-    ...(await indexFindings(db, table, queries)),
-    ...(await addressFindings(db, table, queries)),
+    ...(await indexFindings(db, table, queries, adoption)),
+    ...(await addressFindings(db, table, queries, adoption)),
     ...(await usernameFindings(db, table, queries)),
     ...(await hashFindings(db, table, queries, formOf)),
     ...((await hasTables(db, queries))
@@ -135,16 +135,24 @@ function columnFindings({ mapped, asked, id }: HostTable, { insert }: Pick<Adopt
   return [...narrow, ...lacking, ...empty, ...noId, ...open]
 }
 
-async function indexFindings(db: AnyKysely, { mapped }: HostTable, queries: Queries): Promise<string[]> {
-  const { host } = mapped.find(({ ours }) => ours === 'email')!
-  if (await queries.uniqueEmail(db)) return []
-  return [`there is no unique index on lower(${host.name}): two spellings of one address may get two rows`]
+type Matching = Pick<Adoption, 'emailMatch'>
+
+async function indexFindings(db: AnyKysely, { mapped }: HostTable, queries: Queries, { emailMatch }: Matching) {
+  const { name, unique } = mapped.find(({ ours }) => ours === 'email')!.host
+  if ((emailMatch === 'exact' && unique) || (await queries.uniqueEmail(db))) return []
+  if (emailMatch === 'exact') return [`there is no unique index on ${name}: one address may get two rows`]
+  const hint = unique ? `; if your code puts addresses in lower case, name emailMatch: 'exact'` : ''
+  return [`there is no unique index on lower(${name}): two spellings of one address may get two rows${hint}`]
 }
 
-async function addressFindings(db: AnyKysely, table: HostTable, queries: Queries): Promise<string[]> {
+async function addressFindings(db: AnyKysely, table: HostTable, queries: Queries, { emailMatch }: Matching) {
   const email = table.mapped.find(({ ours }) => ours === 'email')!.read
   const idsWhere = (where: string, what: string) => listed(db, table, queries, { where, what })
+  const inLowerCase = `${email} = ${queries.canonical(email)}`
   return [
+    ...(emailMatch === 'exact'
+      ? await idsWhere(`not ${inLowerCase}`, 'have an address with a capital letter, not as emailMatch says')
+      : []),
     ...(await idsWhere(`coalesce(trim(${email}), '') = ''`, 'have no address, and no account')),
     ...(await shared(db, table, queries, {
       key: queries.canonical(email),

@@ -1,6 +1,5 @@
-import { columnOf, hostIdOf, idOf, type MysqlTable, textOf } from './adopt-mysql-mapping.ts'
+import { canonicalOf, columnOf, hostIdOf, idOf, type MysqlTable, textOf } from './adopt-mysql-mapping.ts'
 import {
-  canonicalOf,
   declared,
   guarded,
   nowDeclared,
@@ -49,7 +48,7 @@ take_over: begin
     from ${table.name} ${hostRow} cross join (select a_username as username, a_role as role, a_active as active,
       a_verified as email_verified_at, a_profile as profile) a
     where ${columnOf(table.id)} = ${hostIdOf(table, 'p_id')};
-  set v_canonical = if(a_email <=> v_email, a_canonical, ${canonicalOf('v_email')});
+  set v_canonical = if(${canonicalOf('a_email')} <=> ${canonicalOf('v_email')}, a_canonical, ${canonicalOf('v_email')});
   set v_username_canonical = if(a_username <=> v_username, a_username_canonical, ${usernameFormOf('v_username')});
   if coalesce(trim(v_email), '') = '' then
     if a_id is not null then

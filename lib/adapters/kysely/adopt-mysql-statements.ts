@@ -1,8 +1,16 @@
 import type { IdKind } from '../../contracts.ts'
 import { hostStatements, procedures } from './adopt-mysql-host.ts'
-import { columnOf, hostIdOf, idOf, literal, type MysqlMapped, type MysqlTable, quoted } from './adopt-mysql-mapping.ts'
 import {
   canonicalOf,
+  columnOf,
+  hostIdOf,
+  idOf,
+  literal,
+  type MysqlMapped,
+  type MysqlTable,
+  quoted,
+} from './adopt-mysql-mapping.ts'
+import {
   declared,
   guarded,
   nowDeclared,
@@ -119,7 +127,8 @@ function asStored(table: MysqlTable, more: string): string {
       new.email_verified_at as email_verified_at, new.profile as profile) a
     where ${columnOf(table.id)} = ${hostIdOf(table, 'new.id')};
     if coalesce(trim(v_email), '') <> '' then
-      set new.email_canonical = if(v_email <=> new.email, new.email_canonical, ${canonicalOf('v_email')}),
+      set new.email_canonical = if(${canonicalOf('v_email')} <=> ${canonicalOf('new.email')}, new.email_canonical,
+          ${canonicalOf('v_email')}),
         new.username_canonical =
           if(v_username <=> new.username, new.username_canonical, ${usernameFormOf('v_username')}),
         new.email = v_email, new.username = v_username, new.password_hash = v_hash, new.active = v_active,

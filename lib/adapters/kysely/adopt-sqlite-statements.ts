@@ -1,11 +1,17 @@
-import { columnOf, pathOf, quoted, type SqliteMapped, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
+import {
+  canonicalOf,
+  columnOf,
+  pathOf,
+  quoted,
+  type SqliteMapped,
+  type SqliteTable,
+  unquoted,
+} from './adopt-sqlite-mapping.ts'
 import { columnValues, fieldOf, hostRow, hostTriggerNames, isField, literal, ownTables } from './adopt-table.ts'
 import { taking } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
 export const nowMs = `cast((julianday('now') - 2440587.5) * 86400000 as integer)`
-/** The form of an address in which it is unique; of what is not ASCII `repair` makes it. */
-export const canonicalOf = (email: string) => `lower(${email})`
 /** The form of a username in which it is unique. */
 export const usernameFormOf = (username: string) => `lower(${username})`
 
@@ -59,7 +65,7 @@ function formed(table: SqliteTable, id: string): string {
   const values = Object.entries(valuesOf(table)).map(([name, value]) => `${value} as ${name}`)
   const own = ['id', 'email', 'email_canonical', 'username', 'username_canonical', 'email_verified_at']
   return `select v.*,
-      case when a_email is email then a_email_canonical else ${canonicalOf('email')} end as canonical,
+      case when ${canonicalOf('a_email')} is ${canonicalOf('email')} then a_email_canonical else ${canonicalOf('email')} end as canonical,
       case when a_username is username then a_username_canonical else ${usernameFormOf('username')} end as name_form
     from (select ${columnOf(table.id)} as id, ${own.map((name) => `a.${name} as a_${name}`).join(', ')},
       ${values.join(',\n      ')}

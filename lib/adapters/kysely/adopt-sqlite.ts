@@ -1,8 +1,14 @@
 import { type Adopter, type Queries, unequalIds } from './adopt-check.ts'
-import { columnOf, nameOfTable, readHostTable, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
+import {
+  canonicalOf,
+  columnOf,
+  nameOfTable,
+  readHostTable,
+  type SqliteTable,
+  unquoted,
+} from './adopt-sqlite-mapping.ts'
 import {
   adoptionStatements,
-  canonicalOf,
   difference,
   lostOf,
   nowMs,

@@ -1,5 +1,5 @@
 import type { Adoption } from '../../options/adoption.ts'
-import { columnOf, type PostgresTable as HostTable, type PostgresColumn, quoted } from './adopt-mapping.ts'
+import { canonicalOf, columnOf, type PostgresTable as HostTable, type PostgresColumn, quoted } from './adopt-mapping.ts'
 import {
   columnValues,
   fieldOf,
@@ -16,8 +16,6 @@ const names = { take: 'accounts_take_over', host: 'accounts_host_changed', ours:
 const ownTrigger = 'fastify_accounts_adopted'
 /** The database's time in milliseconds, as SQL. */
 export const nowMs = 'floor(extract(epoch from clock_timestamp()) * 1000)::bigint'
-/** The form of an address in which it is unique, as far as SQL can make it. */
-export const canonicalOf = (email: string) => `lower(${email} collate "C")`
 /** The form of a username in which it is unique. */
 export const usernameFormOf = (username: string) => `lower(normalize(${username}, NFC))`
 
@@ -115,7 +113,7 @@ begin
   select * into a from ${users} u where u.id = ${id};
   v_email := ${value.email};
   -- What is known to be the form of this very address stays: not every form can be made here.
-  v_canonical := case when a.email = v_email then a.email_canonical else ${canonicalOf('v_email')} end;
+  v_canonical := case when ${canonicalOf('a.email')} = ${canonicalOf('v_email')} then a.email_canonical else ${canonicalOf('v_email')} end;
   v_username := ${value.username};
   v_username_canonical := case when a.username = v_username then a.username_canonical
     else ${usernameFormOf('v_username')} end;

@@ -367,6 +367,35 @@ for (const [title, server] of Object.entries(servers))
       t.equal((await login('later@example.org')).status, 200, 'the connection of the repair hears of changes again')
     })
 
+    await t.test('where the host searches an address in lower case, new ones are written so', async (t) => {
+      const { post, login, row, rows, accounts, unequal, findings } = await open(t, server, {
+        script: server.legacy({ charset: 'utf8mb4' }),
+        before: "insert into users (email, password) values ('Ada@Example.org', '$HASH')",
+        adopt: { ...columns, emailMatch: 'exact' },
+      })
+      t.match(await findings(), ['1 have an address with a capital letter, not as emailMatch says: 1', /^passwords/])
+      t.equal((await login('ada@example.ORG')).status, 200)
+
+      const email = 'Bob@b\u00fccher.example'
+      const { status, body } = await post('/api/register/', { username: 'bob', email, password })
+
+      t.equal(status, 201)
+      t.equal((await row(body.id)).email, 'bob@b\u00fccher.example')
+      t.equal((await login(email)).status, 200)
+      const user = (await accounts.users.find({ id: body.id }))!
+      t.equal(user.email, 'bob@b\u00fccher.example')
+      const moved = { email: 'Bob@Example.org', emailCanonical: 'bob@example.org' }
+      await realmOf(accounts).storage.changeCredentials({
+        ...{ userId: body.id, fence: user.credentialVersion, credentialVersion: user.credentialVersion + 1 },
+        ...{ now: Date.now(), set: moved, sessions: 'end', start: null, mails: [] },
+      })
+      t.equal((await row(body.id)).email, 'bob@example.org')
+      await rows(`update users set email = 'BOB@B\u00dcCHER.example' where id = ${body.id}`)
+      await rows(`update users set email = 'bob@example.org' where id = ${body.id}`)
+      t.equal((await login('BOB@example.org')).status, 200)
+      t.same(await unequal(), [])
+    })
+
     await t.test('the way back leaves the host with its table, up to date', async (t) => {
       const { db, adopted, post, rows } = await open(t, server)
       const { body } = await post('/api/register/', { username: 'bob', email: 'bob@example.org', password })

@@ -221,6 +221,36 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     t.equal((await login('ada@b\u00fccher.example')).status, 200)
   })
 
+  await t.test('where the host searches an address in lower case, new ones are written so', async (t) => {
+    const { client, post, patch, login, row, rows, accounts, findings } = await openWithRequests(t, {
+      script: legacy.replace('create unique index on users (lower(email));', 'create unique index on users (email);'),
+      before: "insert into users (email, password) values ('Ada@Example.org', '$HASH')",
+      adopt: { ...columns, emailMatch: 'exact' },
+    })
+    t.match(await findings(), ['1 have an address with a capital letter, not as emailMatch says: 1', /^passwords/])
+    t.equal((await login('ada@example.ORG')).status, 200)
+
+    const email = 'Bob@B\u00fccher.example'
+    const { status, body } = await post('/api/register/', { username: 'bob', email, password })
+
+    t.equal(status, 201)
+    t.match(await rows("select id from users where email = 'bob@b\u00fccher.example'"), [{ id: body.id }])
+    t.equal((await accounts.users.find({ id: body.id }))?.email, 'bob@b\u00fccher.example')
+    const { access } = (await login(email)).body
+    t.equal((await patch('/auth/user/', { company: 'Acme' }, access)).status, 200)
+    const user = (await accounts.users.find({ id: body.id }))!
+    const moved = { email: 'Bob@Example.org', emailCanonical: 'bob@example.org' }
+    await realmOf(accounts).storage.changeCredentials({
+      ...{ userId: body.id, fence: user.credentialVersion, credentialVersion: user.credentialVersion + 1 },
+      ...{ now: Date.now(), set: moved, sessions: 'end', start: null, mails: [] },
+    })
+    t.equal((await row(body.id)).email, 'bob@example.org')
+    t.equal((await login('BOB@example.org')).status, 200)
+    t.notMatch((await findings()).join(), 'differ')
+    await client.query('drop index users_email_idx')
+    t.match((await findings())[0], 'there is no unique index on email: one address may get two rows')
+  })
+
   await t.test('of those who share an address or a username, who may log in is named first', async (t) => {
     const { findings, login, get } = await open(t, {
       script: legacy.replace('create unique index on users (lower(email));', ''),
