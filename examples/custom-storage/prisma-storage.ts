@@ -1,7 +1,7 @@
 import type { CredentialChange, ImportedUser, OutboxMail, Session, Storage } from 'fastify-accounts'
-import { judgeToken, storable, storableUser } from 'fastify-accounts/adapter'
+import { judgeToken, resilient, storable, storableUser } from 'fastify-accounts/adapter'
 import type { Prisma, PrismaClient, User as UserRow } from './generated/client.ts'
-import { int, isInt, resilient, text, unless } from './values.ts'
+import { faults, int, isInt, text, unless } from './values.ts'
 
 declare module 'fastify-accounts' {
   interface Register {
@@ -25,22 +25,21 @@ const id = { id: true } as const
  */
 export function prismaStorage(prisma: PrismaClient): Storage {
   const { user: users, session: sessions, outboxMail: mails, accountEvent: events } = prisma
-  return resilient({
+  const verbs: Storage = {
     ids: 'integer',
 
-    // Of these none has an id.
-    insertUser: async (user, mails) => (await insertUser(prisma, user, mails)) as Answer<'insertUser'>,
+    async insertUser(user, mails = []) {
+      if (!fits(user)) return 'invalid'
+      const taken = await takenOf(prisma, user)
+      if (taken) return taken as 'email_taken' | 'username_taken' // none of these has an id
+      const data = user as Prisma.UserCreateInput
+      const [stored] = await prisma.$transaction([users.create({ data, select: id }), storeMails(prisma, mails)])
+      return stored
+    },
 
     async importUsers(batch) {
-      const data = batch.filter(fits) as Prisma.UserCreateManyInput[]
-      const select = { id: true, ...canonical }
-      const rows = await unless('P2034', [], users.createManyAndReturn({ data, skipDuplicates: true, select }))
-      const stored = new Map(rows.map((row) => [keyOf(row), { id: row.id }]))
-      const outcomes: Imported[] = []
-      for (const user of batch) {
-        outcomes.push(stored.get(keyOf(user)) ?? (await insertUser(prisma, user)))
-        stored.delete(keyOf(user)) // of two alike the first was stored
-      }
+      const outcomes: Answer<'importUsers'> = []
+      for (const user of batch) outcomes.push(await storage.insertUser(user))
       // Prisma knows no sequences. Never back, or the ids of deleted users would be given out again.
       await prisma.$queryRaw`select setval(name, greatest(nextval(name), (select max(id) from "User")))
         from pg_get_serial_sequence('"User"', 'id') name`
@@ -72,9 +71,8 @@ export function prismaStorage(prisma: PrismaClient): Storage {
     setRole: async (id, role) => (await users.updateMany({ where: { id: int(id) }, data: { role } })).count === 1,
 
     async replacePasswordHash(id, passwordHash, newHash) {
-      return (
-        (await users.updateMany({ where: { id: int(id), passwordHash }, data: { passwordHash: newHash } })).count > 0
-      )
+      const where = { id: int(id), passwordHash }
+      return (await users.updateMany({ where, data: { passwordHash: newHash } })).count === 1
     },
 
     countPasswordHashes: () => prisma.$queryRaw`
@@ -87,7 +85,9 @@ export function prismaStorage(prisma: PrismaClient): Storage {
       return rows.map(({ hash }) => hash)
     },
 
-    changeCredentials: (change) => changeCredentials(prisma, change),
+    async changeCredentials(change) {
+      return storable(change.set) ? inTransaction(prisma, (tx) => changeCredentials(tx, change)) : 'stale'
+    },
 
     async deleteUser({ userId, fence, now, mails }) {
       const deletion = inTransaction(prisma, async (tx) => {
@@ -196,7 +196,9 @@ export function prismaStorage(prisma: PrismaClient): Storage {
       const [row] = await prisma.$queryRaw<[{ now: Date }]>`select clock_timestamp() as now`
       return row.now.getTime()
     },
-  })
+  }
+  const storage = resilient(verbs, faults)
+  return storage
 }
 
 /** READ COMMITTED: a step sees what others committed while the one before it waited for a lock. */
@@ -204,29 +206,7 @@ function inTransaction<T>(prisma: PrismaClient, steps: (tx: Db) => Promise<T>): 
   return prisma.$transaction(steps, { isolationLevel: 'ReadCommitted' })
 }
 
-type Imported = Answer<'importUsers'>[number]
-
-async function insertUser(prisma: PrismaClient, user: ImportedUser, mails: OutboxMail[] = []): Promise<Imported> {
-  if (!fits(user)) return 'invalid'
-  const data = user as Prisma.UserCreateInput
-  // Again when whoever was in the way is gone by now, or was imported with the next id of the sequence.
-  for (let tries = 0; tries < 10; tries++) {
-    const insertion = prisma.$transaction([prisma.user.create({ data, select: id }), storeMails(prisma, mails)])
-    const [stored] = await unless('P2002', [], insertion)
-    if (stored) return stored
-    const taken = await takenOf(prisma, user)
-    if (taken) return taken
-  }
-  return 'invalid'
-}
-
-function fits(user: ImportedUser): boolean {
-  return (user.id === undefined || isInt(user.id)) && storableUser(user)
-}
-
-function keyOf({ emailCanonical, usernameCanonical }: { emailCanonical: string; usernameCanonical: string | null }) {
-  return JSON.stringify([emailCanonical, usernameCanonical])
-}
+const fits = (user: ImportedUser) => (user.id === undefined || isInt(user.id)) && storableUser(user)
 
 async function takenOf({ user: users }: Db, { id, emailCanonical, usernameCanonical }: ImportedUser) {
   if (await users.count({ where: { emailCanonical } })) return 'email_taken'
@@ -251,18 +231,7 @@ async function updateUser(tx: Db, { id, fence, profile, ...names }: Parameters<S
   return tx.user.update({ where: { id }, data, omit: secret })
 }
 
-async function changeCredentials(prisma: PrismaClient, change: CredentialChange) {
-  if (!storable(change.set)) return 'stale'
-  // Again when somebody took the address or the name after it was looked for: by now it is seen taken.
-  for (let tries = 0; tries < 3; tries++) {
-    const attempt = inTransaction(prisma, (tx) => changeFenced(tx, change))
-    const changed = await unless('P2002', null, attempt)
-    if (changed) return changed
-  }
-  return 'email_taken'
-}
-
-async function changeFenced(tx: Db, change: CredentialChange) {
+async function changeCredentials(tx: Db, change: CredentialChange) {
   const { userId, fence, credentialVersion, now, set, seenUsername, sessions, start, mails } = change
   const user = await lockedUser(tx, userId)
   if (!user || user.credentialVersion !== fence || !(user.active || set.active !== undefined)) return 'stale'
@@ -299,9 +268,7 @@ async function endSessions({ session }: Db, where: Prisma.SessionWhereInput, now
   return idsOf(await session.updateManyAndReturn({ where: open, data: { endedAt: now }, select: id }))
 }
 
-function idsOf(rows: { id: string }[]): string[] {
-  return rows.map(({ id }) => id)
-}
+const idsOf = (rows: { id: string }[]) => rows.map(({ id }) => id)
 
 // In one order, or two callers with the same mails could wait for each other.
 function storeMails({ outboxMail }: Db, mails: OutboxMail[]) {
@@ -310,6 +277,5 @@ function storeMails({ outboxMail }: Db, mails: OutboxMail[]) {
 }
 
 // It is idle, or past its absolute end.
-function over({ expiresAt, lastUsedAt, idleMs }: Session, now: number): boolean {
-  return now >= expiresAt || now >= lastUsedAt + idleMs
-}
+const over = ({ expiresAt, lastUsedAt, idleMs }: Session, now: number) =>
+  now >= Math.min(expiresAt, lastUsedAt + idleMs)

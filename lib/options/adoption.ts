@@ -16,8 +16,8 @@ export interface Adoption {
   /** @default 'email' */
   email: string
   /**
-   * How the host's code finds an address there: `'exact'` where it compares the column with one that it has put in lower
-   * case, as which new ones are written then. @default 'lower'
+   * How the host's code finds an address there: `'exact'` where it compares the column with one that it has put in
+   * lower case. New ones are written so then. @default 'lower'
    */
   emailMatch: 'lower' | 'exact'
   /** @default 'password' */

@@ -70,7 +70,7 @@ t.test('every export and the binary are in the package', async (t) => {
 /** What a host can import, by name. A new one is a minor release, a lost one is a major release. */
 const named: Record<string, string[]> = {
   '.': ['AccountsError', 'canonicalEmail', 'createAccounts', 'default', 'defineAccounts'],
-  './adapter': ['isValidId', 'judgeToken', 'storable', 'storableUser'],
+  './adapter': ['isValidId', 'judgeToken', 'resilient', 'storable', 'storableUser'],
   './kysely': ['kyselyStorage', 'migrateToLatest', 'migrationSql', 'migrations', 'migrationsFor'],
   './redis': ['openRedis', 'redisCache'],
   './bullmq': ['mostWaiting', 'queueMailer'],

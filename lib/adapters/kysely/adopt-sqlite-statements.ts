@@ -65,7 +65,8 @@ function formed(table: SqliteTable, id: string): string {
   const values = Object.entries(valuesOf(table)).map(([name, value]) => `${value} as ${name}`)
   const own = ['id', 'email', 'email_canonical', 'username', 'username_canonical', 'email_verified_at']
   return `select v.*,
-      case when ${canonicalOf('a_email')} is ${canonicalOf('email')} then a_email_canonical else ${canonicalOf('email')} end as canonical,
+      case when ${canonicalOf('a_email')} is ${canonicalOf('email')} then a_email_canonical
+        else ${canonicalOf('email')} end as canonical,
       case when a_username is username then a_username_canonical else ${usernameFormOf('username')} end as name_form
     from (select ${columnOf(table.id)} as id, ${own.map((name) => `a.${name} as a_${name}`).join(', ')},
       ${values.join(',\n      ')}

@@ -113,7 +113,8 @@ begin
   select * into a from ${users} u where u.id = ${id};
   v_email := ${value.email};
   -- What is known to be the form of this very address stays: not every form can be made here.
-  v_canonical := case when ${canonicalOf('a.email')} = ${canonicalOf('v_email')} then a.email_canonical else ${canonicalOf('v_email')} end;
+  v_canonical := case when ${canonicalOf('a.email')} = ${canonicalOf('v_email')} then a.email_canonical
+    else ${canonicalOf('v_email')} end;
   v_username := ${value.username};
   v_username_canonical := case when a.username = v_username then a.username_canonical
     else ${usernameFormOf('v_username')} end;

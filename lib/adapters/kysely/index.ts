@@ -1,5 +1,6 @@
 import type { Kysely } from 'kysely'
 import type { Storage } from '../../contracts.ts'
+import { resilient } from '../../core/resilient.ts'
 import type { AnyKysely } from '../../options/ports.ts'
 import { credentialVerbs } from './credentials.ts'
 import { dialectOf } from './dialects.ts'
@@ -12,7 +13,7 @@ import { prepareNothing } from './prepared.ts'
 import { purgeVerb } from './purge.ts'
 import { sessionVerbs } from './sessions.ts'
 import { type AccountsTables, type IdOptions, usersTable } from './tables.ts'
-import { serialized, withOutages, withRetries } from './transactions.ts'
+import { isRetryable as retry, serialized, isDatabaseOutage as unavailable } from './transactions.ts'
 import { userVerbs } from './users.ts'
 
 export type { AnyKysely } from '../../options/ports.ts'
@@ -51,9 +52,10 @@ export function kyselyStorage(
   if (!prepare) prepareNothing(tables)
   const verbs = verbsOf(tables, ids)
   const storage = adopt ? { ...verbs, ...hostRowFirst(tables, { ...adopt, ids, verbsOf }) } : verbs
-  if (db.isTransaction) return withOutages(serialized(db, storage))
-  // An import is many steps: retried, it would find its own users taken.
-  return withOutages({ ...withRetries(storage), importUsers: storage.importUsers })
+  // A transaction of the host's is rolled back as a whole.
+  return db.isTransaction
+    ? resilient(serialized(db, storage), { unavailable })
+    : resilient(storage, { retry, unavailable })
 }
 
 function verbsOf(tables: Kysely<AccountsTables>, ids: Storage['ids']): Storage {

@@ -1,7 +1,6 @@
-import { randomBytes, randomInt } from 'node:crypto'
-import { setTimeout as pause } from 'node:timers/promises'
+import { randomBytes } from 'node:crypto'
 import { type Kysely, sql } from 'kysely'
-import { AccountsError, isOutage } from '../../errors.ts'
+import type { Storage } from '../../contracts.ts'
 import { dialectOf } from './dialects.ts'
 import { stateOf } from './states.ts'
 import type { AccountsTables } from './tables.ts'
@@ -63,62 +62,19 @@ const lastCalls = new WeakMap<object, Promise<unknown>>()
  * The verbs, called one after the other within a host's transaction: savepoints nest, and what one caller rolls back or
  * releases takes along what another did meanwhile.
  */
-export function serialized<Verbs extends object>(db: object, verbs: Verbs): Verbs {
-  return around(verbs, (call) => {
-    const done = (lastCalls.get(db) ?? Promise.resolve()).then(call)
-    lastCalls.set(
-      db,
-      done.catch(() => {}),
-    )
-    return done
-  })
-}
-
-const retries = 3
-const pauseMs = 10
-/** The core waits no longer than this for a call. */
-const patienceMs = 1000
-
-/**
- * The verbs, each retried at most three times when the database has rolled it back in favour of another caller. Only
- * for verbs that leave nothing behind then, and never within a host's transaction, which is rolled back as a whole.
- */
-export function withRetries<Verbs extends object>(verbs: Verbs): Verbs {
-  return around(verbs, retried)
-}
-
-/** The verbs, throwing `ACCOUNTS_UNAVAILABLE` for faults of the database and of the connection to it. */
-export function withOutages<Verbs extends object>(verbs: Verbs): Verbs {
-  return around(verbs, async (call) => {
-    try {
-      return await call()
-    } catch (cause) {
-      throw isOutage(cause) || isDatabaseOutage(cause) ? new AccountsError('ACCOUNTS_UNAVAILABLE', { cause }) : cause
+export function serialized(db: object, { ids, ...verbs }: Storage): Storage {
+  const afterLast =
+    (verb: (...args: unknown[]) => unknown) =>
+    (...args: unknown[]) => {
+      const done = (lastCalls.get(db) ?? Promise.resolve()).then(() => verb(...args))
+      lastCalls.set(
+        db,
+        done.catch(() => {}),
+      )
+      return done
     }
-  })
-}
-
-type Wrap = <T>(call: () => Promise<T>) => Promise<T>
-
-function around<Verbs extends object>(verbs: Verbs, wrap: Wrap): Verbs {
-  const members = Object.entries(verbs).map(([name, verb]) => [
-    name,
-    typeof verb === 'function' ? (...args: unknown[]) => wrap(async () => verb(...args)) : verb,
-  ])
-  return Object.fromEntries(members)
-}
-
-async function retried<T>(call: () => Promise<T>): Promise<T> {
-  const started = performance.now()
-  for (let tries = 1; ; tries++) {
-    try {
-      return await call()
-    } catch (error) {
-      if (!isRetryable(error) || tries > retries || performance.now() - started > patienceMs) throw error
-    }
-    // Jittered, so that those who met do not meet again.
-    await pause(randomInt(1, pauseMs * tries))
-  }
+  const members = Object.entries(verbs).map(([name, verb]) => [name, afterLast(verb as never)])
+  return { ids, ...Object.fromEntries(members) }
 }
 
 /** Whether the database refused a value: SQLSTATE classes 22 data and 54 limits, 23514 check, 23502 not null. */
@@ -141,8 +97,8 @@ export function deadlocked(error: unknown): boolean {
   return hasState(error, /^40P01/)
 }
 
-// 40001 where the isolation is stricter than READ COMMITTED, 40P01 for a deadlock.
-function isRetryable(error: unknown): boolean {
+/** Whether the database rolled it back for another caller: 40001 past READ COMMITTED, 40P01 for a deadlock. */
+export function isRetryable(error: unknown): boolean {
   return hasState(error, /^(?:40001|40P01)/)
 }
 

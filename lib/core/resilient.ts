@@ -1,0 +1,51 @@
+import { randomInt } from 'node:crypto'
+import { setTimeout as pause } from 'node:timers/promises'
+import { AccountsError, isOutage } from '../errors.ts'
+
+/** What an adapter knows of the errors of its database. */
+export interface Faults {
+  /** Whether a verb that failed so left nothing behind and may be tried again, as after a deadlock. @default none */
+  retry?(error: unknown): boolean
+  /** Whether the database could not serve, or not us, so that trying again later may help. @default none */
+  unavailable?(error: unknown): boolean
+}
+
+const retries = 3
+const pauseMs = 10
+/** The core waits no longer than this for a call. */
+const patienceMs = 1000
+
+/**
+ * The verbs of a storage, each tried again at most three times, and throwing `ACCOUNTS_UNAVAILABLE`, which becomes a
+ * 503, for faults of the database and of the connection to it.
+ */
+export function resilient<Verbs extends object>(verbs: Verbs, { retry, unavailable }: Faults): Verbs {
+  const around =
+    (name: string, verb: (...args: unknown[]) => unknown) =>
+    async (...args: unknown[]) => {
+      try {
+        // An import is many steps: tried again, it would find its own users taken.
+        return await attempt(async () => verb(...args), name === 'importUsers' ? undefined : retry)
+      } catch (cause) {
+        throw isOutage(cause) || unavailable?.(cause) ? new AccountsError('ACCOUNTS_UNAVAILABLE', { cause }) : cause
+      }
+    }
+  const members = Object.entries(verbs).map(([name, verb]) => [
+    name,
+    typeof verb === 'function' ? around(name, verb as never) : verb,
+  ])
+  return Object.fromEntries(members)
+}
+
+async function attempt<T>(call: () => Promise<T>, retry: Faults['retry']): Promise<T> {
+  const started = performance.now()
+  for (let tries = 1; ; tries++) {
+    try {
+      return await call()
+    } catch (error) {
+      if (!retry?.(error) || tries > retries || performance.now() - started > patienceMs) throw error
+    }
+    // Jittered, so that those who met do not meet again.
+    await pause(randomInt(1, pauseMs * tries))
+  }
+}
