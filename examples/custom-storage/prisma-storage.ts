@@ -28,21 +28,18 @@ export function prismaStorage(prisma: PrismaClient): Storage {
   const verbs: Storage = {
     ids: 'integer',
 
-    async insertUser(user, mails = []) {
+    async insertUser(user: ImportedUser, mails = []) {
       if (!fits(user)) return 'invalid'
       const taken = await takenOf(prisma, user)
-      if (taken) return taken as 'email_taken' | 'username_taken' // none of these has an id
-      const data = user as Prisma.UserCreateInput
-      const [stored] = await prisma.$transaction([users.create({ data, select: id }), storeMails(prisma, mails)])
-      return stored
+      if (taken) return taken as 'email_taken' | 'username_taken' // a new user has no id
+      const steps = [storeMails(prisma, mails), ...(user.id === undefined ? [] : [skipId(prisma, user.id)])]
+      const creation = users.create({ data: user as Prisma.UserCreateInput, select: id })
+      return (await prisma.$transaction([creation, ...steps]))[0]
     },
 
     async importUsers(batch) {
       const outcomes: Answer<'importUsers'> = []
       for (const user of batch) outcomes.push(await storage.insertUser(user))
-      // Prisma knows no sequences. Never back, or the ids of deleted users would be given out again.
-      await prisma.$queryRaw`select setval(name, greatest(nextval(name), (select max(id) from "User")))
-        from pg_get_serial_sequence('"User"', 'id') name`
       return outcomes
     },
 
@@ -57,8 +54,8 @@ export function prismaStorage(prisma: PrismaClient): Storage {
       return users.findMany({ where: { OR: either }, omit: secret })
     },
 
-    listUsers({ after = 0, limit }) {
-      const where = { id: { gt: isInt(after) ? after : 2 ** 31 - 1 } }
+    listUsers({ after, limit }) {
+      const where = { id: { gt: after === undefined || isInt(after) ? after : 2 ** 31 - 1 } }
       return users.findMany({ where, orderBy: { id: 'asc' }, take: limit, omit: secret })
     },
 
@@ -68,7 +65,9 @@ export function prismaStorage(prisma: PrismaClient): Storage {
       return unless('P2002', 'username_taken' as const, updated)
     },
 
-    setRole: async (id, role) => (await users.updateMany({ where: { id: int(id) }, data: { role } })).count === 1,
+    async setRole(id, role) {
+      return storable(role) && (await users.updateMany({ where: { id: int(id) }, data: { role } })).count === 1
+    },
 
     async replacePasswordHash(id, passwordHash, newHash) {
       const where = { id: int(id), passwordHash }
@@ -207,6 +206,12 @@ function inTransaction<T>(prisma: PrismaClient, steps: (tx: Db) => Promise<T>): 
 }
 
 const fits = (user: ImportedUser) => (user.id === undefined || isInt(user.id)) && storableUser(user)
+
+// Prisma knows no sequences. Before others see the row; never back, or ids of deleted users would be given out again.
+function skipId(prisma: PrismaClient, id: number) {
+  return prisma.$queryRaw`select setval(name, ${id}) from pg_get_serial_sequence('"User"', 'id') name
+    where ${id} > coalesce(pg_sequence_last_value(name::regclass), 0)`
+}
 
 async function takenOf({ user: users }: Db, { id, emailCanonical, usernameCanonical }: ImportedUser) {
   if (await users.count({ where: { emailCanonical } })) return 'email_taken'

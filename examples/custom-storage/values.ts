@@ -1,8 +1,8 @@
 import { type Faults, storable } from 'fastify-accounts/adapter'
 import { Prisma } from './generated/client.ts'
 
-/** Whether an `Int` can hold a value: tokens, routes and imports may bring others. */
-export const isInt = (value: unknown): value is number => value === (Number(value) | 0)
+/** Whether a value can be an id, an `Int`: tokens, routes and imports may bring others. */
+export const isInt = (value: unknown): value is number => value === (Number(value) | 0) && value > 0
 
 /** The id for a query: 0, which nobody has, for one that nobody can have. */
 export const int = (id: number): number => (isInt(id) ? id : 0)
@@ -27,7 +27,8 @@ export async function unless<T, Word>(code: string, word: Word, step: PromiseLik
 const outages = ['P1001', 'P1002', 'P1008', 'P1017', 'P2010', 'P2024', 'P2028', 'P2037', 'P2039']
 
 export const faults: Faults = {
-  // A deadlock, or an address or a name that somebody took after it was looked for.
-  retry: (error) => hasCode(error, 'P2034', 'P2002'),
-  unavailable: (error) => hasCode(error, ...outages),
+  // A deadlock, in raw SQL 40P01, or an address or a name that somebody took after it was looked for.
+  retry: (error) => hasCode(error, 'P2034', 'P2002') || /40P01/.test(String(error)),
+  // pg has no code for a connection that is lost.
+  unavailable: (error) => hasCode(error, ...outages) || /Connection terminated|not queryable/.test(String(error)),
 }

@@ -19,11 +19,17 @@ export async function adopt(flags: Flags): Promise<void> {
     const { adoptionSql, checkAdoption, removalSql, repairAdoption } = await adapter()
     if (remove) return print(await removalSql(db, adoption))
     if (!check) return print(await adoptionSql(db, adoption))
-    if (repair) await repairAdoption(db, adoption, { email: canonicalEmail, username: canonicalUsername })
-    const formOf = (stored: string) => (passwords.usable(stored) ? nameOf(stored) : null)
-    print(...(await checkAdoption(db, adoption, formOf)), 'Everything else is in order.')
+    const forms = { email: canonicalEmail, username: canonicalUsername }
+    if (repair) await repairAdoption(db, adoption, forms)
+    const hashForm = (stored: string) => (passwords.usable(stored) ? nameOf(stored) : null)
+    const hashLength = options.passwords.write === 'bcrypt' ? bcryptLength : longestHash
+    print(...(await checkAdoption(db, adoption, { forms, hashForm, hashLength })), 'Everything else is in order.')
   })
 }
+
+const bcryptLength = 60
+// An argon2id hash with a pepper of 16 characters.
+const longestHash = 128
 
 function nameOf(stored: string): string {
   return /^\$?([a-z\d_-]+)\$/i.exec(stored)?.[1] ?? 'of your own'

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError, isOutage, loggable } from '../errors.ts'
+import { type Call, withEachMethod } from './methods.ts'
 
 /** How long the caller of a port waits. */
 const deadlineMs = 1000
@@ -25,8 +26,8 @@ const heartbeat = 'publish'
  */
 export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger): Port {
   const breaker = { timeouts: 0, pausedUntil: 0 }
-  const members = methodNames(port).map((name) => [name, boundedCall(port, name, breaker, log)])
-  return Object.assign(Object.create(port), Object.fromEntries(members))
+  // A mailer may take its time to send what it has accepted.
+  return withEachMethod(port, (name, call) => (name === 'close' ? call : boundedCall(name, call, breaker, log)))
 }
 
 interface Breaker {
@@ -35,16 +36,13 @@ interface Breaker {
   pausedUntil: number
 }
 
-type Call = (...args: unknown[]) => Promise<unknown>
-
-function boundedCall(port: object, name: string, breaker: Breaker, log: FastifyBaseLogger): Call {
-  const call = (port as Record<string, Call>)[name] as Call
+function boundedCall(name: string, call: Call, breaker: Breaker, log: FastifyBaseLogger): Call {
   const batch = batchMs.get(name)
   return async (...args) => {
     if (!batch) refuseWhilePaused(breaker)
     const timer = startTimer(name, batch ?? deadlineMs)
     try {
-      const result = await Promise.race([call.apply(port, args), timer.expired])
+      const result = await Promise.race([call(...args), timer.expired])
       if (!batch) breaker.timeouts = 0
       return result
     } catch (cause) {
@@ -77,17 +75,6 @@ function startTimer(name: string, ms: number): { expired: Promise<never>; stop()
     timer = setTimeout(() => reject(new Expired(`"${name}" took longer than ${ms} ms`)), ms)
   })
   return { expired, stop: () => clearTimeout(timer) }
-}
-
-function methodNames(port: object): string[] {
-  const names = new Set<string>()
-  for (let level = port; level && level !== Object.prototype; level = Object.getPrototypeOf(level)) {
-    for (const name of Object.getOwnPropertyNames(level)) names.add(name)
-  }
-  names.delete('constructor')
-  // A mailer may take its time to send what it has accepted.
-  names.delete('close')
-  return [...names].filter((name) => typeof (port as Record<string, unknown>)[name] === 'function')
 }
 
 /**

@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { setTimeout as pause } from 'node:timers/promises'
 import { AccountsError, isOutage } from '../errors.ts'
+import { withEachMethod } from './methods.ts'
 
 /** What an adapter knows of the errors of its database. */
 export interface Faults {
@@ -19,22 +20,15 @@ const patienceMs = 1000
  * The verbs of a storage, each tried again at most three times, and throwing `ACCOUNTS_UNAVAILABLE`, which becomes a
  * 503, for faults of the database and of the connection to it.
  */
-export function resilient<Verbs extends object>(verbs: Verbs, { retry, unavailable }: Faults): Verbs {
-  const around =
-    (name: string, verb: (...args: unknown[]) => unknown) =>
-    async (...args: unknown[]) => {
-      try {
-        // An import is many steps: tried again, it would find its own users taken.
-        return await attempt(async () => verb(...args), name === 'importUsers' ? undefined : retry)
-      } catch (cause) {
-        throw isOutage(cause) || unavailable?.(cause) ? new AccountsError('ACCOUNTS_UNAVAILABLE', { cause }) : cause
-      }
+export function resilient<Verbs extends object>(verbs: Verbs, { retry, unavailable }: Faults = {}): Verbs {
+  return withEachMethod(verbs, (name, verb) => async (...args) => {
+    try {
+      // An import is many steps: tried again, it would find its own users taken.
+      return await attempt(async () => verb(...args), name === 'importUsers' ? undefined : retry)
+    } catch (cause) {
+      throw isOutage(cause) || unavailable?.(cause) ? new AccountsError('ACCOUNTS_UNAVAILABLE', { cause }) : cause
     }
-  const members = Object.entries(verbs).map(([name, verb]) => [
-    name,
-    typeof verb === 'function' ? around(name, verb as never) : verb,
-  ])
-  return Object.fromEntries(members)
+  })
 }
 
 async function attempt<T>(call: () => Promise<T>, retry: Faults['retry']): Promise<T> {

@@ -133,6 +133,27 @@ export const registrationContract: { name: string; run(subject: Storage): Promis
     },
   },
   {
+    name: 'who registers while the ids that come next are imported gets another one, as who is imported without one',
+    async run(subject) {
+      const { id: base } = await storedUser(subject)
+      const ids = Array.from({ length: 20 }, (_, index) =>
+        typeof base === 'number' ? base + 1 + index : base.slice(0, -12) + randomBytes(6).toString('hex'),
+      )
+
+      const [imported, ...registered] = await Promise.all([
+        subject.importUsers([...ids.map((id) => ({ ...sampleUser(), id })), sampleUser()]),
+        ...Array.from({ length: 10 }, () => subject.insertUser(sampleUser())),
+      ])
+
+      const outcomes = [...imported, ...registered].filter((outcome) => outcome !== 'id_taken')
+      assert.deepEqual(
+        outcomes.filter((outcome) => typeof outcome === 'string'),
+        [],
+      )
+      assert.equal(new Set(outcomes.map((outcome) => (outcome as { id: UserId }).id)).size, outcomes.length)
+    },
+  },
+  {
     name: 'of 50 parallel imports of the same users each user is stored by exactly one',
     async run(subject) {
       const users = Array.from({ length: 20 }, () => sampleUser())

@@ -1,5 +1,7 @@
+import Fastify from 'fastify'
 import t from 'tap'
 import { resilient } from '../../lib/adapter.ts'
+import { bounded } from '../../lib/core/deadline.ts'
 import { AccountsError } from '../../lib/errors.ts'
 
 const failure = (code: string) => Object.assign(new Error(code), { code })
@@ -59,4 +61,33 @@ t.test('a verb that throws at once rejects', async (t) => {
   const { ping } = resilient({ ping: (): unknown => JSON.parse('') }, {})
 
   await t.rejects(ping() as Promise<unknown>, SyntaxError)
+})
+
+t.test('a storage may be an instance of a class, frozen, with state of its own', async (t) => {
+  class Storage {
+    readonly #ids = 'text'
+    #calls = 0
+    get ids(): string {
+      return this.#ids
+    }
+    async ping(): Promise<number> {
+      this.#calls++
+      return this.more(1)
+    }
+    async more(than: number): Promise<number> {
+      if (this.#calls < 2) throw failure('deadlock')
+      return this.#calls + than
+    }
+  }
+  const log = Fastify().log
+  const verbs = bounded(Object.freeze(resilient(Object.freeze(new Storage()), { retry })), log)
+
+  t.equal(verbs.ids, 'text')
+  t.equal(await verbs.ping(), 3)
+  t.equal(
+    await bounded(Object.freeze(new Storage()), log)
+      .more(1)
+      .catch((error) => error.code),
+    'deadlock',
+  )
 })

@@ -54,31 +54,41 @@ export interface Adopter {
   script(statements: string[]): string
 }
 
+/** The forms in which addresses and usernames are unique, where SQL cannot make them; null for none. */
+export interface Forms {
+  email(address: string): string | null
+  username(name: string): string
+}
+
+/** What the core knows of addresses, usernames and password hashes. */
+export interface Judge {
+  forms: Forms
+  /** What form a stored hash has; null when it cannot be verified. */
+  hashForm(stored: string): string | null
+  /** How long those may be that it makes. */
+  hashLength: number
+}
+
 const mostShown = 20
 const batchSize = 5000
-/** An argon2id hash with a pepper of 16 characters. */
-const hashLength = 128
 const emailLength = 254
 const nullable = /^(username|role|email_verified_at|profile\.)/
 
-/**
- * What is to be known of a table before or after it is adopted, as lines for people; users are named by their ids.
- *
- * @param formOf what form a stored hash has; null when it cannot be verified
- */
+/** What is to be known of a table before or after it is adopted, as lines for people; users are named by their ids. */
 export async function findingsOf(
   db: AnyKysely,
   table: HostTable,
   queries: Queries,
   adoption: Pick<Adoption, 'emailMatch' | 'insert'>,
-  formOf: (stored: string) => string | null,
+  { forms, hashForm, hashLength }: Judge,
 ): Promise<string[]> {
   return [
-    ...columnFindings(table, adoption),
+    ...columnFindings(table, adoption, hashLength),
     ...(await indexFindings(db, table, queries, adoption)),
     ...(await addressFindings(db, table, queries, adoption)),
+    ...(await formFindings(db, table, queries, forms)),
     ...(await usernameFindings(db, table, queries)),
-    ...(await hashFindings(db, table, queries, formOf)),
+    ...(await hashFindings(db, table, queries, hashForm)),
     ...((await hasTables(db, queries))
       ? [...(await triggerFindings(db, queries)), ...(await differences(db, table, queries))]
       : []),
@@ -108,7 +118,7 @@ async function triggerFindings(db: AnyKysely, { triggers }: Queries): Promise<st
   return missing.length > 0 ? [`the triggers ${missing.join(', ')} are missing or off: run what adopt prints`] : []
 }
 
-function columnFindings({ mapped, asked, id }: HostTable, { insert }: Pick<Adoption, 'insert'>): string[] {
+function columnFindings({ mapped, asked, id }: HostTable, { insert }: Pick<Adoption, 'insert'>, hashLength: number) {
   const lengthOf = (type: string) =>
     Number(/^(?:(?:var)?char|character(?: varying)?)\((\d+)\)$/.exec(type)?.[1] ?? Number.POSITIVE_INFINITY)
   const needs: [string, number][] = [
@@ -158,11 +168,23 @@ async function addressFindings(db: AnyKysely, table: HostTable, queries: Queries
       key: queries.canonical(email),
       what: 'share an address; the first of each gets the account',
     })),
-    ...(await idsWhere(
-      queries.notAscii(email),
-      'have an address that is not ASCII; run adopt --check --repair once they are taken over',
-    )),
   ]
+}
+
+// Those of rows that have no account are listed with the others that have none.
+async function formFindings(db: AnyKysely, table: HostTable, queries: Queries, { email: formOf }: Forms) {
+  const { users, id, notAscii } = queries
+  const email = table.mapped.find(({ ours }) => ours === 'email')!.read
+  const made = await hasTables(db, queries)
+  const rows = await runText<{ id: string; email: string; form: string | null }>(
+    db,
+    `select ${id} as id, ${email} as email, ${made ? 'a.email_canonical' : 'null'} as form
+     from ${table.name} ${hostRow} ${made ? `join ${users} a on a.id = ${id}` : ''}
+     where ${notAscii(email)} order by ${id}`,
+  )
+  const other = rows.filter(({ email, form }) => (formOf(email) ?? form) !== form)
+  const ids = other.map(({ id }) => String(id))
+  return counted(ids, 'have an address that is not ASCII; run adopt --check --repair once they are taken over')
 }
 
 async function usernameFindings(db: AnyKysely, table: HostTable, queries: Queries): Promise<string[]> {
@@ -174,12 +196,7 @@ async function usernameFindings(db: AnyKysely, table: HostTable, queries: Querie
   })
 }
 
-async function hashFindings(
-  db: AnyKysely,
-  table: HostTable,
-  { id: key, literal }: Queries,
-  formOf: (stored: string) => string | null,
-) {
+async function hashFindings(db: AnyKysely, table: HostTable, { id: key, literal }: Queries, formOf: Judge['hashForm']) {
   const hash = table.mapped.find(({ ours }) => ours === 'password_hash')!.read
   const counts = new Map<string, number>()
   const unusable: string[] = []
@@ -238,14 +255,15 @@ async function listed(
 async function shared(
   db: AnyKysely,
   table: HostTable,
-  { id, joined }: Queries,
+  { id, joined, canonical }: Queries,
   { key, what }: { key: string; what: string },
 ): Promise<string[]> {
-  // Who may log in goes before who may not, as when the table is taken over.
-  const active = table.mapped.find(({ ours }) => ours === 'active')?.read ?? '1 = 1'
+  // Who may log in goes before who may not, as when the table is taken over, and an address in lower case first.
+  const read = (ours: string) => table.mapped.find((one) => one.ours === ours)?.read
+  const order = `(${read('active') ?? '1 = 1'}) desc, ${read('email')} = ${canonical(read('email')!)} desc, ${id}`
   const rows = await runText<{ ids: string }>(
     db,
-    `select ${joined(id, `(${active}) desc, ${id}`)} as ids from ${table.name} ${hostRow}
+    `select ${joined(id, order)} as ids from ${table.name} ${hostRow}
      where ${key} <> '' group by ${key} having count(*) > 1 order by 1`,
   )
   const groups = rows.map(({ ids }) => ids)

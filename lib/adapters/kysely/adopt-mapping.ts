@@ -87,11 +87,7 @@ function askedOf(host: Column): Pick<Mapped<Column>, 'host' | 'write'> {
 
 const kinds = { integer: /^(smallint|integer|bigint)$/, uuid: /^uuid$/, text: /^(text|character)/ }
 
-/** The form of an address in which it is unique, as far as SQL can make it. */
-export const canonicalOf = (email: string): string => `lower(${email} collate "C")`
-
 const mapping: Mapping<Column, Mapped<Column>> = {
-  canonical: canonicalOf,
   text: (ours, host) => ({ ours, host, read: textOf(host), write: cast(`new.${ours}`, host) }),
   password: passwordOf,
   active: activeOf,

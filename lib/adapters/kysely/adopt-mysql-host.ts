@@ -1,5 +1,6 @@
-import { canonicalOf, columnOf, hostIdOf, idOf, type MysqlTable, textOf } from './adopt-mysql-mapping.ts'
+import { columnOf, hostIdOf, idOf, type MysqlTable, textOf } from './adopt-mysql-mapping.ts'
 import {
+  canonicalOf,
   declared,
   guarded,
   nowDeclared,

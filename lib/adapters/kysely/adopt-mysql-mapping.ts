@@ -142,12 +142,8 @@ const keys = { integer: /^\w*int\b/, uuid: /^(uuid|(var)?char\(36\))/, text: /^(
 const numbers = /^(\w*int|decimal|float|double|year|bit)$/
 const times = /^(timestamp|datetime|date)$/
 
-/** The form of an address in which it is unique; of what is not ASCII `repair` makes it. */
-export const canonicalOf = (email: string): string => `lower(${email})`
-
 function mappingOf(server: MysqlServer): Mapping<MysqlColumn, MysqlMapped> {
   return {
-    canonical: canonicalOf,
     text: (ours, host) => ({ ours, host, read: textOf(host, server), write: `new.${ours}` }),
     password: (host, none) => ({ host, ...passwordValues(textOf(host, server), none) }),
     active: activeOf,

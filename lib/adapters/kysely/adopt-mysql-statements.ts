@@ -1,16 +1,8 @@
 import type { IdKind } from '../../contracts.ts'
 import { hostStatements, procedures } from './adopt-mysql-host.ts'
+import { columnOf, hostIdOf, idOf, literal, type MysqlMapped, type MysqlTable, quoted } from './adopt-mysql-mapping.ts'
 import {
   canonicalOf,
-  columnOf,
-  hostIdOf,
-  idOf,
-  literal,
-  type MysqlMapped,
-  type MysqlTable,
-  quoted,
-} from './adopt-mysql-mapping.ts'
-import {
   declared,
   guarded,
   nowDeclared,
@@ -148,7 +140,7 @@ select ${selected.join(', ')}
 from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n left join accounts_users a on false
 where coalesce(trim(${value.email}), '') <> '' and char_length(${value.email}) <= 255
   and coalesce(char_length(${username}), 0) <= 255
-order by (${value.active}) desc, ${columnOf(table.id)}
+order by (${value.active}) desc, ${value.email} = ${canonicalOf(value.email)} desc, ${columnOf(table.id)}
 on duplicate key update id = accounts_users.id`
 }
 

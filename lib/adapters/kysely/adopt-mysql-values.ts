@@ -4,6 +4,8 @@ import { taking as setting } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
 export const nowMs = `cast(floor(timestampdiff(microsecond, '1970-01-01', utc_timestamp(3)) / 1000) as signed)`
+/** The form of an address in which it is unique; of what is not ASCII `repair` makes it. */
+export const canonicalOf = (email: string) => `lower(${email})`
 /** The form of a username in which it is unique. */
 export const usernameFormOf = (username: string) => `lower(${username})`
 

@@ -1,5 +1,5 @@
 import { type Adopter, type Queries, unequalIds } from './adopt-check.ts'
-import { canonicalOf, idOf, literal, type MysqlTable, nameOfTable, readHostTable } from './adopt-mysql-mapping.ts'
+import { idOf, literal, type MysqlTable, nameOfTable, readHostTable } from './adopt-mysql-mapping.ts'
 import {
   adoptionStatements,
   difference,
@@ -8,7 +8,7 @@ import {
   repairStatements,
   takeStatement,
 } from './adopt-mysql-statements.ts'
-import { nowMs, usernameFormOf } from './adopt-mysql-values.ts'
+import { canonicalOf, nowMs, usernameFormOf } from './adopt-mysql-values.ts'
 import { runText } from './adopt-table.ts'
 import { migrationSql } from './migrate.ts'
 

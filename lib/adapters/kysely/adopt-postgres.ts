@@ -1,8 +1,9 @@
 import type { AnyKysely } from '../../options/ports.ts'
 import type { Adopter, Queries } from './adopt-check.ts'
-import { canonicalOf, columnOf, nameOfTable, type PostgresTable, quoted, readHostTable } from './adopt-mapping.ts'
+import { columnOf, nameOfTable, type PostgresTable, quoted, readHostTable } from './adopt-mapping.ts'
 import {
   adoptionStatements,
+  canonicalOf,
   difference,
   nowMs,
   removalStatements,

@@ -129,11 +129,7 @@ async function sampleOf(db: AnyKysely, table: string, name: string, numbered: bo
 const numbers = /int|bool|num|dec|real|doub|floa|bit/
 const flags = /bool|bit|tinyint/
 
-/** The form of an address in which it is unique; of what is not ASCII `repair` makes it. */
-export const canonicalOf = (email: string): string => `lower(${email})`
-
 const mapping: Mapping<SqliteColumn, SqliteMapped> = {
-  canonical: canonicalOf,
   text: (ours, host) => ({ ours, host, read: textOf(host), write: `new.${ours}` }),
   password: (host, none) => ({ host, ...passwordValues(textOf(host), none) }),
   active(host) {

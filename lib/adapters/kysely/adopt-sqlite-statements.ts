@@ -1,17 +1,11 @@
-import {
-  canonicalOf,
-  columnOf,
-  pathOf,
-  quoted,
-  type SqliteMapped,
-  type SqliteTable,
-  unquoted,
-} from './adopt-sqlite-mapping.ts'
+import { columnOf, pathOf, quoted, type SqliteMapped, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
 import { columnValues, fieldOf, hostRow, hostTriggerNames, isField, literal, ownTables } from './adopt-table.ts'
 import { taking } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
 export const nowMs = `cast((julianday('now') - 2440587.5) * 86400000 as integer)`
+/** The form of an address in which it is unique; of what is not ASCII `repair` makes it. */
+export const canonicalOf = (email: string) => `lower(${email})`
 /** The form of a username in which it is unique. */
 export const usernameFormOf = (username: string) => `lower(${username})`
 
@@ -250,7 +244,7 @@ function bulk(table: SqliteTable, withUsername: boolean): string {
 select ${selected.join(', ')}
 from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n left join ${users} a on false
 where coalesce(trim(${value.email}), '') <> ''
-order by (${value.active}) desc, ${columnOf(table.id)}`
+order by (${value.active}) desc, ${value.email} = ${canonicalOf(value.email)} desc, ${columnOf(table.id)}`
 }
 
 /** Whether an account has no row. */

@@ -1,14 +1,8 @@
 import { type Adopter, type Queries, unequalIds } from './adopt-check.ts'
-import {
-  canonicalOf,
-  columnOf,
-  nameOfTable,
-  readHostTable,
-  type SqliteTable,
-  unquoted,
-} from './adopt-sqlite-mapping.ts'
+import { columnOf, nameOfTable, readHostTable, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
 import {
   adoptionStatements,
+  canonicalOf,
   difference,
   lostOf,
   nowMs,

@@ -1,5 +1,5 @@
 import type { Adoption } from '../../options/adoption.ts'
-import { canonicalOf, columnOf, type PostgresTable as HostTable, type PostgresColumn, quoted } from './adopt-mapping.ts'
+import { columnOf, type PostgresTable as HostTable, type PostgresColumn, quoted } from './adopt-mapping.ts'
 import {
   columnValues,
   fieldOf,
@@ -16,6 +16,8 @@ const names = { take: 'accounts_take_over', host: 'accounts_host_changed', ours:
 const ownTrigger = 'fastify_accounts_adopted'
 /** The database's time in milliseconds, as SQL. */
 export const nowMs = 'floor(extract(epoch from clock_timestamp()) * 1000)::bigint'
+/** The form of an address in which it is unique, as far as SQL can make it. */
+export const canonicalOf = (email: string) => `lower(${email} collate "C")`
 /** The form of a username in which it is unique. */
 export const usernameFormOf = (username: string) => `lower(normalize(${username}, NFC))`
 
@@ -246,7 +248,7 @@ select ${selected.join(', ')}
 from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n
   left join ${users} a on false
 where coalesce(trim(${value.email}), '') <> ''
-order by (${value.active}) desc, ${columnOf(table.id)}
+order by (${value.active}) desc, ${value.email} = ${canonicalOf(value.email)} desc, ${columnOf(table.id)}
 on conflict do nothing;`
 }
 

@@ -44,8 +44,6 @@ export interface HostTable<Column = HostColumn> {
 /** How a database reads and writes the columns that options name. */
 export interface Mapping<Column, Each> {
   text(ours: string, host: Column): Each
-  /** The form of an address in which it is unique, as far as SQL can make it. */
-  canonical(email: string): string
   password(host: Column, none: string | undefined): Each
   active(host: Column): Each
   /** A column of words. */
@@ -112,11 +110,10 @@ export function mappedOf<Column extends HostColumn, Each extends Mapped<Column>>
   find: Find<Column>,
   mapping: Mapping<Column, Each>,
 ): Each[] {
-  const { emailMatch, email, password, username, role, active, disabledAt, verifiedAt, createdAt } = adoption
-  const address = mapping.text('email', find('email', email))
-  const passwordColumn = find('password', password)
+  const { email, password, username, role, active, disabledAt, verifiedAt, createdAt } = adoption
+  const [emailColumn, passwordColumn] = [find('email', email), find('password', password)]
   return [
-    emailMatch === 'exact' ? { ...address, write: mapping.canonical(address.write) } : address,
+    mapping.text('email', emailColumn),
     mapping.password(passwordColumn, adoption.noPassword),
     ...(username ? [mapping.text('username', find('username', username))] : []),
     ...(role ? [mapping.text('role', find('role', role))] : []),

@@ -1,6 +1,14 @@
 import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
-import { type Adoptable, type Adopter, findingsOf, hasTables, type Queries } from './adopt-check.ts'
+import {
+  type Adoptable,
+  type Adopter,
+  type Forms,
+  findingsOf,
+  hasTables,
+  type Judge,
+  type Queries,
+} from './adopt-check.ts'
 import { mysqlAdopter } from './adopt-mysql.ts'
 import { postgresAdopter } from './adopt-postgres.ts'
 import { sqliteAdopter } from './adopt-sqlite.ts'
@@ -41,19 +49,9 @@ export async function removalSql(db: AnyKysely, adoption: Adoption): Promise<str
 }
 
 /** What is to be known before and after, as lines for people. */
-export async function checkAdoption(
-  db: AnyKysely,
-  adoption: Adoption,
-  formOf: (stored: string) => string | null,
-): Promise<string[]> {
+export async function checkAdoption(db: AnyKysely, adoption: Adoption, judge: Judge): Promise<string[]> {
   const { table, queries } = await read(db, adoption)
-  return findingsOf(db, table, queries, adoption, formOf)
-}
-
-/** The forms in which addresses and usernames are unique, where SQL cannot make them; null for none. */
-export interface Forms {
-  email(address: string): string | null
-  username(name: string): string
+  return findingsOf(db, table, queries, adoption, judge)
 }
 
 /** Makes the two tables equal again, as the host's is, after a change that no trigger saw. */

@@ -53,6 +53,8 @@ async function changeOrName(
   } catch (error) {
     if (!violatesUnique(error)) throw error
     if (await emailTaken(db, change)) return 'email_taken'
+    // In an adopted table a row without an account may have it.
+    if (repeats === 0 && change.set.email !== undefined) return 'email_taken'
     if (repeats === 0) throw error
     return changeOrName(db, change, repeats - 1)
   }

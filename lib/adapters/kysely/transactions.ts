@@ -1,6 +1,6 @@
 import { randomBytes } from 'node:crypto'
 import { type Kysely, sql } from 'kysely'
-import type { Storage } from '../../contracts.ts'
+import { withEachMethod } from '../../core/methods.ts'
 import { dialectOf } from './dialects.ts'
 import { stateOf } from './states.ts'
 import type { AccountsTables } from './tables.ts'
@@ -62,19 +62,15 @@ const lastCalls = new WeakMap<object, Promise<unknown>>()
  * The verbs, called one after the other within a host's transaction: savepoints nest, and what one caller rolls back or
  * releases takes along what another did meanwhile.
  */
-export function serialized(db: object, { ids, ...verbs }: Storage): Storage {
-  const afterLast =
-    (verb: (...args: unknown[]) => unknown) =>
-    (...args: unknown[]) => {
-      const done = (lastCalls.get(db) ?? Promise.resolve()).then(() => verb(...args))
-      lastCalls.set(
-        db,
-        done.catch(() => {}),
-      )
-      return done
-    }
-  const members = Object.entries(verbs).map(([name, verb]) => [name, afterLast(verb as never)])
-  return { ids, ...Object.fromEntries(members) }
+export function serialized<Verbs extends object>(db: object, verbs: Verbs): Verbs {
+  return withEachMethod(verbs, (_name, verb) => (...args) => {
+    const done = (lastCalls.get(db) ?? Promise.resolve()).then(() => verb(...args))
+    lastCalls.set(
+      db,
+      done.catch(() => {}),
+    )
+    return done
+  })
 }
 
 /** Whether the database refused a value: SQLSTATE classes 22 data and 54 limits, 23514 check, 23502 not null. */

@@ -187,7 +187,7 @@ select accounts_host_row."id", accounts_host_row."email"::text, lower(accounts_h
 from public.users accounts_host_row cross join (select floor(extract(epoch from clock_timestamp()) * 1000)::bigint as now_ms) n
   left join "accounts".accounts_users a on false
 where coalesce(trim(accounts_host_row."email"::text), '') <> ''
-order by (accounts_host_row."deleted_at" is null) desc, accounts_host_row."id"
+order by (accounts_host_row."deleted_at" is null) desc, accounts_host_row."email"::text = lower(accounts_host_row."email"::text collate "C") desc, accounts_host_row."id"
 on conflict do nothing;
 
 select count("accounts".accounts_take_over(accounts_host_row)) from public.users accounts_host_row
