@@ -51,10 +51,10 @@ export function weaker(stored: string, { memoryCost, timeCost }: Argon2Cost): bo
 function costOf(stored: string) {
   const [, variant, version, costs = ''] = storedHash.exec(withoutKeyId(stored)) ?? []
   if (variant === undefined) return null
-  const given = Object.fromEntries(costs.split(',').map((cost) => cost.split('=')))
   // One that is missing, since another stands twice, is 0: no hash is affordable by it.
-  const [m, t, p] = [given.m, given.t, given.p].map((cost = 0) => Number(cost)) as [number, number, number]
-  return { variant, version, m, t, p }
+  const given = { m: 0, t: 0, p: 0 }
+  for (const cost of costs.split(',')) given[cost[0] as keyof typeof given] = Number(cost.slice(2))
+  return { variant, version, ...given }
 }
 
 /** The PHC string of an argon2 hash; Django writes the name of its hasher before it. */

@@ -40,9 +40,8 @@ function boundedCall(name: string, call: Call, breaker: Breaker, log: FastifyBas
   const batch = batchMs.get(name)
   return async (...args) => {
     if (!batch) refuseWhilePaused(breaker)
-    const timer = startTimer(name, batch ?? deadlineMs)
     try {
-      const result = await Promise.race([call(...args), timer.expired])
+      const result = await beforeItExpires(call(...args), name, batch ?? deadlineMs)
       if (!batch) breaker.timeouts = 0
       return result
     } catch (cause) {
@@ -52,8 +51,6 @@ function boundedCall(name: string, call: Call, breaker: Breaker, log: FastifyBas
       if (name !== heartbeat) log.error({ err: loggable(fault) }, `fastify-accounts: "${name}" failed`)
       if (!isOutage(cause)) throw cause
       throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: loggable(fault) })
-    } finally {
-      timer.stop()
     }
   }
 }
@@ -69,12 +66,11 @@ class Expired extends Error {
   override name = 'TimeoutError'
 }
 
-function startTimer(name: string, ms: number): { expired: Promise<never>; stop(): void } {
-  let timer: NodeJS.Timeout
-  const expired = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Expired(`"${name}" took longer than ${ms} ms`)), ms)
+function beforeItExpires<T>(work: Promise<T>, name: string, ms: number): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(new Expired(`"${name}" took longer than ${ms} ms`)), ms)
+    work.then(resolve, reject).then(() => clearTimeout(timer))
   })
-  return { expired, stop: () => clearTimeout(timer) }
 }
 
 /**

@@ -138,7 +138,7 @@ async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], ev
     throw tooMany(waitMs)
   }
   const share = Math.max(0, ...decisive.map((result) => result.share))
-  await ask(realm, event(), { share, known }).catch((error) => {
+  await ask(realm, event, { share, known }).catch((error) => {
     takeBack(counted)
     throw error
   })
@@ -153,12 +153,9 @@ async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], ev
 }
 
 /** Asks the host's hooks, which may refuse. Not to answer is to refuse: they may be all that stands before a robot. */
-async function ask(
-  { hooks }: Realm,
-  { client, identifier = null, details }: About,
-  counted: { share: number; known: boolean },
-): Promise<void> {
+async function ask({ hooks }: Realm, event: () => About, counted: { share: number; known: boolean }): Promise<void> {
   if (!hooks.has('beforeAttempt')) return
+  const { client, identifier = null, details } = event()
   const context = { act: details.act, ...counted, identifier, client }
   await inTime(hookMs, () => hooks.before('beforeAttempt', context)).catch((error) => {
     if (isRefusal(error) || !isOutage(error)) throw error
