@@ -16,7 +16,8 @@ const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 const never = { tries: 1_000_000, seconds: 900 }
 const limits = ['login', 'account', 'network', 'register', 'mail', 'mailbox', 'change']
 const throttle = process.env.LIMITS === 'off' ? false : Object.fromEntries(limits.map((name) => [name, never]))
-await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, throttle })
+const tokens = { keys: process.env.SIGNING_KEY ?? 'secret' }
+await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, throttle, tokens })
 
 app.get('/open', async () => ({ ok: true }))
 app.get('/guarded', { onRequest: app.accounts.authenticate }, async () => ({ ok: true }))
