@@ -16,7 +16,7 @@ const db = new Kysely({ dialect: new PostgresDialect({ pool }) })
 const never = { tries: 1_000_000, seconds: 900 }
 const limits = ['login', 'account', 'network', 'register', 'mail', 'mailbox', 'change']
 const throttle = process.env.LIMITS === 'off' ? false : Object.fromEntries(limits.map((name) => [name, never]))
-const tokens = { keys: process.env.SIGNING_KEY ?? 'secret' }
+const tokens = { keys: process.env.SIGNING_KEY ?? 'secret', accessTtl: Number(process.env.ACCESS_TTL ?? 300) }
 await app.register(accounts, { secret: ACCOUNTS_SECRET, db, redis: REDIS_URL, throttle, tokens })
 
 app.get('/open', async () => ({ ok: true }))

@@ -205,7 +205,7 @@ function inTransaction<T>(prisma: PrismaClient, steps: (tx: Db) => Promise<T>): 
   return prisma.$transaction(steps, { isolationLevel: 'ReadCommitted' })
 }
 
-const fits = (user: ImportedUser) => (user.id === undefined || isInt(user.id)) && storableUser(user)
+const fits = ({ id = 1, ...user }: ImportedUser) => isInt(id) && id > 0 && storableUser(user)
 
 // Prisma knows no sequences. Before others see the row; never back, or ids of deleted users would be given out again.
 function skipId(prisma: PrismaClient, id: number) {

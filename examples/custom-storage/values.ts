@@ -1,8 +1,8 @@
 import { type Faults, storable } from 'fastify-accounts/adapter'
 import { Prisma } from './generated/client.ts'
 
-/** Whether a value can be an id, an `Int`: tokens, routes and imports may bring others. */
-export const isInt = (value: unknown): value is number => value === (Number(value) | 0) && value > 0
+/** Whether an `Int` can hold a value: tokens, routes and imports may bring others. */
+export const isInt = (value: unknown): value is number => value === (Number(value) | 0)
 
 /** The id for a query: 0, which nobody has, for one that nobody can have. */
 export const int = (id: number): number => (isInt(id) ? id : 0)

@@ -41,7 +41,8 @@ function boundedCall(name: string, call: Call, breaker: Breaker, log: FastifyBas
   return async (...args) => {
     if (!batch) refuseWhilePaused(breaker)
     try {
-      const result = await beforeItExpires(call(...args), name, batch ?? deadlineMs)
+      // The port of a host may answer at once.
+      const result = await beforeItExpires(Promise.resolve(call(...args)), name, batch ?? deadlineMs)
       if (!batch) breaker.timeouts = 0
       return result
     } catch (cause) {

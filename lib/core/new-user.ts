@@ -24,16 +24,11 @@ export function newUser(
   if (emailCanonical === null) throw invalid('email', 'must be an e-mail address')
   return {
     ...nameOf(options, registration.username ?? null, emailCanonical),
-    email: storedAddress(options, email),
+    email,
     emailCanonical,
     profile: cleanProfile(profile),
     ...beginning(clock()),
   }
-}
-
-/** An address as it is stored: as it was typed, unless the host searches it in lower case. */
-export function storedAddress({ adopt }: ResolvedOptions, email: string): string {
-  return adopt?.emailMatch === 'exact' ? email.toLowerCase() : email
 }
 
 /** What every new user begins with. */

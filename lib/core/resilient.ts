@@ -17,8 +17,9 @@ const pauseMs = 10
 const patienceMs = 1000
 
 /**
- * The verbs of a storage, each tried again at most three times, and throwing `ACCOUNTS_UNAVAILABLE`, which becomes a
- * 503, for faults of the database and of the connection to it.
+ * The verbs of a storage, each but `importUsers` tried again at most three times, and throwing `ACCOUNTS_UNAVAILABLE`,
+ * which becomes a 503, for faults of the database and of the connection to it. Without `retry` for a storage that has
+ * joined a transaction of the host's, which is rolled back as a whole.
  */
 export function resilient<Verbs extends object>(verbs: Verbs, { retry, unavailable }: Faults = {}): Verbs {
   return withEachMethod(verbs, (name, verb) => async (...args) => {

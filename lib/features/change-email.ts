@@ -5,7 +5,7 @@ import { checkCode, identifierOf, withGrant } from '../core/codes.ts'
 import { addressOf, changeCredentials, provePassword, whileStale } from '../core/credentials.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { emit } from '../core/events.ts'
-import { conflict, nameOf, storedAddress } from '../core/new-user.ts'
+import { conflict, nameOf } from '../core/new-user.ts'
 import { handOver, rowsOf } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
 import { hasRoomFor, knowOnly } from '../core/throttle.ts'
@@ -74,7 +74,7 @@ export async function confirmEmail(
       // The username may be another one by now, which is no change of credentials.
       const found = await realm.storage.findUserById(user.id)
       if (!found?.active || found.credentialVersion !== user.credentialVersion) return null
-      return takeAddress(realm, account, found, { email: storedAddress(realm.options, email), emailCanonical }, client)
+      return takeAddress(realm, account, found, { email, emailCanonical }, client)
     })
     if (outcome === 'email_taken') throw conflict(outcome)
     if (outcome === 'changed') knowOnly(realm, emailCanonical, client)

@@ -66,6 +66,23 @@ t.test('adopt says what is missing or wrong, without a stack', { skip: noPostgre
   for (const { err } of [await adopt()]) t.notMatch(err, /\n {4}at /)
 })
 
+t.test('adopt --check knows how long the hashes are that will be written', { skip: noPostgres }, async (t) => {
+  for (const [write, told] of [
+    ['bcrypt', false],
+    ['argon2id', true],
+  ] as const) {
+    await t.test(write, async (t) => {
+      const { client, adopt } = await open(t, { adopt: { table: 'users' }, passwords: { write } })
+      await client.query(table.replace('password text', 'password varchar(72)'))
+
+      const { code, out } = await adopt('--check')
+
+      t.equal(code, 0)
+      t.equal(out.includes('column "password" is character varying(72): what we write may need 128'), told)
+    })
+  }
+})
+
 t.test('adopt needs a table to adopt', { skip: noPostgres }, async (t) => {
   const { adopt } = await open(t, {})
 

@@ -151,7 +151,7 @@ async function indexFindings(db: AnyKysely, { mapped }: HostTable, queries: Quer
   const { name, unique } = mapped.find(({ ours }) => ours === 'email')!.host
   if ((emailMatch === 'exact' && unique) || (await queries.uniqueEmail(db))) return []
   if (emailMatch === 'exact') return [`there is no unique index on ${name}: one address may get two rows`]
-  const hint = unique ? `; if your code puts addresses in lower case, name emailMatch: 'exact'` : ''
+  const hint = unique ? `; if your code puts addresses in lower case, set emailMatch: 'exact'` : ''
   return [`there is no unique index on lower(${name}): two spellings of one address may get two rows${hint}`]
 }
 

@@ -114,7 +114,7 @@ begin
   perform set_config('${taking}', '1', true);
   select * into a from ${users} u where u.id = ${id};
   v_email := ${value.email};
-  -- What is known to be the form of this very address stays: not every form can be made here.
+  -- What is known to be the form of this address stays: not every form can be made here.
   v_canonical := case when ${canonicalOf('a.email')} = ${canonicalOf('v_email')} then a.email_canonical
     else ${canonicalOf('v_email')} end;
   v_username := ${value.username};

@@ -42,7 +42,7 @@ export async function orInUse<T>(deletion: Promise<T>): Promise<T | 'in_use'> {
 }
 
 // Tried again when the address that was taken is free by now, or when only the name was: the next try leaves the name
-// out, which it sees taken.
+// out, which it sees taken. In an adopted table a row without an account may have the name, or the address.
 async function changeOrName(
   db: Kysely<AccountsTables>,
   change: CredentialChange,
@@ -53,10 +53,11 @@ async function changeOrName(
   } catch (error) {
     if (!violatesUnique(error)) throw error
     if (await emailTaken(db, change)) return 'email_taken'
-    // In an adopted table a row without an account may have it.
-    if (repeats === 0 && change.set.email !== undefined) return 'email_taken'
-    if (repeats === 0) throw error
-    return changeOrName(db, change, repeats - 1)
+    if (repeats > 0) return changeOrName(db, change, repeats - 1)
+    const { username, usernameCanonical: _form, ...set } = change.set
+    if (username !== undefined) return changeOrName(db, { ...change, set }, 0)
+    if (set.email !== undefined) return 'email_taken'
+    throw error
   }
 }
 

@@ -15,6 +15,8 @@ export interface AdoptedTable {
   table: string
   /** @default 'id' */
   id?: string
+  /** `'exact'` where the host searches an address in lower case, as which new ones are stored then. @default 'lower' */
+  emailMatch?: 'lower' | 'exact'
   /** Null for those who may log in; whoever is not, has given the address up. @default none */
   disabledAt?: string | undefined
   /** What a new row has in columns that are not null and have no default. @default none */
@@ -77,20 +79,26 @@ export function hostRowFirst(db: Kysely<AccountsTables>, adopted: Adopted) {
   }
   return {
     insertUser: insertVerb(db, verbs, adopted),
+    importUsers: (users) => verbs.importUsers(users.map((user) => asSearched(adopted, user))),
     updateUser: (change) => locked(change.id, 'update', (within) => within.updateUser(change)),
     setRole: (id, role) => locked(id, 'no key update', (within) => within.setRole(id, role)),
     replacePasswordHash: (id, ...hashes) =>
       locked(id, 'no key update', (within) => within.replacePasswordHash(id, ...hashes)),
-    changeCredentials: (change) => locked(change.userId, 'update', (within) => within.changeCredentials(change)),
+    changeCredentials: ({ set, ...change }) =>
+      locked(change.userId, 'update', (within) =>
+        within.changeCredentials({ ...change, set: asSearched(adopted, set) }),
+      ),
     deleteUser: (deletion) => orInUse(locked(deletion.userId, 'update', (within) => within.deleteUser(deletion))),
   } satisfies Partial<Storage>
 }
 
-function insertVerb(
-  db: Kysely<AccountsTables>,
-  verbs: Storage,
-  { insert, disabledAt, ids, verbsOf }: Adopted,
-): Storage['insertUser'] {
+// As JavaScript of the host's does it, which databases do to some letters only.
+function asSearched<Owner extends { email?: string }>({ emailMatch }: Adopted, owner: Owner): Owner {
+  return emailMatch === 'exact' && owner.email !== undefined ? { ...owner, email: owner.email.toLowerCase() } : owner
+}
+
+function insertVerb(db: Kysely<AccountsTables>, verbs: Storage, adopted: Adopted): Storage['insertUser'] {
+  const { insert, disabledAt, ids, verbsOf } = adopted
   async function inserted(
     transaction: Kysely<AccountsTables>,
     user: NewUser,
@@ -105,7 +113,7 @@ function insertVerb(
   }
   return async (user, mails, request = null) => {
     // A row of the host's is never removed because its address was not proved in time.
-    const kept = { ...user, expiresAt: null }
+    const kept = { ...asSearched(adopted, user), expiresAt: null }
     const outcome = insert
       ? await allOrNothing(db, (transaction) => inserted(transaction, kept, mails, request))
       : await verbs.insertUser(kept, mails)

@@ -257,9 +257,26 @@ t.test('an adopted table', { skip: noPostgres }, async (t) => {
     t.match(await confirmed(), { status: 200 })
     t.equal((await row(body.id)).email, 'bob@\u00fcber.example')
     t.equal((await login('BOB@\u00fcber.example')).status, 200)
+    await accounts.users.import([{ email: 'Eve@Example.org', passwordHash: null }])
+    t.match(await rows("select id from users where email = 'eve@example.org'"), [{}])
     t.notMatch((await findings()).join(), /differ|ASCII/)
     await client.query('drop index users_email_idx')
     t.match((await findings())[0], 'there is no unique index on email: one address may get two rows')
+  })
+
+  await t.test('a name that a row without an account has is left out of a change', async (t) => {
+    const { post, login, row, mailer } = await open(t, {
+      script: `${legacy} create unique index on users (login);`,
+      before: `insert into users (email, password, login) values
+        ('ada@example.org', '$HASH', 'ada@example.org'), ('', '', 'ada@new.example')`,
+    })
+    const { access } = (await login('ada@example.org')).body
+    const { token } = (await post('/auth/change_email/', { email: 'ada@new.example', password }, bearer(access))).body
+
+    const answer = await post('/auth/confirm_email/', { token, otp: mailer.sent.at(-1)!.code }, bearer(access))
+
+    t.equal(answer.status, 200)
+    t.match(await row(1), { email: 'ada@new.example', login: 'ada@example.org' })
   })
 
   await t.test('of those who share an address or a username, who may log in is named first', async (t) => {

@@ -47,7 +47,7 @@ begin
   perform set_config('fastify_accounts.taking', '1', true);
   select * into a from "accounts".accounts_users u where u.id = accounts_host_row."id";
   v_email := accounts_host_row."email"::text;
-  -- What is known to be the form of this very address stays: not every form can be made here.
+  -- What is known to be the form of this address stays: not every form can be made here.
   v_canonical := case when lower(a.email collate "C") = lower(v_email collate "C") then a.email_canonical
     else lower(v_email collate "C") end;
   v_username := a.username;
