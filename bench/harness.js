@@ -111,9 +111,17 @@ async function startService(name, env) {
   return { name, port, warm: new Set(), ask, stop, stat: () => ask('stat'), url: `http://127.0.0.1:${port}` }
 }
 
+const clients = new Set()
+// They would knock at what is gone until their time is over.
+process.on('exit', () => {
+  for (const client of clients) client.kill()
+})
+
 /** Runs one client to its end; statuses that neither `good` nor `allow` names are a failure of the measurement. */
 export async function runClient(service, plan) {
   const child = spawn(process.execPath, [join(folder, 'client.js')], { stdio: ['pipe', 'pipe', 'inherit'] })
+  clients.add(child)
+  child.once('exit', () => clients.delete(child))
   child.stdin.end(JSON.stringify({ port: service.port, ...plan }))
   const result = await json(child.stdout)
   refuseSurprises(result, plan)
