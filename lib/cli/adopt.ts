@@ -1,5 +1,5 @@
 import { realmOf } from '../accounts.ts'
-import { canonicalEmail } from '../core/email-address.ts'
+import { lookupForm } from '../core/email-address.ts'
 import { canonicalUsername } from '../core/usernames.ts'
 import { withAccounts } from './accounts.ts'
 import type { Flags } from './config.ts'
@@ -19,7 +19,7 @@ export async function adopt(flags: Flags): Promise<void> {
     const { adoptionSql, checkAdoption, removalSql, repairAdoption } = await adapter()
     if (remove) return print(await removalSql(db, adoption))
     if (!check) return print(await adoptionSql(db, adoption))
-    const forms = { email: canonicalEmail, username: canonicalUsername }
+    const forms = { email: lookupForm, username: canonicalUsername }
     if (repair) await repairAdoption(db, adoption, forms)
     const hashForm = (stored: string) => (passwords.usable(stored) ? nameOf(stored) : null)
     const hashLength = options.passwords.write === 'bcrypt' ? bcryptLength : longestHash

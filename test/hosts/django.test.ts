@@ -5,10 +5,9 @@ import t, { type Test } from 'tap'
 import ts from 'typescript'
 import { adoptionSql, checkAdoption, removalSql } from '../../lib/adapters/kysely/adopt.ts'
 import { memoryCache, memoryMailer } from '../../lib/adapters/memory/index.ts'
-import { canonicalEmail } from '../../lib/core/email-address.ts'
-import { canonicalUsername } from '../../lib/core/usernames.ts'
 import plugin, { type AccountsOptions } from '../../lib/index.ts'
 import { type Adoption, adoption } from '../../lib/options/adoption.ts'
+import { judge } from '../helpers/adoption.ts'
 import { bearer, clientOf, newPassword, password, secret } from '../helpers/app.ts'
 import { openFresh } from '../helpers/databases.ts'
 import { djangoSecret, noDjango, startDjango } from '../helpers/django.ts'
@@ -56,8 +55,7 @@ async function open(t: Test, model: 'auth.User' | 'users.User', more: Partial<Ac
     await runSnippet(t, model === 'auth.User' ? authUser! : usersUser!, { app: register, db, accounts: null })
   }
   const hashForm = (hash: string) => (hash.startsWith('!') ? null : hash.split('$')[0]!)
-  const judge = { forms: { email: canonicalEmail, username: canonicalUsername }, hashForm, hashLength: 128 }
-  const findings = () => checkAdoption(db, adopted!, judge)
+  const findings = () => checkAdoption(db, adopted!, { ...judge, hashForm })
   return { app, db, url, client, django, start, findings, mailer, adopted: () => adopted!, ...clientOf(app) }
 }
 

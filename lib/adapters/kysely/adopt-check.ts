@@ -1,6 +1,6 @@
 import type { Adoption } from '../../options/adoption.ts'
 import type { AnyKysely } from '../../options/ports.ts'
-import { type HostTable, hostRow, hostTriggerNames, runText } from './adopt-table.ts'
+import { type HostTable, hostRow, hostTriggerNames, precedence, runText } from './adopt-table.ts'
 
 /** What the findings need of a database, most of it as SQL over a row of the host's and `a` of ours. */
 export interface Queries {
@@ -54,9 +54,9 @@ export interface Adopter {
   script(statements: string[]): string
 }
 
-/** The forms in which addresses and usernames are unique, where SQL cannot make them; null for none. */
+/** The forms in which addresses and usernames are unique, where SQL cannot make them. */
 export interface Forms {
-  email(address: string): string | null
+  email(address: string): string
   username(name: string): string
 }
 
@@ -82,16 +82,15 @@ export async function findingsOf(
   adoption: Pick<Adoption, 'emailMatch' | 'insert'>,
   { forms, hashForm, hashLength }: Judge,
 ): Promise<string[]> {
+  const made = await hasTables(db, queries)
   return [
     ...columnFindings(table, adoption, hashLength),
     ...(await indexFindings(db, table, queries, adoption)),
     ...(await addressFindings(db, table, queries, adoption)),
-    ...(await formFindings(db, table, queries, forms)),
+    ...(await formFindings(db, table, queries, made ? forms : null)),
     ...(await usernameFindings(db, table, queries)),
     ...(await hashFindings(db, table, queries, hashForm)),
-    ...((await hasTables(db, queries))
-      ? [...(await triggerFindings(db, queries)), ...(await differences(db, table, queries))]
-      : []),
+    ...(made ? [...(await triggerFindings(db, queries)), ...(await differences(db, table, queries))] : []),
   ]
 }
 
@@ -171,20 +170,22 @@ async function addressFindings(db: AnyKysely, table: HostTable, queries: Queries
   ]
 }
 
-// Those of rows that have no account are listed with the others that have none.
-async function formFindings(db: AnyKysely, table: HostTable, queries: Queries, { email: formOf }: Forms) {
+// Before there are accounts, all; then those whose account has another form. Who has none is listed elsewhere.
+async function formFindings(db: AnyKysely, table: HostTable, queries: Queries, forms: Forms | null) {
   const { users, id, notAscii } = queries
+  const what = 'have an address that is not ASCII; run adopt --check --repair once they are taken over'
   const email = table.mapped.find(({ ours }) => ours === 'email')!.read
-  const made = await hasTables(db, queries)
-  const rows = await runText<{ id: string; email: string; form: string | null }>(
+  if (!forms) return listed(db, table, queries, { where: notAscii(email), what })
+  const rows = await runText<{ id: string; email: string; form: string }>(
     db,
-    `select ${id} as id, ${email} as email, ${made ? 'a.email_canonical' : 'null'} as form
-     from ${table.name} ${hostRow} ${made ? `join ${users} a on a.id = ${id}` : ''}
-     where ${notAscii(email)} order by ${id}`,
+    `select ${id} as id, ${email} as email, a.email_canonical as form
+     from ${table.name} ${hostRow} join ${users} a on a.id = ${id} where ${notAscii(email)} order by ${id}`,
   )
-  const other = rows.filter(({ email, form }) => (formOf(email) ?? form) !== form)
-  const ids = other.map(({ id }) => String(id))
-  return counted(ids, 'have an address that is not ASCII; run adopt --check --repair once they are taken over')
+  const other = rows.filter(({ email, form }) => forms.email(email) !== form)
+  return counted(
+    other.map(({ id }) => String(id)),
+    what,
+  )
 }
 
 async function usernameFindings(db: AnyKysely, table: HostTable, queries: Queries): Promise<string[]> {
@@ -258,9 +259,8 @@ async function shared(
   { id, joined, canonical }: Queries,
   { key, what }: { key: string; what: string },
 ): Promise<string[]> {
-  // Who may log in goes before who may not, as when the table is taken over, and an address in lower case first.
   const read = (ours: string) => table.mapped.find((one) => one.ours === ours)?.read
-  const order = `(${read('active') ?? '1 = 1'}) desc, ${read('email')} = ${canonical(read('email')!)} desc, ${id}`
+  const order = precedence(read('active') ?? '1 = 1', read('email')!, canonical, id)
   const rows = await runText<{ ids: string }>(
     db,
     `select ${joined(id, order)} as ids from ${table.name} ${hostRow}

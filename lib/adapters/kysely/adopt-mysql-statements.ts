@@ -13,7 +13,7 @@ import {
   valueNames,
   valuesOf,
 } from './adopt-mysql-values.ts'
-import { fieldOf, hostRow, hostTriggerNames, isField, ownTables } from './adopt-table.ts'
+import { fieldOf, hostRow, hostTriggerNames, isField, ownTables, precedence } from './adopt-table.ts'
 
 const ownTriggers = ['insert', 'update', 'delete'].map((act) => `fastify_accounts_adopted_${act}`)
 
@@ -140,7 +140,7 @@ select ${selected.join(', ')}
 from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n left join accounts_users a on false
 where coalesce(trim(${value.email}), '') <> '' and char_length(${value.email}) <= 255
   and coalesce(char_length(${username}), 0) <= 255
-order by (${value.active}) desc, ${value.email} = ${canonicalOf(value.email)} desc, ${columnOf(table.id)}
+order by ${precedence(value.active, value.email, canonicalOf, columnOf(table.id))}
 on duplicate key update id = accounts_users.id`
 }
 

@@ -1,5 +1,14 @@
 import { columnOf, pathOf, quoted, type SqliteMapped, type SqliteTable, unquoted } from './adopt-sqlite-mapping.ts'
-import { columnValues, fieldOf, hostRow, hostTriggerNames, isField, literal, ownTables } from './adopt-table.ts'
+import {
+  columnValues,
+  fieldOf,
+  hostRow,
+  hostTriggerNames,
+  isField,
+  literal,
+  ownTables,
+  precedence,
+} from './adopt-table.ts'
 import { taking } from './tables.ts'
 
 /** The database's time in milliseconds, as SQL. */
@@ -244,7 +253,7 @@ function bulk(table: SqliteTable, withUsername: boolean): string {
 select ${selected.join(', ')}
 from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n left join ${users} a on false
 where coalesce(trim(${value.email}), '') <> ''
-order by (${value.active}) desc, ${value.email} = ${canonicalOf(value.email)} desc, ${columnOf(table.id)}`
+order by ${precedence(value.active, value.email, canonicalOf, columnOf(table.id))}`
 }
 
 /** Whether an account has no row. */

@@ -8,6 +8,7 @@ import {
   literal,
   type Mapped,
   ownTables,
+  precedence,
   hostTriggerNames as triggers,
 } from './adopt-table.ts'
 import { taking } from './tables.ts'
@@ -248,7 +249,7 @@ select ${selected.join(', ')}
 from ${table.name} ${hostRow} cross join (select ${nowMs} as now_ms) n
   left join ${users} a on false
 where coalesce(trim(${value.email}), '') <> ''
-order by (${value.active}) desc, ${value.email} = ${canonicalOf(value.email)} desc, ${columnOf(table.id)}
+order by ${precedence(value.active, value.email, canonicalOf, columnOf(table.id))}
 on conflict do nothing;`
 }
 

@@ -148,6 +148,11 @@ export function columnValues(mapped: Pick<Mapped, 'ours' | 'read'>[]) {
   }
 }
 
+/** The order in which rows are taken over, as SQL: of those who share an address or a username the first has it. */
+export function precedence(active: string, email: string, canonical: (email: string) => string, id: string): string {
+  return `(${active}) desc, ${email} = ${canonical(email)} desc, ${id}`
+}
+
 /** How a password hash is made of the text in a column, and the column of a hash. */
 export function passwordValues(text: string, none: string | undefined): Pick<Mapped, 'ours' | 'read' | 'write'> {
   const stored = `nullif(${text}, '')`

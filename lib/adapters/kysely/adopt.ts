@@ -73,7 +73,7 @@ async function repairForms(db: AnyKysely, { users, notAscii }: Queries, forms: F
      from ${users} where ${notAscii('email')} or ${notAscii('username')}`,
   )
   for (const { id, email, emailForm, name, nameForm } of rows) {
-    const own = forms.email(email) ?? email.replace(/[A-Z]+/g, (letters) => letters.toLowerCase())
+    const own = forms.email(email)
     if (own !== emailForm) await setUnlessTaken(db, id, { email_canonical: own })
     const ownName = name === null ? null : forms.username(name)
     if (ownName !== nameForm) await setUnlessTaken(db, id, { username_canonical: ownName })

@@ -7,11 +7,10 @@ import Type from 'typebox'
 import { realmOf } from '../../../lib/accounts.ts'
 import { adoptionSql, checkAdoption, removalSql, repairAdoption } from '../../../lib/adapters/kysely/adopt.ts'
 import { memoryCache } from '../../../lib/adapters/memory/index.ts'
-import { canonicalEmail } from '../../../lib/core/email-address.ts'
-import { canonicalUsername } from '../../../lib/core/usernames.ts'
 import type { AccountsOptions } from '../../../lib/index.ts'
 import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
 import type { AnyKysely } from '../../../lib/options/ports.ts'
+import { forms, judge } from '../../helpers/adoption.ts'
 import { bearer, openApp, password } from '../../helpers/app.ts'
 import { noSqlite, openMariadb, sqliteFile } from '../../helpers/databases.ts'
 import { noMariadb, rounds, uniqueName, until } from '../../helpers/helper.ts'
@@ -127,10 +126,6 @@ const registration = {
   username: 'optional',
   profile: Type.Object({ company: Type.Optional(Type.String()), settings: Type.Optional(Type.Any()) }),
 } as const
-const forms = { email: canonicalEmail, username: canonicalUsername }
-const hashForm = (stored: string) =>
-  stored.startsWith('$2') ? 'bcrypt' : stored.startsWith('$argon2') ? 'argon2' : null
-const judge = { forms, hashForm, hashLength: 128 }
 
 /** Runs statements one by one, as a migration of the host's would, on one connection. */
 async function runScript(db: AnyKysely, script: string): Promise<void> {
@@ -395,6 +390,23 @@ for (const [title, server] of Object.entries(servers))
       t.equal((await login('Bob@\u00fcber.example')).status, 200)
       t.same(await unequal(), [])
     })
+
+    await t.test(
+      'an address that registration would refuse is listed for a repair as long as nobody logs in by it',
+      async (t) => {
+        const { login, findings, db, adopted } = await open(t, server, {
+          script: server.legacy({ charset: 'utf8mb4' }),
+          before: "insert into users (email, password) values ('A\u00d1N@example.org', '$HASH')",
+        })
+        const listed = async () => /1 have an address that is not ASCII/.test((await findings()).join())
+        const { status } = await login('A\u00d1N@example.org')
+
+        t.equal(await listed(), status === 401)
+        await repairAdoption(db, adopted, forms)
+        t.equal(await listed(), false)
+        t.equal((await login('a\u00d1n@example.org')).status, 200)
+      },
+    )
 
     await t.test('the way back leaves the host with its table, up to date', async (t) => {
       const { db, adopted, post, rows } = await open(t, server)

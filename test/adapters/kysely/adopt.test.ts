@@ -7,10 +7,9 @@ import { realmOf } from '../../../lib/accounts.ts'
 import { adoptionSql, checkAdoption, removalSql, repairAdoption } from '../../../lib/adapters/kysely/adopt.ts'
 import { memoryCache } from '../../../lib/adapters/memory/index.ts'
 import type { CredentialChange, User } from '../../../lib/contracts.ts'
-import { canonicalEmail } from '../../../lib/core/email-address.ts'
-import { canonicalUsername } from '../../../lib/core/usernames.ts'
 import type { AccountsOptions } from '../../../lib/index.ts'
 import { type Adoption, adoption } from '../../../lib/options/adoption.ts'
+import { forms, judge } from '../../helpers/adoption.ts'
 import { bearer, openApp, password } from '../../helpers/app.ts'
 import { openFresh, openPostgres } from '../../helpers/databases.ts'
 import { noPostgres, rounds, uniqueName, until } from '../../helpers/helper.ts'
@@ -43,10 +42,6 @@ const registration = {
   username: 'optional',
   profile: Type.Object({ company: Type.Optional(Type.String()), settings: Type.Optional(Type.Any()) }),
 } as const
-const forms = { email: canonicalEmail, username: canonicalUsername }
-const hashForm = (stored: string) =>
-  stored.startsWith('$2') ? 'bcrypt' : stored.startsWith('$argon2') ? 'argon2' : null
-const judge = { forms, hashForm, hashLength: 128 }
 
 interface Shape {
   script?: string
