@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { promisify } from 'node:util'
 import { brotliDecompress } from 'node:zlib'
-import type { PasswordReason } from '../errors.ts'
+import { AccountsError, type PasswordReason } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { inTime } from './deadline.ts'
 import { fitsBcrypt } from './written-hashes.ts'
@@ -34,7 +34,12 @@ const largestShare = 0.4
 export function createPasswordPolicy({ passwords, mail }: ResolvedOptions): PasswordPolicy {
   const { minLength, maxLength, context, breached, write } = passwords
   let loaded: Promise<string> | undefined
-  const common = () => (loaded ??= commonPasswords())
+  const common = () => (loaded ??= commonPasswords().catch(readAgain))
+
+  function readAgain(cause: unknown): never {
+    loaded = undefined
+    throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause })
+  }
 
   async function leaked(password: string, unchecked: (fault: unknown) => void): Promise<boolean> {
     if (!breached) return false

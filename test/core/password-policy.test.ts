@@ -1,6 +1,8 @@
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import files from 'node:fs/promises'
 import { createServer } from 'node:http'
+import { syncBuiltinESMExports } from 'node:module'
 import type { AddressInfo } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { brotliDecompressSync } from 'node:zlib'
@@ -66,6 +68,26 @@ t.test('[R-PW-4] a common password is refused, in any case', async (t) => {
   t.equal(refused, common.length)
   for (const password of ['PassWord1', 'QWERTYUIOP', 'Trustno1']) t.same(await refusals(password), ['common'], password)
   t.same(await refusals(`${common[0]} and more`), [])
+})
+
+t.test('[R-PW-4] a list that could not be read is a 503, and read again by the next request', async (t) => {
+  const { post } = await memoryApp(t)
+  const register = () => post('/api/register/', { username: 'ada', email: 'ada@example.org', password: 'trustno1' })
+  const { readFile } = files
+  files.readFile = () => Promise.reject(Object.assign(new Error('too many open files'), { code: 'EMFILE' }))
+  syncBuiltinESMExports()
+  t.teardown(restore)
+  function restore() {
+    files.readFile = readFile
+    syncBuiltinESMExports()
+  }
+
+  const failed = await Promise.all([register(), register()])
+  restore()
+  const next = await register()
+
+  for (const one of failed) t.match(one, { status: 503, body: { code: 'ACCOUNTS_UNAVAILABLE' } })
+  t.match(next, { status: 400, body: { reasons: ['common'] } })
 })
 
 t.test('[R-PW-4] where passwords are longer than the lists, patterns are refused', async (t) => {
