@@ -60,7 +60,8 @@ function entry(path: string, given: unknown): 'secret' | AccessKey {
   const publicKey = key.type === 'private' ? createPublicKey(key) : key
   const members = publicMembers(publicKey)
   const kid = createHash('sha256').update(JSON.stringify(members)).digest('base64url')
-  if (publishedKey(kid)) throw wrongKey(path, 'a published one, which anybody can sign with')
+  if (publishedKey(kid) || repetitive(key))
+    throw wrongKey(path, 'a published or trivial one, which anybody can sign with')
   if (key.type === 'private' && !belong(key, publicKey, alg))
     throw wrongKey(path, 'one whose halves do not belong together')
   if (isJwk(given)) checkMembers(path, given, { ...members, alg, kid, type: key.type })
@@ -122,6 +123,11 @@ const publicNames = ['crv', 'e', 'kty', 'n', 'x', 'y'] as const
 function publicMembers(key: KeyObject): Record<string, string> {
   const jwk = key.export({ format: 'jwk' })
   return Object.fromEntries(publicNames.flatMap((name) => (jwk[name] === undefined ? [] : [[name, jwk[name]]])))
+}
+
+// As of a small number, or of a seed that was filled in for a test.
+function repetitive(key: KeyObject): boolean {
+  return key.type === 'private' && new Set(Buffer.from(key.export({ format: 'jwk' }).d!, 'base64url')).size < 10
 }
 
 function belong(privateKey: KeyObject, publicKey: KeyObject, alg: AccessKey['alg']): boolean {

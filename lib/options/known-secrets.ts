@@ -5,7 +5,7 @@ export function knownSecret(secret: string): boolean {
   return known.has(createHash('sha256').update(secret).digest('base64url').slice(0, 6))
 }
 
-/** Whether the key of a thumbprint (RFC 7638) is an example of which the private half has been published. */
+/** Whether anybody can sign with the key of a thumbprint (RFC 7638): its private half is published or trivial. */
 export function publishedKey(thumbprint: string): boolean {
   return publishedKeys.has(thumbprint)
 }
@@ -71,7 +71,8 @@ ziRSPZzoyHLdzpqyQdzrREgiztxpj2zwxJgozzDzGo
 
 const known = new Set(prefixes.match(/\S{6}/g))
 
-// Of RFC 7515, 7517, 7520, 8037, 8410 and 9421, of jwt.io, and of the tests of https://github.com/C2SP/wycheproof.
+// Of RFC 6979, 7515, 7517, 7518, 7520, 8032, 8037, 8410 and 9421, of jwt.io, and of the tests of
+// https://github.com/C2SP/wycheproof. The last three have 1 and -1 on P-256, and the Ed25519 seed of zeros.
 const thumbprints = `
 IsUn6_e04MaShXFIISMp4kG62LWzMIPy_MvSA5pJgX8 oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U
 cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs
@@ -81,7 +82,12 @@ oGDmHqCJ7yzMkWEkrlZVHkvrHIyQwtlDmeq5ForUHeY 19J8y7Zprt2-QKLjF2I5pVk0OELX6cY2AfaA
 jtGSXJVYuZVE0cLF8m4OWz-gvUEtc1LxRfUd7fMBarg hKoe1YKmJxChuUJIUBuWgD3Kc_DtVa-vpjuCNmmDQh8
 eLx7cyKbcDMHSL_1LbVriUzfZG-p_W2rjxLJrg9teck ZiLSoDuPfDc8rxPl05LxD9nV_EzK3XJ8t6qpTXJCtvw
 RgVR5H6vvCLajavO3NKXafnQJXfbDa0gFBXhfKcyeMQ 9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI
-ayHP8s_OfTOz7Lp74K10qdqgO_pmAnygDsd0O9VnymY
+ayHP8s_OfTOz7Lp74K10qdqgO_pmAnygDsd0O9VnymY _GK0r6GCoJt9zcssg9lay4obIxgCq05ntiRymRHADSU
+Vy57XrArUrW0NbpI12tEzDHABxMwrTh6HHXRenSpnCo DOvxvJiAdIqVWIkFt5hDtCunXLF0BV4-JGv4f-ALSm0
+FtIu-VbGrfe_KB6CH7GNwODB72MNxj_ml11dEvO-7kk FVV5umTuau890q59V-4Ga_R6qWb7ON_ivJc4EjvCwTM
+lZI1vM7tnlYapaF5-cy86ptx0tT_8Av721hhiNB5ti4 iiDHHfFVNG6ICMUTsicgrWf1igtFYZEK73xlobt1ah4
+xx0BcA-wMohw8atYDJOe6peGModklG2wRHBlXHMvl0M WUvr_3qhO1HgZwQzcjEwvNYMQct45rClzuRw4DNhrAA
+9ZP03Nu8GrXPAUkbKNxHOKBzxPX83SShgFkRNK-f2lw
 `
 
 const publishedKeys = new Set(thumbprints.match(/\S+/g))

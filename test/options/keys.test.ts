@@ -1,4 +1,12 @@
-import { createHash, createPublicKey, generateKeyPairSync, type JsonWebKey, type KeyObject } from 'node:crypto'
+import {
+  createECDH,
+  createHash,
+  createPrivateKey,
+  createPublicKey,
+  generateKeyPairSync,
+  type JsonWebKey,
+  type KeyObject,
+} from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { inspect } from 'node:util'
 import Fastify from 'fastify'
@@ -162,14 +170,40 @@ t.test('[R-TOK-7] examples of which everybody has the private half are refused',
   )
   const rfc8037 = 'nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A'
 
-  t.equal(published.length, 17)
+  t.equal(published.length, 24)
   for (const { source, jwk } of published) {
     const pem = createPublicKey({ key: jwk, format: 'jwk' }).export({ type: 'spki', format: 'pem' })
-    for (const given of [jwk, pem]) t.match(refusal(['secret', given]), /\[1\]" must .* a published one/, source)
+    for (const given of [jwk, pem])
+      t.match(refusal(['secret', given]), /\[1\]" must .* a published or trivial one/, source)
   }
   const ours = published.find(({ source }) => source.startsWith('RFC 8037'))
-  t.match(refusal({ ...ours!.jwk, d: rfc8037 }), /a published one, which anybody can sign with/)
+  t.match(refusal({ ...ours!.jwk, d: rfc8037 }), /a published or trivial one, which anybody can sign with/)
 })
+
+t.test('[R-TOK-7] keys of which everybody can guess the private half are refused', async (t) => {
+  const order = 0xffffffff00000000ffffffffffffffffbce6faada7179e84f3b9cac2fc632551n
+  const seeds = [Buffer.alloc(32), Buffer.alloc(32, 255), Buffer.alloc(32, 'a seed')]
+  const guessed = [...[1n, 2n, 65_537n, order - 1n].map(keyOfNumber), ...seeds.map(keyOfSeed)]
+  const ofPublicHalf = [keyOfNumber(1n), keyOfNumber(order - 1n), keyOfSeed(Buffer.alloc(32))].map(publicJwkOf)
+
+  for (const given of [...guessed.map(jwkOf), ...guessed.map(pemOf), ...ofPublicHalf]) {
+    t.match(refusal(['secret', given]), /\[1\]" must .* a published or trivial one/, inspect(given))
+  }
+})
+
+function keyOfNumber(number: bigint): KeyObject {
+  const pair = createECDH('prime256v1')
+  pair.setPrivateKey(number.toString(16).padStart(64, '0'), 'hex')
+  const point = pair.getPublicKey()
+  const [x, y] = [point.subarray(1, 33), point.subarray(33)].map((half) => half.toString('base64url'))
+  const d = pair.getPrivateKey('base64url')
+  return createPrivateKey({ key: { kty: 'EC', crv: 'P-256', d, x: x!, y: y! }, format: 'jwk' })
+}
+
+function keyOfSeed(seed: Buffer): KeyObject {
+  const der = Buffer.concat([Buffer.from('302e020100300506032b657004220420', 'hex'), seed])
+  return createPrivateKey({ key: der, format: 'der', type: 'pkcs8' })
+}
 
 t.test('[R-LOG-6] printed options, accounts and apps show no key, and the host’s app.jwt has none', async (t) => {
   const keys = [pemOf(ed.privateKey), p256Jwk, rsaJwk]
