@@ -927,7 +927,7 @@ export const mutants = [
   },
   {
     file: 'lib/options/keys.ts',
-    find: 'publishedKey(kid) || ',
+    find: 'knownKey(kid) || ',
     replace: '',
     test: 'test/options/keys.test.ts',
     killedBy: '[R-TOK-7] examples of which everybody has the private half',

@@ -8,7 +8,7 @@ import {
   verify,
 } from 'node:crypto'
 import { type Check, type Hidden, hidden, shown, wrongOption } from './checks.ts'
-import { publishedKey } from './known-secrets.ts'
+import { knownKey } from './known-secrets.ts'
 
 /** A private key in PEM or as a JWK; `'secret'` stands for HS256 under the option `secret`. */
 export type TokenKey = string | JsonWebKey
@@ -60,8 +60,7 @@ function entry(path: string, given: unknown): 'secret' | AccessKey {
   const publicKey = key.type === 'private' ? createPublicKey(key) : key
   const members = publicMembers(publicKey)
   const kid = createHash('sha256').update(JSON.stringify(members)).digest('base64url')
-  if (publishedKey(kid) || repetitive(key))
-    throw wrongKey(path, 'a published or trivial one, which anybody can sign with')
+  if (knownKey(kid) || repetitive(key)) throw wrongKey(path, 'a published or trivial one, which anybody can sign with')
   if (key.type === 'private' && !belong(key, publicKey, alg))
     throw wrongKey(path, 'one whose halves do not belong together')
   if (isJwk(given)) checkMembers(path, given, { ...members, alg, kid, type: key.type })

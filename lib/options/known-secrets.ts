@@ -5,9 +5,12 @@ export function knownSecret(secret: string): boolean {
   return known.has(createHash('sha256').update(secret).digest('base64url').slice(0, 6))
 }
 
-/** Whether anybody can sign with the key of a thumbprint (RFC 7638): its private half is published or trivial. */
-export function publishedKey(thumbprint: string): boolean {
-  return publishedKeys.has(thumbprint)
+/**
+ * Whether anybody can sign with the key of a thumbprint (RFC 7638): its private half is published or trivial, or its
+ * point is of small order.
+ */
+export function knownKey(thumbprint: string): boolean {
+  return knownKeys.has(thumbprint)
 }
 
 // The first 36 bits of the SHA-256 of each entry (32 to 512 characters) of https://github.com/wallarm/jwt-secrets,
@@ -73,7 +76,7 @@ const known = new Set(prefixes.match(/\S{6}/g))
 
 // Of RFC 6979, 7515, 7517, 7518, 7520, 8032, 8037, 8410 and 9421, of jwt.io, and of the tests of
 // https://github.com/C2SP/wycheproof. The last three have 1 and -1 on P-256, and the Ed25519 seed of zeros.
-const thumbprints = `
+const published = `
 IsUn6_e04MaShXFIISMp4kG62LWzMIPy_MvSA5pJgX8 oKIywvGUpTVTyxMQ3bwIIeQUudfr_CkLMjCE19ECD-U
 cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs
 kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k poqkLGiymh_W0uP6PZFw-dvez3QJT5SolqXBCW38r0U
@@ -90,4 +93,16 @@ xx0BcA-wMohw8atYDJOe6peGModklG2wRHBlXHMvl0M WUvr_3qhO1HgZwQzcjEwvNYMQct45rClzuRw
 9ZP03Nu8GrXPAUkbKNxHOKBzxPX83SShgFkRNK-f2lw
 `
 
-const publishedKeys = new Set(thumbprints.match(/\S+/g))
+// Of the Ed25519 points whose order divides 8, in each encoding: y is 0, 1, -1 or one of two more, and with 0 and 1 not
+// reduced; each with both signs. They are those of ge25519_has_small_order in https://github.com/jedisct1/libsodium.
+const smallOrder = `
+ogRZbCR5KTrPFCAfuYmCMwj0w7Yuk3Lr6YWQWfpkbf0 _u1ng0q0KLy_N7DwZ7DMzsFWyjKNY3yBQ4yFvRDsZ-w
+eV9frzBXPTP92MWWMpoFOh0WI_kJLvGlhcNs15APU_s Np_ADZ8OGjghKLy3vFQKKZuqbzT86guBbRHu3O815WU
+Jwj2Wm3WQnidt0c7l__0Uyozch0IAYaYe0v8FTzd9rQ LrXZeKn1ZceeRqZQ28kjbYhisPQlI6pxREB-HCTn_A4
+HfjNXWWp2Joe9cH0xpWIAhVaMOsKQclqQfTnrYRgHjg L_udSqlR1FhicFsQ1K2AQiME29Y0aWdTTtKxgw8dkok
+UqnBYPqz_n47zVtZ0nFslEBmgGeldyTEu6vwR5b6nl0 uDS4D5v5WuodnoMxIZ5IFYf0Cveykc08TlArscwy5W8
+qJ-1d7w4R2fnFuNnhqNZBpbrJssiCqAHfmlfkH8BNXI bDH1Afa0E-_i5FdqcYcF-Gd4wskzTomjkvkrHyaRXcE
+dAPCOUA-LvEuseWdWqPioC71rWjJw4j_MI5dFJlRpPk oVsNDk47mrIVSWGLMk_P85AnQ273cqKhQJ2cxGCCGnY
+`
+
+const knownKeys = new Set([...published.match(/\S+/g)!, ...smallOrder.match(/\S+/g)!])
