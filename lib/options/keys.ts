@@ -82,8 +82,13 @@ function isJwk(given: unknown): given is JsonWebKey {
   return typeof given === 'object' && given !== null && typeof (given as JsonWebKey).kty === 'string'
 }
 
+const privateParts = ['p', 'q', 'dp', 'dq', 'qi', 'oth']
+
 function keyOfJwk(path: string, jwk: JsonWebKey): KeyObject {
   if (!['OKP', 'EC', 'RSA'].includes(jwk.kty!)) throw wrongKey(path, `a JWK of kty ${shown(jwk.kty)}`)
+  if (jwk.d === undefined && privateParts.some((name) => jwk[name] !== undefined)) {
+    throw wrongKey(path, 'a JWK of private parts without "d"')
+  }
   try {
     const key = { key: jwk, format: 'jwk' } as const
     return jwk.d === undefined ? createPublicKey(key) : createPrivateKey(key)
@@ -96,6 +101,9 @@ function keyOfPem(path: string, text: unknown): KeyObject {
   if (typeof text !== 'string') throw wrongKey(path, `a value of type ${typeof text}`)
   if (!text.includes('-----BEGIN ')) throw wrongKey(path, `a text of ${text.length} characters that is no PEM`)
   if (text.includes('ENCRYPTED')) throw wrongKey(path, 'an encrypted one')
+  // OpenSSL prints the name of a curve before its key.
+  const blocks = text.match(/-----BEGIN (?!EC PARAMETERS)/g)?.length ?? 0
+  if (blocks > 1) throw wrongKey(path, `a text of ${blocks} PEM blocks`)
   try {
     return (text.includes('PRIVATE KEY-----') ? createPrivateKey : createPublicKey)(text.trim())
   } catch {
@@ -132,10 +140,19 @@ function repetitive(key: KeyObject): boolean {
 function belong(privateKey: KeyObject, publicKey: KeyObject, alg: AccessKey['alg']): boolean {
   const [digest, text] = [alg === 'EdDSA' ? null : 'sha256', Buffer.from('fastify-accounts')]
   try {
-    return verify(digest, text, publicKey, sign(digest, text, privateKey))
+    return (alg !== 'RS256' || fit(privateKey)) && verify(digest, text, publicKey, sign(digest, text, privateKey))
   } catch {
     return false
   }
+}
+
+// OpenSSL signs with those parts of an RSA key that fit, and does not report the others.
+function fit(key: KeyObject): boolean {
+  const jwk = key.export({ format: 'jwk' })
+  const number = (part: string | undefined) => BigInt(`0x${Buffer.from(part!, 'base64url').toString('hex')}`)
+  const [n, e, d, p, q] = [number(jwk.n), number(jwk.e), number(jwk.d), number(jwk.p), number(jwk.q)]
+  const inverse = (d * e) % (p - 1n) === 1n && (d * e) % (q - 1n) === 1n && (q * number(jwk.qi)) % p === 1n
+  return p * q === n && inverse && number(jwk.dp) === d % (p - 1n) && number(jwk.dq) === d % (q - 1n)
 }
 
 interface Known extends Record<string, string> {

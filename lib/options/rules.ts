@@ -258,6 +258,7 @@ function origin(path: string, given: unknown): string {
   if (url.protocol === 'http:' && process.env.NODE_ENV === 'production') {
     throw wrongOption(path, 'must be https with NODE_ENV=production', shown(given))
   }
+  if (url.hostname.includes('*')) throw wrongOption(path, 'must name one host, without "*"', shown(given))
   if (url.origin === given) return given
   throw wrongOption(path, `must be the origin alone, as browsers write it: "${url.origin}"`, shown(given))
 }

@@ -72,6 +72,8 @@ t.test('[R-TOK-7] keys of each algorithm are taken as PEM and as JWK, and named 
     const key = type === 'sec1' ? p256.privateKey : rsa.privateKey
     t.equal(refusal(key.export({ type: type as 'sec1', format: 'pem' })), '', `openssl's older ${type}`)
   }
+  const curve = '-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n'
+  t.equal(refusal(curve + p256.privateKey.export({ type: 'sec1', format: 'pem' })), '', 'as openssl ecparam prints it')
 })
 
 t.test('[R-TOK-8] a ring mixes algorithms, and its older keys may be public ones', async (t) => {
@@ -133,8 +135,18 @@ t.test('[R-TOK-7] weak, wrong and mismatched keys are refused at boot, and never
     // The halves of two keys.
     [{ ...edJwk, x: other.ed.x }, /halves do not belong together/],
     [{ ...p256Jwk, d: other.p256.d }, /halves do not belong together|cannot be read/],
+    ...(['d', 'p', 'q', 'dp', 'dq', 'qi'] as const).map((part): [unknown, RegExp] => [
+      { ...rsaJwk, [part]: other.rsa[part] },
+      /halves do not belong together/,
+    ]),
     [{ ...rsaJwk, n: other.rsa.n }, /halves do not belong together|cannot be read/],
     [{ ...rsaJwk, ...other.rsa, n: rsaJwk.n }, /halves do not belong together|cannot be read/],
+    [['secret', { ...rsaJwk, d: undefined }], /"tokens\.keys\[1\]" must .* a JWK of private parts without "d"/],
+    [{ ...publicJwkOf(rsa.privateKey), p: rsaJwk.p }, /a JWK of private parts without "d"/],
+    // Two keys in one text.
+    [pemOf(ed.privateKey) + pemOf(p256.privateKey), /a text of 2 PEM blocks/],
+    [publicPemOf(p256.privateKey) + pemOf(p256.privateKey), /a text of 2 PEM blocks/],
+    [['secret', publicPemOf(rsa.privateKey).repeat(3)], /\[1\]" must .* a text of 3 PEM blocks/],
     // What contradicts the key.
     [{ ...edJwk, alg: 'ES256' }, /"tokens\.keys\.alg" must be 'EdDSA' or left out, but 'ES256'/],
     [{ ...rsaJwk, alg: 'PS256' }, /\.alg" must be 'RS256' or left out/],

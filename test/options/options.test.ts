@@ -148,6 +148,11 @@ const wrong: Wrong[] = [
       /must be the origin alone, as browsers write it: "https:\/\/app.example.com", but/,
     ],
   ),
+  [
+    'browser.origins[0]',
+    ['https://*.example.com'],
+    /must name one host, without "\*", but 'https:\/\/\*\.example\.com'/,
+  ],
   ['browser.origins[0]', ['https://a@app.example.com'], /"https:\/\/app.example.com"/],
   ['browser.origins[0]', ['https://APP.example.com'], /"https:\/\/app.example.com"/],
   ['browser.origins[0]', ['https://bücher.example'], /"https:\/\/xn--bcher-kva.example"/],
