@@ -112,9 +112,7 @@ function dwells(folded: string, word: string): boolean {
 
 // `suffix:count` per line; lines with 0 only hide how many there are.
 function hasSuffix(range: unknown, suffix: string): boolean {
-  if (typeof range !== 'string') throw new TypeError('passwords.breached must return a text')
-  return range.split(/\r?\n/).some((line) => {
-    const [found = '', count] = line.trim().split(':')
-    return found.toUpperCase() === suffix && count !== '0'
-  })
+  const lines = typeof range === 'string' ? range.toUpperCase().match(/^[\dA-F]{35}:\d+/gm) : null
+  if (!lines) throw new TypeError('passwords.breached must return lines of 35 hexadecimal digits, ":" and a count')
+  return lines.some((line) => line.startsWith(suffix) && !/:0+$/.test(line))
 }

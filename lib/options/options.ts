@@ -131,7 +131,7 @@ export interface AccountsOptions<Types extends object = Register> {
     context?: readonly string[]
     /**
      * Returns the range of leaked passwords whose SHA-1 begins with these 5 digits: lines of the rest and a count, as
-     * Have I Been Pwned has them. It has a second; what fails lets the password pass and is logged.
+     * Have I Been Pwned has them, and at least one. It has a second; what fails lets the password pass and is logged.
      */
     breached?: Breached
     argon2?: Partial<Argon2Cost>

@@ -165,7 +165,7 @@ t.test('[R-PW-4] a leaked password is refused, and only five digits of its hash 
   t.same(asked, [], 'what is refused anyway is not asked for')
 })
 
-t.test('[R-PW-4] a breach check that fails or hangs lets the password pass after a second, and is told', async (t) => {
+t.test('[R-PW-4] a breach check without a range lets the password pass after a second, and is told', async (t) => {
   const checks = {
     throws: () => {
       throw new Error('down')
@@ -173,6 +173,10 @@ t.test('[R-PW-4] a breach check that fails or hangs lets the password pass after
     rejects: () => Promise.reject(new Error('down')),
     hangs: () => sleep(60_000, '', { ref: false }),
     'is no text': () => Promise.resolve(404),
+    'is empty': async () => '',
+    'is a page': async () => '<!doctype html>\n<title>Log in to the network</title>\n<a href="http://192.0.2.1:80">',
+    'has the prefix': async (prefix: string) => `${prefix}${'0'.repeat(35)}:1\n`,
+    'has no counts': async () => `${'0'.repeat(35)}\n`,
   }
   for (const [name, breached] of Object.entries(checks)) {
     const { refusals, faults } = policy({ breached: breached as never })
@@ -183,8 +187,9 @@ t.test('[R-PW-4] a breach check that fails or hangs lets the password pass after
     t.ok(performance.now() - from < 2500)
     t.match(faults, [Error], name)
   }
-  const { refusals } = policy({ breached: async (prefix) => `${prefix}:1\n` })
+  const { refusals, faults } = policy({ breached: async () => `a note\r\n${'0'.repeat(35)}:0\r\n` })
   t.same(await refusals('a password of my own'), [])
+  t.same(faults, [])
 })
 
 t.test('[R-PW-4] [R-PW-5] one policy on every way to set a password', async (t) => {
