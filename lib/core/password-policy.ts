@@ -4,6 +4,7 @@ import { promisify } from 'node:util'
 import { brotliDecompress } from 'node:zlib'
 import { AccountsError, type PasswordReason } from '../errors.ts'
 import type { ResolvedOptions } from '../options/options.ts'
+import { shortestWord } from '../options/rules.ts'
 import { inTime } from './deadline.ts'
 import { fitsBcrypt } from './written-hashes.ts'
 
@@ -26,8 +27,6 @@ export interface PasswordPolicy {
 const breachMs = 1000
 /** Lists of leaked passwords have next to none that are so long: patterns stand in for them. */
 const nistLength = 15
-/** NIST SP 800-63B-4 3.1.1.2 asks for words of the context; a short one is part of many good passwords. */
-const shortestWord = 4
 const largestShare = 0.4
 
 /** Makes the policy of one registration of the plugin. */
@@ -100,7 +99,9 @@ function isSequence(run: string): boolean {
 
 function wordsOf({ username, email }: Owner, context: readonly string[]): string[] {
   const [local = '', domain = ''] = (email ?? '').split('@')
-  return [username ?? '', local, domain, domain.split('.')[0] ?? '', ...context]
+  const labels = domain.split('.').slice(0, -1)
+  return [username ?? '', local, local.split('+')[0]!, domain, ...labels, ...context]
+    .flatMap((word) => [word, word.replace(/\s+/g, '')])
     .map((word) => word.normalize('NFC').toLowerCase())
     .filter((word) => word.length >= shortestWord)
 }

@@ -10,6 +10,7 @@ import { type AnyKysely, cache, kysely, mailer, type RedisSource, redis, storage
 import {
   type Argon2Cost,
   argon2,
+  contextWords,
   type LegacyHashes,
   legacyHashes,
   names,
@@ -127,7 +128,7 @@ export interface AccountsOptions<Types extends object = Register> {
     minLength?: number
     /** In code points; at least 64. @default 128 */
     maxLength?: number
-    /** Words that a password must not consist of, such as the name of your product. @default [] */
+    /** Words of 4 characters or more that a password must not consist of, such as your product's name. @default [] */
     context?: readonly string[]
     /**
      * Returns the range of leaked passwords whose SHA-1 begins with these 5 digits: lines of the rest and a count, as
@@ -352,7 +353,7 @@ const resolveAll = section({
   passwords: section({
     minLength: integer(8, 128, 8),
     maxLength: integer(64, 1024, 128),
-    context: (path, given) => names(path, given ?? []) as readonly string[],
+    context: contextWords,
     breached: fn('(prefix, signal) => range', undefined as Breached | undefined),
     argon2,
     pepper: peppers,

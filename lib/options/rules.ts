@@ -182,6 +182,17 @@ export const names: Check<readonly string[] | undefined> = (path, given) => {
   throw wrongOption(path, 'must be a list of names', shown(given))
 }
 
+/** NIST SP 800-63B-4 3.1.1.2 asks for words of the context; a short one is part of many good passwords. */
+export const shortestWord = 4
+
+/** Words that a password must not consist of. */
+export const contextWords: Check<readonly string[]> = (path, given = []) => {
+  const words = names(path, given)!
+  const short = words.findIndex((word) => word.normalize('NFC').length < shortestWord)
+  if (short < 0) return words
+  throw wrongOption(`${path}[${short}]`, `must have at least ${shortestWord} characters`, shown(words[short]))
+}
+
 /** For our own tests whose subject is not hashing; a host cannot reach this object, and gets no cost like it. */
 export const cheapHashes: Argon2Cost = Object.freeze({ memoryCost: 16, timeCost: 1, parallelism: 1 })
 

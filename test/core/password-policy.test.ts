@@ -135,6 +135,15 @@ t.test('[R-PW-5] a password does not consist of the user’s or the product’s 
 
   for (const password of refused) t.same(await refusals(password, owner), ['context'], password)
   for (const password of fine) t.same(await refusals(password, owner), [], password)
+  const others: [string, Owner][] = [
+    ['navycorp1', { email: 'x@mail.navycorp.example' }],
+    ['grace.hopper9', { email: 'grace.hopper+news@example.org' }],
+    ['acmeshop1', {}],
+    ['adalovelace', { username: 'Ada Lovelace' }],
+  ]
+  const shop = policy({}, { name: 'Acme Shop' })
+  for (const [password, of] of others) t.same(await shop.refusals(password, of), ['context'], password)
+  t.same(await shop.refusals('example1', { email: 'x@mail.example' }), [], 'everybody shares a top-level domain')
   t.same(await refusals('abacus12', { username: 'aba', email: 'a@b.example' }), [], 'short words are in many passwords')
 })
 

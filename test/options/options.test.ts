@@ -128,6 +128,8 @@ const wrong: Wrong[] = [
   ['passwords.upgrade', 'no', /true or false/],
   ['adopt', true, /must be an object with table, schema, ids/],
   ['adopt.table', 'a.b.c', /must be the name of a table/],
+  ['passwords.context[1]', ['Acme', 'TLA'], /must have at least 4 characters, but 'TLA' was given/],
+  ['passwords.context', 'Acme', /must be a list of names/],
   ['passwords.breached', true, /must be a function \(prefix, signal\) => range/],
   ...(['login', 'account', 'network', 'register', 'mail', 'mailbox', 'change'] as const).flatMap((name): Wrong[] => [
     [`throttle.${name}`, true, /must be false or an object with tries, seconds/],
