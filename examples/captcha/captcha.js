@@ -9,11 +9,16 @@ export const hcaptcha = 'https://api.hcaptcha.com/siteverify'
 const free = { password: 0.3, change: 1, register: 0, mail: 0 }
 
 async function captcha(app, { secret, url = turnstile }) {
-  app.accounts.addHook('beforeAttempt', async ({ act, share, client }) => {
+  // One request may be asked about more than once, while its proof is good once.
+  const verdicts = new WeakMap()
+
+  app.accounts.addHook('beforeAttempt', async ({ act, share, client: { request, ip } }) => {
     if (share <= free[act] && free[act] > 0) return
     // The page sends the widget's response in this header.
-    const proof = client.request?.headers['x-captcha']
-    if (!proof || !(await isHuman(proof, client.ip))) throw captchaRequired()
+    const proof = request?.headers['x-captcha']
+    if (!proof) throw captchaRequired()
+    if (!verdicts.has(request)) verdicts.set(request, isHuman(proof, ip))
+    if (!(await verdicts.get(request))) throw captchaRequired()
   })
 
   async function isHuman(response, remoteip) {

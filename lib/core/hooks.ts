@@ -69,7 +69,8 @@ export type HookContexts<Types extends object = Register> = {
   }
   /**
    * Before something that is limited is done, `throttle` or not: a password is compared, an account registered, a mail
-   * with a code asked for, a password changed. It has two seconds, and what fails refuses.
+   * with a code asked for, a password changed. It has two seconds, and what fails refuses. One request may be asked
+   * about more than once.
    */
   beforeAttempt: {
     act: Attempted

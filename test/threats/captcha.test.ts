@@ -7,7 +7,7 @@ import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import plugin, { type AccountsOptions } from '../../lib/index.ts'
 import { testOptions } from '../../lib/testing/index.ts'
-import { accountsOf, clientOf, memoryApp, passwords } from '../helpers/app.ts'
+import { accountsOf, bearer, clientOf, memoryApp, passwords } from '../helpers/app.ts'
 
 // A page's code, without types.
 const { default: captcha } = await import(new URL('../../examples/captcha/captcha.js', import.meta.url).href)
@@ -61,6 +61,22 @@ t.test('[R-THR-9] robots are asked for a captcha, users are not until they guess
   t.match(await login(ada.password), required)
   t.match(await login('a wrong password', human()), { status: 401 })
   t.match(await login(ada.password, human()), { status: 200 })
+})
+
+t.test('[R-THR-9] one proof is enough for a request that is asked about twice', async (t) => {
+  const { post, human, asked } = await withCaptcha(t)
+  await post('/api/register/', ada, human())
+  const { access } = (await post('/api/login/', ada)).body
+  const change = (password: string, headers = {}) =>
+    post('/auth/change_email/', { email: 'ada@example.net', password }, { ...bearer(access), ...headers })
+  for (let n = 0; n < 4; n++) await change('a wrong password', human())
+  const before = asked.length
+  const proof = human()
+
+  t.match(await change(ada.password), required)
+  t.match(await change(ada.password, proof), { status: 200 })
+  t.match(await change(ada.password, proof), required, 'it is good for one request')
+  t.equal(asked.length - before, 2)
 })
 
 t.test('[R-THR-9] a hook that fails or takes too long refuses', async (t) => {
