@@ -72,7 +72,7 @@ function shuffled(list) {
   return list.map(() => rest.splice(randomInt(rest.length), 1)[0])
 }
 
-/** How far the times of one kind are from those of another, and whether that is little enough. */
+/** How far the times of one kind are from those of another, and whether that is little enough, or more than luck. */
 export function compare(reference, times) {
   const differences = times.map((ms, round) => ms - reference[round])
   const medians = Float64Array.from({ length: bootstraps }, () =>
@@ -84,7 +84,9 @@ export function compare(reference, times) {
   const [low, high] = interval
   const different = low > margin || high < -margin || auc < 0.45 || auc > 0.55
   const alike = !different && low >= -margin && high <= margin
-  return { reference: median(reference), difference: median(differences), interval, auc, different, alike }
+  const [least, most] = [0.001, 0.999].map((share) => medians[Math.floor(share * bootstraps)])
+  const toldApart = different && (least > 0 || most < 0)
+  return { reference: median(reference), difference: median(differences), interval, auc, different, alike, toldApart }
 }
 
 function median(values) {
