@@ -10,8 +10,8 @@
 // when the interval or the AUC lies beyond the bound; when the interval only reaches beyond it, the machine is too
 // noisy to tell, and the kind is counted as skipped.
 //
-// The same is asked of a server without what makes the kinds alike, where they must be told apart, and the 99.8 % interval
-// must exclude no difference, so that luck does not do: else the measurement shows nothing.
+// The same is asked of a server without what makes the kinds alike, where they must be told apart, and the 99.8 %
+// interval must exclude no difference, so that luck does not do: else the measurement shows nothing.
 import { execFileSync } from 'node:child_process'
 import { randomBytes, randomInt } from 'node:crypto'
 import { chmodSync, mkdtempSync, rmSync } from 'node:fs'

@@ -74,7 +74,7 @@ t.test('[R-PW-4] a list that could not be read is a 503, and read again by the n
   const { post } = await memoryApp(t)
   const register = () => post('/api/register/', { username: 'ada', email: 'ada@example.org', password: 'trustno1' })
   const { readFile } = files
-  files.readFile = () => Promise.reject(Object.assign(new Error('too many open files'), { code: 'EMFILE' }))
+  files.readFile = () => Promise.reject<never>(Object.assign(new Error('too many open files'), { code: 'EMFILE' }))
   syncBuiltinESMExports()
   t.teardown(restore)
   function restore() {
