@@ -1,10 +1,15 @@
 import { availableParallelism } from 'node:os'
 import { AccountsError } from '../errors.ts'
 
+/** Aborted when a client hangs up, or has its answer. */
+export type Departure = Pick<AbortSignal, 'aborted'> & {
+  addEventListener(type: 'abort', listener: () => void): void
+  removeEventListener(type: 'abort', listener: () => void): void
+}
+
 /** Counts a request that will soon ask for a hash. */
 export interface Reservation {
-  /** Aborted when the client hangs up. */
-  readonly signal: AbortSignal
+  readonly signal: Departure
   /** Whether the client is known to the account; such requests have every other turn. */
   known: boolean
   /** Stops counting the request; a second call does nothing. */
@@ -21,7 +26,7 @@ export interface HashQueue {
   /** How many more requests may come in before the wait for a hash is too long. */
   places(): number
   /** Counts a validated request before it runs; it holds one of the places. */
-  reserve(signal: AbortSignal): Reservation
+  reserve(signal: Departure): Reservation
   /**
    * Runs the task when its turn comes: first in, first out, and by turns with those who are known.
    *

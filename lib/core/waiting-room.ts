@@ -1,4 +1,5 @@
 import { AccountsError } from '../errors.ts'
+import type { Departure } from './hash-queue.ts'
 
 /**
  * Holds the requests that find no place in the hash queue. A refusal that is answered at once is asked for again at
@@ -16,7 +17,7 @@ export interface WaitingRoom {
    * @throws {AccountsError} ACCOUNTS_OVERLOADED when there was no place in time, when the client hung up, and when the
    * room is full or too many requests of the connection are in it, which closes the connection
    */
-  enter(connection: object, signal: AbortSignal, familiar: boolean): Promise<void>
+  enter(connection: object, signal: Departure, familiar: boolean): Promise<void>
 }
 
 interface Guest {
@@ -103,7 +104,7 @@ function createLines(places: () => number, { patienceMs, longestMs, mostRefusals
     timer = undefined
   }
 
-  async function stand(connection: object, signal: AbortSignal, familiar: boolean): Promise<void> {
+  async function stand(connection: object, signal: Departure, familiar: boolean): Promise<void> {
     timer ??= setInterval(tick, tickMs)
     const comesEarly = performance.now() < (welcomeAt.get(connection) ?? 0)
     try {
@@ -126,7 +127,7 @@ function older(one: Guest | undefined, other: Guest | undefined): Guest | undefi
 function createLine() {
   const guests = new Set<Guest>()
 
-  function stand(signal: AbortSignal): Promise<void> {
+  function stand(signal: Departure): Promise<void> {
     return new Promise((resolve, reject) => {
       const guest = {
         since: performance.now(),

@@ -1,20 +1,33 @@
 import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
-import { hashQueue, reservations } from '../core/hash-queue.ts'
+import { type Departure, hashQueue, reservations } from '../core/hash-queue.ts'
 import { createWaitingRoom } from '../core/waiting-room.ts'
 
 const room = createWaitingRoom(hashQueue.places)
 
 interface Watch {
-  /** Aborted when the client hangs up, or has its answer. */
-  hungUp: AbortController
+  client: Waiting
   unwatch(): void
 }
 
 const watches = new WeakMap<FastifyRequest, Watch>()
 
-// Without a reason of ours each abort makes a DOMException with a stack, which takes longer than all else here.
-const gone = 'the client hung up, or has its answer'
+/** A client that waits for its answer. Much lighter than an AbortController, of which each login would make one. */
+class Waiting implements Departure {
+  aborted = false
+  readonly #listeners = new Set<() => void>()
+  addEventListener(_type: 'abort', listener: () => void): void {
+    this.#listeners.add(listener)
+  }
+  removeEventListener(_type: 'abort', listener: () => void): void {
+    this.#listeners.delete(listener)
+  }
+  leave(): void {
+    if (this.aborted) return
+    this.aborted = true
+    for (const listener of this.#listeners) listener()
+  }
+}
 
 /** The hooks of a route that hashes. Those who come from a familiar network do not wait behind all the others. */
 export function admission(isFamiliar: (request: FastifyRequest) => boolean) {
@@ -38,15 +51,15 @@ export function admission(isFamiliar: (request: FastifyRequest) => boolean) {
   }
 }
 
-function watch(request: FastifyRequest): AbortSignal {
+function watch(request: FastifyRequest): Departure {
   const watched = watches.get(request)
-  if (watched) return watched.hungUp.signal
+  if (watched) return watched.client
   const { socket } = request.raw
-  const hungUp = new AbortController()
-  watches.set(request, { hungUp, unwatch: onClose(socket, () => hungUp.abort(gone)) })
+  const client = new Waiting()
+  watches.set(request, { client, unwatch: onClose(socket, () => client.leave()) })
   // The socket may have closed while a hook of the host ran, and does not emit 'close' twice.
-  if (socket.destroyed) hungUp.abort(gone)
-  return hungUp.signal
+  if (socket.destroyed) client.leave()
+  return client
 }
 
 /** Ends the reservation of a request when its handler is done, whether it hashed or not. */
@@ -60,7 +73,7 @@ export function release(request: FastifyRequest): void {
  * with HTTP/2 this runs for a cancelled stream before its 'close'.
  */
 export async function abandon(request: FastifyRequest): Promise<void> {
-  watches.get(request)?.hungUp.abort(gone)
+  watches.get(request)?.client.leave()
   release(request)
 }
 
