@@ -434,7 +434,8 @@ export interface StoredCode {
 
 /**
  * A counter of tries: so many within a window, then one at a time, after a pause that doubles from a window divided by
- * `tries` up to four windows. It is forgotten a window after the last pause.
+ * `tries` up to 15 minutes; where it is longer from the start, all pauses are alike. It is forgotten a window after the
+ * last pause.
  */
 export interface Tally {
   /** Keyed hash of what is counted. */

@@ -72,7 +72,12 @@ const restBytes = 128
  * Makes a one-time code, and for the link in a reset mail a second record of the same code. A decoy has the same shape
  * and costs the same.
  */
-export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject, network: string): IssuedCode {
+export function newCode(
+  realm: Realm,
+  purpose: CodePurpose,
+  subject: Subject,
+  { network, mailed }: { network: string; mailed: boolean },
+): IssuedCode {
   const { link, ttl, tries } = limitsOf(realm, purpose)
   const digits = codeDigits(realm.options)
   const keys = realm.ring[0]
@@ -83,7 +88,7 @@ export function newCode(realm: Realm, purpose: CodePurpose, subject: Subject, ne
   const tokens = Array.from({ length: link ? 2 : 1 }, () => `${account.tag}.${randomBytes(32).toString('base64url')}`)
   const records = tokens.map((token) => newRecord(realm, purpose, token, code, subject))
   const [charge, ...others] = realm.ring.flatMap(
-    (each) => mailCharge(each, realm.options.throttle, subject.address, network) ?? [],
+    (each) => mailCharge(each, realm.options.throttle, { address: subject.address, network, mailed }) ?? [],
   )
   const draft = { purpose, ...account, records, tries, ttl, charge, others }
   return { code, token: tokens[0] as string, linkToken: tokens[1] ?? null, draft }

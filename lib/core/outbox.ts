@@ -5,7 +5,7 @@ import { lookupForm } from './email-address.ts'
 import { emit } from './events.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
-import { hasRoomFor } from './throttle.ts'
+import { hasRoomForNotice } from './throttle.ts'
 
 /** A mail that waits for its hand-over: the life of its code, if it has one, begins there. */
 export interface Draft {
@@ -68,7 +68,7 @@ export async function post(realm: Realm, { code, message, expiresAt, accountEnd 
 
 // Nobody notices what is too much for a mailbox: as much is done, and the worker drops it. A code was counted with it.
 async function mayHave(realm: Realm, { to }: Draft['message'], code: CodeDraft | null): Promise<boolean> {
-  return to === null || code !== null || hasRoomFor(realm, lookupForm(to))
+  return to === null || code !== null || hasRoomForNotice(realm, lookupForm(to))
 }
 
 // An account whose end has passed is about to go, or to stay because it had a session.

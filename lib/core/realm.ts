@@ -10,7 +10,7 @@ import { createPasswords, type Passwords } from './passwords.ts'
 import { type CleanProfile, profileCleaner } from './profiles.ts'
 import { createRevocation, type Revocation } from './revocation.ts'
 import type { Ring } from './secrets.ts'
-import { createTallies, type Tallies } from './tallies.ts'
+import { createTallies, type LocalTallies } from './tallies.ts'
 import { createTokens, type Tokens } from './tokens.ts'
 
 /** So many names are counted in this process while the cache is away, and so many networks are familiar. */
@@ -35,8 +35,8 @@ export interface Realm extends Ports {
   readonly revocation: Revocation
   readonly hooks: Hooks
   readonly cleanProfile: CleanProfile
-  /** Counts tries in this process while the cache is away. */
-  readonly tallies: Tallies
+  /** Counts tries in this process while the cache is away, and remembers who is known. */
+  readonly tallies: LocalTallies
   /** Networks from which somebody has logged in to this process. */
   readonly familiar: Memory<true>
   readonly log: FastifyBaseLogger

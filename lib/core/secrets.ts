@@ -1,4 +1,5 @@
 import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
+import { createMemory } from './memory.ts'
 
 /** The keys that one secret of the ring stands for; every key is bound to a realm and a purpose. */
 export interface SecretKeys {
@@ -6,7 +7,12 @@ export interface SecretKeys {
   kid: string
   /** A key of 32 bytes for one purpose. RFC 5869. */
   key(purpose: string): Buffer
+  /** 22 characters that stand for a text and show nothing of it. */
+  name(purpose: 'tag' | 'account' | 'network', text: string): string
 }
+
+/** Names that each secret remembers: one request asks for the same ones several times. */
+const rememberedNames = 1000
 
 /** The first secret signs, seals and tags; all of them verify. */
 export type Ring = readonly [SecretKeys, ...SecretKeys[]]
@@ -25,7 +31,19 @@ function secretKeys(name: string, secret: string): SecretKeys {
     derived.set(purpose, fresh)
     return fresh
   }
-  return { kid: key('kid').toString('base64url').slice(0, 12), key }
+  const names = createMemory<string>(rememberedNames)
+  return {
+    kid: key('kid').toString('base64url').slice(0, 12),
+    key,
+    name(purpose, text) {
+      const id = `${purpose} ${text}`
+      const known = names.get(id)
+      if (known) return known
+      const made = mac(key(purpose), text).slice(0, 22)
+      names.set(id, made)
+      return made
+    },
+  }
 }
 
 /** HMAC-SHA-256 of the parts under a key, in base64url. Parts are length-prefixed: none runs into the next. */

@@ -10,6 +10,8 @@ interface Count {
 }
 
 const mostKnown = 32
+/** Pauses double up to this. */
+const longestMs = 900_000
 /** So much the clocks of instances may differ. */
 const skewMs = 60_000
 
@@ -17,9 +19,17 @@ const skewMs = 60_000
 export type Tallies = Pick<Cache, 'charge' | 'refund' | 'acquaint'>
 
 /** Those of this process, which charge at once, too. */
-export type LocalTallies = Tallies & { chargeNow(charge: Charge, now: number): Charged }
+export interface LocalTallies extends Tallies {
+  chargeNow(charge: Charge, now: number): Charged
+  /** Whether the client of a charge will be known to the account at a time. */
+  knows(charge: Charge, at: number): boolean
+}
 
-/** Counts tries within this process. Of more than `most` names those that were not used for long are forgotten. */
+/**
+ * Counts tries within this process. Of more than `most` names those that were not used for long are forgotten. The rule
+ * is our own, here and in Redis: `rate-limiter-flexible` bounds no memory, reads no clock but its own, charges one key
+ * at a time and has no pauses that grow.
+ */
 export function createTallies(most: number): LocalTallies {
   const counts = createMemory<Count>(most)
   const lists = createMemory<Map<string, number>>(most)
@@ -29,7 +39,7 @@ export function createTallies(most: number): LocalTallies {
   }
 
   function chargeNow(charge: Charge, now: number): Charged {
-    const known = isKnown(charge, now)
+    const known = knows(charge, now)
     const all = charged(charge, known).map((tally) => ({ tally, count: countOf(charge, tally, now) }))
     const waitMs = Math.max(0, ...all.map(({ tally, count }) => waitOf(count, tally, now)))
     const share = Math.max(0, ...all.map(({ tally, count }) => shareOf(count, tally)))
@@ -40,6 +50,7 @@ export function createTallies(most: number): LocalTallies {
 
   return {
     chargeNow,
+    knows,
     charge: async (charge, now) => chargeNow(charge, now),
     async refund(charge, known, now) {
       for (const tally of charged(charge, known)) {
@@ -54,8 +65,8 @@ export function createTallies(most: number): LocalTallies {
     },
   }
 
-  function isKnown({ slot, known }: Charge, now: number): boolean {
-    return known !== undefined && now < (lists.get(keyOf(slot, known.list))?.get(known.client) ?? 0)
+  function knows({ slot, known }: Charge, at: number): boolean {
+    return known !== undefined && at < (lists.get(keyOf(slot, known.list))?.get(known.client) ?? 0)
   }
 }
 
@@ -65,7 +76,7 @@ function charged({ tallies, known }: Charge, isKnown: boolean): Tally[] {
 
 function live(count: Count | undefined, tally: Tally, now: number): Count {
   // Further ahead than any pause and window lead: the clock was set back.
-  if (count && now < count.until && count.until <= now + 5 * tally.windowMs + skewMs) return count
+  if (count && now < count.until && count.until <= now + longestPause(tally) + tally.windowMs + skewMs) return count
   return { tries: 0, next: 0, until: now + tally.windowMs }
 }
 
@@ -85,8 +96,17 @@ function counted({ tries, until }: Count, tally: Tally, now: number): Count {
   return { tries: tries + 1, next, until: next + tally.windowMs }
 }
 
-function pauseAfter(tries: number, { tries: free, windowMs }: Tally): number {
-  return Math.min(4 * windowMs, Math.ceil((windowMs / free) * 2 ** Math.max(0, tries - free)))
+function pauseAfter(tries: number, tally: Tally): number {
+  const doubled = firstPause(tally) * 2 ** Math.max(0, tries - tally.tries)
+  return Math.min(longestPause(tally), doubled)
+}
+
+function longestPause(tally: Tally): number {
+  return Math.max(longestMs, firstPause(tally))
+}
+
+function firstPause({ tries, windowMs }: Tally): number {
+  return Math.ceil(windowMs / tries)
 }
 
 function keyOf(slot: string, name: string): string {

@@ -1,6 +1,15 @@
 import type { Charge, Charged, Tally } from '../contracts.ts'
 import { AccountsError, isOutage, isRefusal } from '../errors.ts'
-import { accountCharge, changeCharge, hashedNetworks, networkCharges, strangerMailCharge } from './charges.ts'
+import {
+  accountCharge,
+  acquaintances,
+  askerCharge,
+  changeCharge,
+  hashedNetworks,
+  networkCharges,
+  noticeCharge,
+  strangerMailCharge,
+} from './charges.ts'
 import type { Client } from './client.ts'
 import { identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
@@ -12,7 +21,8 @@ import type { Realm } from './realm.ts'
 import type { SecretKeys } from './secrets.ts'
 import type { Tallies } from './tallies.ts'
 
-const knownMs = 30 * 86_400_000
+const dayMs = 86_400_000
+const knownMs = 30 * dayMs
 const localShare = 4
 const hookMs = 2000
 
@@ -37,7 +47,10 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
     const networks = hashedNetworks(keys, client.network)
     return [...accountCharge(keys, throttle, address, networks[0]), ...networkCharges('network', throttle, networks)]
   }
-  const { settle, known } = await count(realm, chargesOf, () => about(realm, 'password', client, address))
+  const { settle, known, fresh } = await count(realm, {
+    chargesOf,
+    event: () => about(realm, 'password', client, address),
+  })
   const reservation = client.request && reservations.get(client.request)
   if (reservation) reservation.known = known
   const guessed = await guess().catch((error) => {
@@ -45,7 +58,10 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
     throw error
   })
   settle(guessed.outcome)
-  if (guessed.outcome === 'right') realm.familiar.set(nearest(client), true)
+  if (guessed.outcome === 'right') {
+    realm.familiar.set(nearest(client), true)
+    if (!fresh) inBackground(realm, acquaint(realm, address, client))
+  }
   return guessed
 }
 
@@ -59,14 +75,28 @@ function nearest({ network }: Client): string {
 }
 
 /**
- * Does what a network may do so often; an outage is taken back.
+ * Does what a network may do so often; an outage is taken back. Whoever is known to the account is not shut out by
+ * others of the network.
  *
+ * @param address of the account that it is done for, if there is one
  * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was done
  */
-export function doFrom<T>(realm: Realm, act: 'register' | 'mail', client: Client, run: () => Promise<T>): Promise<T> {
+export function doFrom<T>(
+  realm: Realm,
+  act: 'register' | 'mail',
+  { client, address }: { client: Client; address: string | null },
+  run: () => Promise<T>,
+): Promise<T> {
   const chargesOf = (keys: SecretKeys) =>
     networkCharges(act, realm.options.throttle, hashedNetworks(keys, client.network))
-  return countedRun(realm, chargesOf, () => ({ client, details: { act } }), run)
+  const exempt = async () => address !== null && (await isAsker(realm, address, client))
+  return countedRun(realm, { chargesOf, exempt, event: () => ({ client, details: { act } }) }, run)
+}
+
+async function isAsker(realm: Realm, address: string, { network }: Client): Promise<boolean> {
+  const charges = realm.ring.map((keys) => askerCharge(keys, address, network))
+  const results = await chargeAll(realm, charges)
+  return results.some(({ known }) => known)
 }
 
 /**
@@ -76,16 +106,11 @@ export function doFrom<T>(realm: Realm, act: 'register' | 'mail', client: Client
  */
 export function changeOf<T>(realm: Realm, address: string, client: Client, run: () => Promise<T>): Promise<T> {
   const chargesOf = (keys: SecretKeys) => changeCharge(keys, realm.options.throttle, address)
-  return countedRun(realm, chargesOf, () => about(realm, 'change', client, address), run)
+  return countedRun(realm, { chargesOf, event: () => about(realm, 'change', client, address) }, run)
 }
 
-async function countedRun<T>(
-  realm: Realm,
-  chargesOf: (keys: SecretKeys) => Charge[],
-  event: () => About,
-  run: () => Promise<T>,
-): Promise<T> {
-  const { settle } = await count(realm, chargesOf, event)
+async function countedRun<T>(realm: Realm, attempt: Attempt, run: () => Promise<T>): Promise<T> {
+  const { settle } = await count(realm, attempt)
   return run().catch((error) => {
     if (!isRefusal(error) || error.statusCode >= 500) settle('undone')
     throw error
@@ -96,46 +121,66 @@ function about(realm: Realm, act: 'password' | 'change', client: Client, address
   return { client, identifier: identifierOf(realm, address), details: { act } }
 }
 
-/** Counts a mail to an address whose owner need not have asked for it. False when it has had enough of them. */
-export async function hasRoomFor(realm: Realm, address: string): Promise<boolean> {
-  const charges = realm.ring.flatMap((keys) => strangerMailCharge(keys, realm.options.throttle, address))
-  const { results } = await chargeAll(realm, charges)
+/** Counts a mail to an address that another account asks for. False when it has had enough of them. */
+export function hasRoomFor(realm: Realm, address: string): Promise<boolean> {
+  return hasRoom(realm, (keys) => strangerMailCharge(keys, realm.options.throttle, address))
+}
+
+/** Counts a notice to the owner of an account. False when there were enough of them. */
+export function hasRoomForNotice(realm: Realm, address: string): Promise<boolean> {
+  return hasRoom(realm, (keys) => noticeCharge(keys, realm.options.throttle, address))
+}
+
+async function hasRoom(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[]): Promise<boolean> {
+  const results = await chargeAll(realm, realm.ring.flatMap(chargesOf))
   return results.every(({ waitMs }) => waitMs === 0)
 }
 
-/** Knows the network of a client who has set the password or the address, and no other one any more. */
-export function knowOnly(realm: Realm, address: string, client: Client): void {
-  const charges = realm.ring.flatMap((keys) =>
-    accountCharge(keys, realm.options.throttle, address, hashedNetworks(keys, client.network)[0]),
-  )
-  inBackground(realm, acquaint(realm, charges, true))
+/**
+ * Knows the network of a client who has set the password or the address, and no other one any more. Only who has
+ * `proved` the mailbox takes the others' budgets of mails away: a password may be a thief's.
+ */
+export function knowOnly(realm: Realm, address: string, client: Client, { proved }: { proved: boolean }): void {
+  inBackground(realm, acquaint(realm, address, client, proved ? ['guesses', 'mails'] : ['guesses']))
 }
 
 /** Whom and what a try is about. */
 type About = EventInput<'throttle'> & { details: { act: Attempted } }
 
+interface Attempt {
+  chargesOf(keys: SecretKeys): Charge[]
+  event(): About
+  /** Whether it is free all the same when it has to wait. */
+  exempt?(): Promise<boolean>
+}
+
 interface Counted {
   /** Whether the client is known to the account. */
   known: boolean
+  /** Whether that need not be renewed today. */
+  fresh: boolean
   settle(outcome: Outcome): void
 }
 
-async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], event: () => About): Promise<Counted> {
+async function count(realm: Realm, { chargesOf, event, exempt = async () => false }: Attempt): Promise<Counted> {
   // Under every secret, so that replacing one forgets no try.
   const charges = realm.ring.flatMap(chargesOf)
-  const { counter, results } = await chargeAll(realm, charges)
+  const results = await chargeNeeded(realm, charges)
   const known = results.some((result) => result.known)
   const decisive = results.filter((result) => result.known === known)
   const waitMs = Math.max(0, ...decisive.map((result) => result.waitMs))
-  const counted = results.filter((result) => result.waitMs === 0)
-  function takeBack(some: Result[], further: Promise<void>[] = []): void {
-    const refunds = some.map((result) => counter.refund(result.charge, result.known, realm.clock()))
-    inBackground(realm, [...refunds, ...further])
+  const passed = results.filter((result) => result.waitMs === 0)
+  const counted = waitMs > 0 ? [] : passed
+  function takeBack(some: Result[]): void {
+    const refunds = some.map(({ counter, charge, known }) => counter.refund(charge, known, realm.clock()))
+    inBackground(realm, refunds)
   }
   if (waitMs > 0) {
-    takeBack(counted)
-    emit(realm, 'throttle', event())
-    throw tooMany(waitMs)
+    takeBack(passed)
+    if (!(await exempt())) {
+      emit(realm, 'throttle', event())
+      throw tooMany(waitMs)
+    }
   }
   const share = Math.max(0, ...decisive.map((result) => result.share))
   await ask(realm, event, { share, known }).catch((error) => {
@@ -144,10 +189,10 @@ async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], ev
   })
   return {
     known,
+    fresh: known && isFresh(realm, charges),
     settle(outcome) {
       // What is done from a known network is charged to nobody else.
-      if (outcome === 'wrong') takeBack(counted.filter((result) => result.known !== known))
-      else takeBack(counted, outcome === 'right' ? acquaint(realm, charges) : [])
+      takeBack(outcome === 'wrong' ? counted.filter((result) => result.known !== known) : counted)
     },
   }
 }
@@ -165,14 +210,26 @@ async function ask({ hooks }: Realm, event: () => About, counted: { share: numbe
 
 interface Result extends Charged {
   charge: Charge
+  counter: Tallies
 }
 
-async function chargeAll(realm: Realm, charges: Charge[]): Promise<{ counter: Tallies; results: Result[] }> {
+/**
+ * Whoever is known to the account is charged for nothing else. Where this process knows a client, it asks for that
+ * alone, and for the rest only when the cache knows better.
+ */
+async function chargeNeeded(realm: Realm, charges: Charge[]): Promise<Result[]> {
   const now = realm.clock()
-  const run = async (counter: Tallies, all: Charge[]) => ({
-    counter,
-    results: await Promise.all(all.map(async (charge) => ({ charge, ...(await counter.charge(charge, now)) }))),
-  })
+  const ofKnown = charges.filter((charge) => realm.tallies.knows(charge, now))
+  const results = await chargeAll(realm, ofKnown)
+  if (results.some(({ known }) => known)) return results
+  const others = charges.filter((charge) => !ofKnown.includes(charge))
+  return [...results, ...(await chargeAll(realm, others))]
+}
+
+async function chargeAll(realm: Realm, charges: Charge[]): Promise<Result[]> {
+  const now = realm.clock()
+  const run = (counter: Tallies, all: Charge[]) =>
+    Promise.all(all.map(async (charge) => ({ charge, counter, ...(await counter.charge(charge, now)) })))
   if (!realm.cache || charges.length === 0) return run(realm.tallies, charges)
   try {
     return await run(realm.cache, charges)
@@ -189,13 +246,22 @@ function reduced({ tallies, known, ...charge }: Charge): Charge {
   return { ...charge, tallies: less(tallies), known: known && { ...known, tallies: less(known.tallies) } }
 }
 
+function isFresh({ tallies, clock }: Realm, charges: Charge[]): boolean {
+  const end = clock() + knownMs - dayMs
+  return charges.every((charge) => !charge.known || tallies.knows(charge, end))
+}
+
 // In this process too, for an outage of the cache.
-function acquaint({ cache, tallies, clock }: Realm, charges: Charge[], alone = false): Promise<void>[] {
+function acquaint(
+  { cache, tallies, clock, ring, options }: Realm,
+  address: string,
+  { network }: Client,
+  alone: ('guesses' | 'mails')[] = [],
+): Promise<void>[] {
   const now = clock()
-  return charges.flatMap(({ slot, known }) => {
-    if (!known) return []
-    const { list, client } = known
-    const acquaintance = { slot, list, client, until: now + knownMs, alone }
+  const all = ring.flatMap((keys) => acquaintances(keys, options.throttle, address, network))
+  return all.flatMap(({ of, ...known }) => {
+    const acquaintance = { ...known, until: now + knownMs, alone: alone.includes(of) }
     return [cache?.acquaint(acquaintance, now) ?? [], tallies.acquaint(acquaintance, now)].flat()
   })
 }

@@ -77,7 +77,7 @@ export async function confirmEmail(
       return takeAddress(realm, account, found, { email, emailCanonical }, client)
     })
     if (outcome === 'email_taken') throw conflict(outcome)
-    if (outcome === 'changed') knowOnly(realm, emailCanonical, client)
+    if (outcome === 'changed') knowOnly(realm, emailCanonical, client, { proved: true })
     return outcome === 'changed' ? user : null
   })
   emit(realm, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })

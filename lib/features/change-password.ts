@@ -51,7 +51,7 @@ async function change(
 
   // The password that was proved is not the password any more, and the session that asked has ended.
   if (outcome !== 'changed') throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  knowOnly(realm, addressOf(user), client)
+  knowOnly(realm, addressOf(user), client, { proved: false })
   emit(realm, 'passwordChange', { client, userId: user.id, sessionId: start.id, details: { by: 'user' } })
   return firstTokens(realm, start, user)
 }

@@ -131,6 +131,7 @@ export function emailVerificationRoutes(realm: Realm): Route[] {
       summary: 'Ask for a new verification code by e-mail',
       body: ResendBody,
       limited: 'mail',
+      mailsAccount: true,
       response: [200, MessageAndToken],
       async run({ body, client }) {
         const { token } = await resendVerification(realm, body, client)

@@ -61,7 +61,7 @@ export async function resetPassword(
     const change = { set: { passwordHash, emailVerifiedAt }, sessions: 'end', mails } as const
     return (await changeCredentials(realm, user, change)) === 'changed' ? user : null
   })
-  knowOnly(realm, addressOf(user), client)
+  knowOnly(realm, addressOf(user), client, { proved: true })
   const about = { client, userId: user.id }
   emit(realm, 'passwordReset', { ...about, details: {} })
   if (user.emailVerifiedAt === null) emit(realm, 'emailVerify', { ...about, details: { password: 'discarded' } })
@@ -82,6 +82,7 @@ function emailRequestRoute(realm: Realm): Route {
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
     limited: 'mail',
+    mailsAccount: true,
     response: [200, MessageAndToken],
     async run({ body, client }) {
       const { token } = await requestPasswordReset(realm, body, client)

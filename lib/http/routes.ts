@@ -8,6 +8,7 @@ import type {
 } from 'fastify'
 import Type, { type Static, type TSchema, type TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
+import { canonicalEmail } from '../core/email-address.ts'
 import type { Realm } from '../core/realm.ts'
 import { doFrom, isFamiliar } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
@@ -40,6 +41,8 @@ export interface Route {
   hashes?: boolean
   /** What a network may do so often. */
   limited?: 'register' | 'mail'
+  /** True for a route that mails the account whose address is in the body. */
+  mailsAccount?: boolean
   /** True for a route behind `authenticate`. */
   guarded?: boolean
   /** True for a route that reads the access token by itself, when there is one. */
@@ -191,7 +194,7 @@ function handlerOf(route: Route, realm: Realm) {
     try {
       const call = callOf(route, realm, request)
       const result = await (route.limited
-        ? doFrom(realm, route.limited, call.client, () => route.run(call))
+        ? doFrom(realm, route.limited, { client: call.client, address: accountOf(route, call) }, () => route.run(call))
         : route.run(call))
       const body = moveToCookie(realm, { request, reply, ends: Boolean(route.endsLogin) }, result)
       return body === undefined ? reply.send() : body
@@ -201,6 +204,10 @@ function handlerOf(route: Route, realm: Realm) {
       release(request)
     }
   }
+}
+
+function accountOf({ mailsAccount }: Route, { body }: RouteCall<{ email: string }>): string | null {
+  return mailsAccount ? canonicalEmail(body.email) : null
 }
 
 function callOf({ guarded, takesRefresh, bodyOptional }: Route, realm: Realm, request: FastifyRequest): RouteCall {

@@ -35,7 +35,9 @@ export interface Proof {
 /** Writes a mail with a code that proves a mailbox, and makes the token that goes with it. */
 export function proofOf(realm: Realm, proof: Proof, client: Client): { token: string; draft: Draft } {
   const { purpose, subject, to, shown, accountEnd } = proof
-  const { code, token, linkToken, draft } = newCode(realm, purpose, subject, client.network)
+  // A change to an address that somebody has is charged like any other, or it would show in the next reset.
+  const charged = { network: client.network, mailed: to !== null || purpose === 'change' }
+  const { code, token, linkToken, draft } = newCode(realm, purpose, subject, charged)
   const { passwordReset } = realm.options
   // In the fragment, which no server and no proxy sees.
   const url = passwordReset && linkToken ? `${passwordReset.url}#token=${linkToken}` : null

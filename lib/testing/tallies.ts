@@ -3,7 +3,7 @@ import type { Cache, Charge, NewCode } from '../contracts.ts'
 import { type CacheCase, expiresAt, newCode, now, parallel, refOf, right, unique, wrong } from './codes.ts'
 
 const windowMs = 900_000
-const pauses = [1, 2, 4, 8, 16, 32, 40, 40].map((tenths) => (tenths * windowMs) / 10)
+const pauses = [1, 2, 4, 8, 10, 10].map((tenths) => (tenths * windowMs) / 10)
 const day = 86_400_000
 
 function chargeOf(...tries: number[]): Charge {
@@ -48,7 +48,7 @@ export const tallyCases: CacheCase[] = [
     },
   },
   {
-    name: 'past the limit one try is counted at a time, after pauses that double up to four windows',
+    name: 'past the limit one try is counted at a time, after pauses that double up to 15 minutes',
     async run(cache) {
       const charge = chargeOf(10)
       await counted(cache, charge, 10)
@@ -56,6 +56,17 @@ export const tallyCases: CacheCase[] = [
       for (const pause of pauses) {
         assert.equal((await cache.charge(charge, at + pause - 1)).waitMs, 1)
         at += pause
+        assert.equal(await counted(cache, charge, 5, at), 1)
+      }
+    },
+  },
+  {
+    name: 'pauses that are longer than 15 minutes from the start are all alike',
+    async run(cache) {
+      const charge = { slot: unique(), tallies: [{ name: unique(), tries: 5, windowMs: day }] }
+      assert.equal(await counted(cache, charge, 20), 5)
+      for (let at = now + day / 5; at <= now + 2 * day; at += day / 5) {
+        assert.equal((await cache.charge(charge, at - 1)).waitMs, 1)
         assert.equal(await counted(cache, charge, 5, at), 1)
       }
     },

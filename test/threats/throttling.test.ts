@@ -191,7 +191,7 @@ t.test('[R-THR-3] slower and slower, and never closed', async (t) => {
     t.equal((await atHome.login(email, 'a wrong password')).status, 401)
   }
 
-  t.same(waits, [90, 180, 360, 720, 1440, 2880])
+  t.same(waits, [90, 180, 360, 720, 900, 900])
   clock.pass(60 * minute)
   t.equal((await atHome.login(email)).status, 200)
 })
@@ -221,10 +221,46 @@ t.test('[P15] a login is one round of the cache before the hash, and one that no
   t.equal((await atHome.login(email)).status, 200)
   await until(() => rounds.length === 2)
 
+  t.equal((await atHome.login(email)).status, 200)
+  await until(() => rounds.length === 4)
+
   t.same(
     rounds.map((verbs) => verbs.sort().join()),
-    ['charge,charge', 'acquaint,refund,refund'],
+    ['charge,charge', 'acquaint,acquaint,refund,refund', 'charge', 'refund'],
+    'for whom this process knows, it is one command each',
   )
+})
+
+t.test('whom this process knows, and the cache does not any more, is charged as a stranger', async (t) => {
+  const [cache, other] = [memoryCache(), memoryCache()]
+  let charge = cache.charge
+  const changing = { ...cache, charge: (...all: Parameters<typeof charge>) => charge(...all) }
+  const { atHome, from } = await open(t, { cache: changing, throttle: { network: { tries: 5, seconds: 900 } } })
+  const { email } = await from('198.51.100.1').enrol()
+  t.equal((await atHome.login(email)).status, 200)
+  // As after a reset by way of another process.
+  charge = other.charge
+
+  const answers = await inTurn(9, () => atHome.login(email, 'a wrong password'))
+
+  t.same(statuses(answers), { 401: 5, 429: 4 })
+})
+
+t.test('[R-THR-3] a known network may guess 50 times a day, however slowly', async (t) => {
+  const { atHome, clock } = await open(t)
+  const { email } = await atHome.enrol()
+  t.equal((await atHome.login(email)).status, 200)
+
+  const answers: Answer[] = []
+  for (let round = 0; round < 96; round++) {
+    answers.push(...(await inTurn(9, () => atHome.login(email, 'a wrong password'))))
+    clock.pass(15 * minute)
+  }
+
+  const { 401: guessed = 0 } = statuses(answers)
+  t.ok(guessed > 25 && guessed <= 50, `${guessed} guesses`)
+  clock.pass(60 * minute)
+  t.equal((await atHome.login(email)).status, 200, 'and is never closed')
 })
 
 t.test('a right password is free', async (t) => {
@@ -255,11 +291,14 @@ t.test('[R-THR-3] an office behind one address is not shut out by one of them', 
 })
 
 t.test('who is known to an account is charged to nobody else', async (t) => {
-  const { atHome, from } = await open(t, { throttle: { network: { tries: 5, seconds: 900 } } })
+  const options = { storage: memoryStorage(), cache: memoryCache(), throttle: { network: { tries: 5, seconds: 900 } } }
+  const { atHome, from } = await open(t, options)
   const [known, colleague] = [await from('198.51.100.1').enrol(), await from('198.51.100.2').enrol()]
   t.equal((await atHome.login(known.email)).status, 200)
 
-  const wrong = await inTurn(9, () => atHome.login(known.email, 'a wrong password'))
+  // Another process asks the cache who is known.
+  const { atHome: elsewhere } = await open(t, options)
+  const wrong = await inTurn(9, (n) => (n % 2 ? atHome : elsewhere).login(known.email, 'a wrong password'))
 
   t.same(statuses(wrong), { 401: 9 })
   const others = await inTurn(6, () => atHome.login(colleague.email, 'a wrong password'))
@@ -352,6 +391,113 @@ t.test('[R-OTP-12] a botnet does not fill a mailbox, nor keep the owner from a c
   t.not(second.code, first.code)
   t.equal((await atHome.check(second.token, second.code)).status, 200)
   t.equal((await atHome.reset(first.token)).status, 200, 'the code that was there stays good')
+})
+
+t.test('[R-OTP-12] strangers get a mailbox 10 mails a day, however slowly they ask', async (t) => {
+  const { from, mailer, clock } = await open(t)
+  const { email } = await from('198.51.100.1').enrol()
+  for (let hour = 0; hour < 24; hour++) {
+    await inTurn(4, (n) => from(`10.3.${hour}.${n}`).post('/auth/email_request/', { email }))
+    clock.pass(60 * minute)
+  }
+  t.ok(mailer.sent.length > 5 && mailer.sent.length <= 10, `${mailer.sent.length} mails`)
+})
+
+t.test('[R-OTP-12] accounts of a mailbox do not keep its owner at home from a code', async (t) => {
+  const { from, atHome, mailer } = await open(t)
+  await atHome.enrol('owner@example.org')
+  t.equal((await atHome.login('owner@example.org')).status, 200)
+  const thief = from('203.0.113.66')
+  for (const n of [1, 2, 3, 4]) {
+    const { email } = await thief.enrol(`owner+${n}@example.org`)
+    t.equal((await thief.login(email)).status, 200)
+    t.same(statuses(await inTurn(5, () => thief.post('/auth/email_request/', { email }))), { 200: 5 })
+  }
+  t.equal(mailer.sent.length, 20)
+
+  const { token, code } = await atHome.ask('owner@example.org')
+
+  t.equal((await atHome.check(token, code)).status, 200)
+})
+
+t.test('[R-OTP-12] a colleague does not keep those who are known from a code', async (t) => {
+  const { from, atHome } = await open(t)
+  const [known, stranger] = [await from('198.51.100.1').enrol(), await from('198.51.100.2').enrol()]
+  t.equal((await atHome.login(known.email)).status, 200)
+  await inTurn(20, (n) => atHome.post('/auth/email_request/', { email: `stranger${n}@example.org` }))
+
+  t.equal((await atHome.post('/auth/email_request/', { email: stranger.email })).status, 429)
+  const { token, code } = await atHome.ask(known.email)
+  t.equal((await atHome.check(token, code)).status, 200)
+  const asked = await inTurn(9, () => atHome.post('/auth/email_request/', { email: known.email }))
+  t.same(statuses(asked), { 200: 9 }, 'a full mailbox shows to nobody')
+})
+
+t.test('[R-OTP-12] whoever knows the password does not keep the owner at home from a code', async (t) => {
+  const { from, atHome, send, mailer } = await open(t)
+  const { email } = await atHome.enrol()
+  t.equal((await atHome.login(email)).status, 200)
+  const thief = '203.0.113.66'
+  const headers = bearer((await from(thief).login(email)).body.access)
+  const payload = { current_password: password, new_password: 'another horse battery' }
+  const url = '/auth/change_password/'
+  t.equal((await send({ method: 'POST', url, payload, headers, remoteAddress: thief })).status, 200)
+  await inTurn(9, (n) => from(`10.4.0.${n}`).post('/auth/email_request/', { email }))
+
+  const { token } = await atHome.grant(email)
+
+  t.equal((await atHome.reset(token)).status, 200)
+  const { length } = mailer.sent
+  await from(thief).post('/auth/email_request/', { email })
+  t.equal(mailer.sent.length, length, 'a reset makes the thief a stranger, whose mails are used up')
+})
+
+t.test('[R-OTP-12] mails to nobody keep none from whoever registers the address', async (t) => {
+  const { from, atHome, mailer } = await open(t, { registration: { verifyEmail: true } })
+  const email = 'new@example.org'
+  for (const route of ['/auth/email_request/', '/auth/resend_verification/']) {
+    await inTurn(9, (n) => from(`10.5.0.${n}`).post(route, { email }))
+  }
+  t.equal(mailer.sent.length, 0)
+
+  await atHome.enrol(email)
+
+  t.equal(mailer.sent.length, 1)
+})
+
+t.test('[R-ENUM-8] a change to an address that somebody has costs the own mailbox as much as another', async (t) => {
+  const { atHome, from, send, mailer } = await open(t)
+  const { email: taken } = await from('198.51.100.1').enrol()
+  for (const wanted of ['free@example.org', taken]) {
+    const { email } = await atHome.enrol()
+    const headers = bearer((await atHome.login(email)).body.access)
+    const request = { url: '/auth/change_email/', payload: { email: wanted, password }, headers, remoteAddress: home }
+    await inTurn(5, () => send({ method: 'POST', ...request }))
+    const { length } = mailer.sent
+    await atHome.post('/auth/email_request/', { email })
+    t.equal(mailer.sent.length, length, wanted)
+  }
+})
+
+t.test('a change is noticed by the owner, however many mails strangers have asked for', async (t) => {
+  const { atHome, from, send, mailer } = await open(t)
+  await atHome.enrol('owner@example.org')
+  const inside = async (network: string, email: string, url: string, payload: object) => {
+    const headers = bearer((await from(network).login(email)).body.access)
+    return send({ method: 'POST', url, payload, headers, remoteAddress: network })
+  }
+  for (const n of [1, 2]) {
+    const { email } = await from(`203.0.113.${n}`).enrol(`owner+${n}@example.org`)
+    const wanted = { email: 'owner@example.org', password }
+    await inTurn(9, () => inside(`203.0.113.${n}`, email, '/auth/change_email/', wanted))
+    const next = { current_password: password, new_password: password }
+    await inTurn(9, () => inside(`203.0.113.${n}`, email, '/auth/change_password/', next))
+  }
+
+  const next = { current_password: password, new_password: 'another horse battery' }
+  t.equal((await inside('203.0.113.66', 'owner@example.org', '/auth/change_password/', next)).status, 200)
+
+  t.match(mailer.sent.at(-1), { to: 'owner@example.org', kind: 'password_changed' })
 })
 
 t.test('[R-OTP-12] a code that was not mailed is guessed by nobody, and answers as any other', async (t) => {

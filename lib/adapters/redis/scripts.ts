@@ -13,16 +13,21 @@ local now = tonumber(ARGV[1])
 const tally = `
 -- So much the clocks of instances may differ.
 local skew = 60000
+-- Pauses double up to a quarter of an hour; a first one that is longer is the longest.
+local function longest_pause(window, free)
+  return math.max(900000, math.ceil(window / free))
+end
 local function read(key, free, window)
   local count = redis.call('HMGET', key, 'tries', 'next', 'until')
   local ends = tonumber(count[3] or 0)
   -- Further ahead than any pause and window lead: the clock was set back.
-  local live = now < ends and ends <= now + 5 * window + skew
+  local live = now < ends and ends <= now + longest_pause(window, free) + window + skew
   return { key = key, free = free, window = window, used = live and tonumber(count[1]) or 0,
     next = live and tonumber(count[2]) or 0, ends = live and ends or now + window }
 end
 local function pause(t, used)
-  return math.min(4 * t.window, math.ceil(t.window / t.free * 2 ^ math.min(60, math.max(0, used - t.free))))
+  local doubled = math.ceil(t.window / t.free) * 2 ^ math.min(60, math.max(0, used - t.free))
+  return math.min(longest_pause(t.window, t.free), doubled)
 end
 local function wait(t)
   local ms = t.used < t.free and 0 or t.next - now
