@@ -91,8 +91,8 @@ function stepVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
 function insertion(db: Kysely<AccountsTables>, slot: Slot<SessionColumns & { others: number }>) {
   return db
     .with('inserted', () => insertionAlone(db, slot))
-    .with('displaced', (cte) => {
-      const surplus = cte
+    .with('surplus', (cte) =>
+      cte
         .selectFrom('accounts_sessions')
         .select('id')
         // Not by Kysely, which would look for it in the schema of a `withSchema`.
@@ -101,10 +101,15 @@ function insertion(db: Kysely<AccountsTables>, slot: Slot<SessionColumns & { oth
         .orderBy('last_used_at', 'desc')
         .orderBy('id')
         .offset(slot('others'))
-        .limit(mostDisplaced)
-      const locked = db.selectFrom('accounts_sessions').select('id').where(isOneOf(surplus)).forUpdate().skipLocked()
+        .limit(mostDisplaced),
+    )
+    .with('displaced', (cte) => {
+      // Without it a plan from the table's first days reads the whole of it, twice, to find none.
+      const any = sql<boolean>`exists (select from surplus)`
+      const found = isOneOf(sql`select id from surplus`)
+      const locked = db.selectFrom('accounts_sessions').select('id').where(any).where(found).forUpdate().skipLocked()
       const ended = { ended_at: slot('created_at') }
-      const update = cte.updateTable('accounts_sessions').set(ended).where(isOneOf(locked))
+      const update = cte.updateTable('accounts_sessions').set(ended).where(any).where(isOneOf(locked))
       return update.where('ended_at', 'is', null).returning('id')
     })
     .selectFrom('inserted')

@@ -2,7 +2,7 @@ import { Kysely, PostgresDialect, sql } from 'kysely'
 import pg from 'pg'
 import t, { type Test } from 'tap'
 import { kyselyStorage, migrateToLatest } from '../../../lib/adapters/kysely/index.ts'
-import { sampleUser, storedUser } from '../../../lib/testing/samples.ts'
+import { sampleSession, sampleUser, storedUser } from '../../../lib/testing/samples.ts'
 import { openPglite } from '../../helpers/databases.ts'
 import { faultProxy, onPort } from '../../helpers/fault-proxy.ts'
 import { databaseUrl, freshDatabase, noPostgres } from '../../helpers/helper.ts'
@@ -43,6 +43,37 @@ t.test('what runs all the time is prepared by name, once', { skip }, async (t) =
   const prepared = await names()
   t.equal(prepared.length, 2)
   for (const name of prepared) t.match(name, /^accounts_[0-9a-f]{32}$/)
+})
+
+t.test('a login whose plan is from the first days of the table does not read all of it', { skip }, async (t) => {
+  const { db, storage } = await open(t)
+  await migrateToLatest(db)
+  const user = await storedUser(storage)
+  // PostgreSQL keeps a plan for all values after five runs.
+  for (let n = 0; n < 8; n++) await storage.insertSession(sampleSession(user), 100)
+  const { rows } = await sql<{ name: string; count: number }>`
+    select name, cardinality(parameter_types) as count from pg_prepared_statements
+    where statement like '%insert into "accounts_sessions"%' and generic_plans > 0`.execute(db)
+  t.equal(rows.length, 1)
+
+  const [{ name, count }] = rows as [{ name: string; count: number }]
+  const nulls = Array(count).fill('null').join()
+  const plan = await sql<
+    Record<string, string>
+  >`explain (analyze, costs off) execute ${sql.id(name)}(${sql.raw(nulls)})`
+    .execute(db)
+    .then(({ rows }) => rows.map((row) => row['QUERY PLAN']!.trim()))
+
+  const reads = plan.filter((line) => /Scan (on|using) .*accounts_sessions/.test(line))
+  t.ok(reads.length >= 3, plan.join('\n'))
+  t.same(
+    reads.filter((line) => /Seq Scan/.test(line) && !line.includes('never executed')),
+    [],
+  )
+  t.ok(
+    reads.some((line) => line.includes('never executed')),
+    plan.join('\n'),
+  )
 })
 
 t.test('the log of a host finds texts', { skip }, async (t) => {
