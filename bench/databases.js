@@ -9,8 +9,11 @@ export const password = 'correct horse battery'
 const cost = { memoryCost: 19456, timeCost: 2, parallelism: 1, outputLen: 32 }
 const cli = join(import.meta.dirname, 'node_modules/fastify-accounts/dist/cli.js')
 
-/** Makes a database; `size` is the number of users and of sessions. Returns its URL. */
-export async function makeDatabase(server, name, { users = 3000, sessions = 0 } = {}) {
+/**
+ * Makes a database; `size` is the number of users and of sessions. There are some from the start: of an empty table
+ * PostgreSQL makes plans that it keeps for a minute or more. Returns its URL.
+ */
+export async function makeDatabase(server, name, { users = 3000, sessions = 15_000 } = {}) {
   const database = `bench_${name.replaceAll('-', '_')}`
   await withClient(server, (client) => client.query(`create database ${database}`))
   const url = new URL(server)
@@ -69,7 +72,7 @@ async function fillAccounts(url, { users, sessions }) {
   })
 }
 
-async function fillHandWritten(url, { users }) {
+async function fillHandWritten(url, { users, sessions }) {
   await withClient(url, async (client) => {
     await client.query(`
       create table users (
@@ -89,6 +92,11 @@ async function fillHandWritten(url, { users }) {
       `insert into users (username, email, password_hash)
        select 'u' || n, 'u' || n || '@bench.example', $1 from generate_series(1, $2::int) n`,
       [await hash(password, cost), users],
+    )
+    await client.query(
+      `insert into sessions (id, user_id, last_used_at, expires_at)
+       select gen_random_uuid(), 1 + n % $1::int, $2::bigint, $2::bigint + 864000000 from generate_series(1, $3::int) n`,
+      [users, Date.now(), sessions],
     )
     await client.query('vacuum analyze')
   })
