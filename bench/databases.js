@@ -95,7 +95,8 @@ async function fillHandWritten(url, { users, sessions }) {
     )
     await client.query(
       `insert into sessions (id, user_id, last_used_at, expires_at)
-       select gen_random_uuid(), 1 + n % $1::int, $2::bigint, $2::bigint + 864000000 from generate_series(1, $3::int) n`,
+       select gen_random_uuid(), 1 + n % $1::int, $2::bigint, $2::bigint + 864000000
+       from generate_series(1, $3::int) n`,
       [users, Date.now(), sessions],
     )
     await client.query('vacuum analyze')
