@@ -10,7 +10,8 @@ export interface Limit {
 /** What is limited. */
 export interface Throttle {
   /**
-   * Wrong passwords for one account from one network, at login and wherever a password is asked for again.
+   * Wrong passwords for one account from one network, at login and wherever a password is asked for again; in a day 5
+   * times as many from one where somebody has logged in to it.
    * @default { tries: 10, seconds: 900 }
    */
   login: Limit | false
@@ -30,7 +31,8 @@ export interface Throttle {
   mail: Limit | false
   /**
    * Mails with a code to one account: asked for from each network where somebody has logged in to it within 30 days,
-   * and from all others together. Past it nothing is mailed, and nobody can tell.
+   * and from all others together, from which it is twice as many in a day. Past it nothing is mailed, and nobody can
+   * tell.
    * @default { tries: 5, seconds: 3600 }
    */
   mailbox: Limit | false
