@@ -434,8 +434,9 @@ export interface StoredCode {
 
 /**
  * A counter of tries: so many within a window, then one at a time, after a pause that doubles from a window divided by
- * `tries` up to 15 minutes; where it is longer from the start, all pauses are alike. It is forgotten a window after the
- * last pause.
+ * `tries` up to 15 minutes. It is forgotten a window after the first try, or after the last pause. Where the pause is
+ * that long from the start, all are alike, and it is forgotten a window after the last try: no window has more than
+ * twice as many.
  */
 export interface Tally {
   /** Keyed hash of what is counted. */

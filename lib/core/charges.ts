@@ -6,7 +6,7 @@ import type { SecretKeys } from './secrets.ts'
 
 /** An IPv6 network of a customer has 64 bits; a /56 and a /48, which some have, get more room. */
 const widerShare = 4
-/** All known networks of all `+tag`s of a mailbox together have so much more than one. */
+/** All accounts with a `+tag` of a mailbox together have so much more than one. */
 const taggedShare = 4
 const dayMs = 86_400_000
 
@@ -59,9 +59,8 @@ export function mailCharge(
   const { slot, name, askers: list } = listsOf(keys, address)
   const [client] = hashedNetworks(keys, network)
   const what = mailed ? 'mailbox' : 'nobody'
-  const tagged = withoutTag(address) !== address
   const own = tallyOf(`${what}-${name}-${client}`, mailbox)
-  const known = tagged ? [...own, ...tallyOf(`${what}-tagged`, mailbox, taggedShare)] : own
+  const known = isTagged(address) ? [...own, ...tallyOf(`${what}-tagged`, mailbox, taggedShare)] : own
   const tallies = [...tallyOf(what, mailbox), ...dailyOf(`${what}-day`, mailbox, 2)]
   return { slot, tallies, known: { list, client, tallies: known } }
 }
@@ -71,16 +70,13 @@ export function strangerMailCharge(keys: SecretKeys, { mailbox }: Throttle, addr
   return mailbox ? [{ slot: accountKeys(keys, address).tag, tallies: tallyOf('mailbox-unasked', mailbox, 2) }] : []
 }
 
-/** Notices of what was done to an account; nobody else uses them up. */
-export function noticeCharge(keys: SecretKeys, { mailbox }: Throttle, address: string): Charge[] {
+/** Notices of one kind about an account; nobody else uses them up but other accounts with a `+tag` of the mailbox. */
+export function noticeCharge(keys: SecretKeys, { mailbox }: Throttle, address: string, kind: string): Charge[] {
+  if (!mailbox) return []
   const { tag: slot, account } = accountKeys(keys, address)
-  return mailbox ? [{ slot, tallies: tallyOf(`notice-${account}`, mailbox, 2) }] : []
-}
-
-/** Tells whether the mails that a client asks for about an account have a budget of their own, and charges nothing. */
-export function askerCharge(keys: SecretKeys, address: string, network: string): Charge {
-  const { slot, askers: list } = listsOf(keys, address)
-  return { slot, tallies: [], known: { list, client: hashedNetworks(keys, network)[0], tallies: [] } }
+  const own = tallyOf(`notice-${kind}-${account}`, mailbox, 2)
+  const tagged = isTagged(address) ? tallyOf('notice-tagged', mailbox, 2 * taggedShare) : []
+  return [{ slot, tallies: [...own, ...tagged] }]
 }
 
 /** What knows a client: whose guesses, and whose mails, are charged to nobody else; as far as they are counted. */
@@ -91,6 +87,10 @@ export function acquaintances(keys: SecretKeys, throttle: Throttle, address: str
     ...(throttle.login || throttle.account ? [{ slot, list: guessers, client, of: 'guesses' as const }] : []),
     ...(throttle.mailbox ? [{ slot, list: askers, client, of: 'mails' as const }] : []),
   ]
+}
+
+function isTagged(address: string): boolean {
+  return withoutTag(address) !== address
 }
 
 function listsOf(keys: SecretKeys, address: string) {

@@ -102,17 +102,13 @@ function limitsOf({ options }: Realm, purpose: CodePurpose): { link: boolean; tt
 }
 
 /**
- * Stores a code, whose life begins here. A code that is stored already stays as it is: its end is that of its first
- * life.
+ * Stores a code, whose life begins here, or a decoy of it. A code that is stored already stays as it is: its end is
+ * that of its first life.
  */
-export async function putCode(realm: Realm, { ttl, others = [], ...code }: CodeDraft): Promise<StoredCode> {
+export async function putCode(realm: Realm, { ttl, others, ...code }: CodeDraft, decoy: boolean): Promise<StoredCode> {
   const now = realm.clock()
-  const cache = cacheOf(realm)
-  // Under every secret, so that replacing one forgets no mail; the first one's charge is in the slot of the code.
-  const charged = await Promise.all(others.map((charge) => cache.charge(charge, now)))
-  const decoy = charged.some(({ waitMs }) => waitMs > 0)
   const records = decoy ? code.records.map(withoutCode) : code.records
-  const stored = await cache.put({ ...code, records, expiresAt: now + ttl * 1000, grantMs }, now)
+  const stored = await cacheOf(realm).put({ ...code, records, expiresAt: now + ttl * 1000, grantMs }, now)
   return { ...stored, decoy: stored.decoy || decoy }
 }
 

@@ -9,7 +9,7 @@ import { conflict, invalid, withoutPassword } from './new-user.ts'
 import { type Draft, handOver, rowsOf } from './outbox.ts'
 import type { Owner } from './password-policy.ts'
 import type { Realm } from './realm.ts'
-import { guessPassword, type Outcome } from './throttle.ts'
+import { guessPassword, knowNobody, type Outcome } from './throttle.ts'
 import type { Account } from './tokens.ts'
 
 /** What is to be changed. */
@@ -56,6 +56,7 @@ export async function deleteUser(realm: Realm, user: User, mails: Draft[]): Prom
   if (outcome === 'in_use') throw conflict(outcome)
   if (outcome === 'stale') return outcome
   await settle(realm, user, outcome.ended, mails)
+  if (!realm.joined) knowNobody(realm, addressOf(user))
   return 'deleted'
 }
 
@@ -113,12 +114,13 @@ export async function guessOf(
   client: Client,
 ): Promise<boolean> {
   const stored = user?.active ? user.passwordHash : null
-  const { right } = await guessPassword(realm, address, client, async () => {
+  const { right, welcome } = await guessPassword(realm, address, client, async () => {
     const right = await realm.passwords.verify(stored, password, client.request, address)
-    // Who has not proved the mailbox is no friend of its owner yet.
-    const outcome: Outcome = !right ? 'wrong' : user && unproved(realm, user) ? 'undone' : 'right'
+    const outcome: Outcome = right ? 'undone' : 'wrong'
     return { right, outcome }
   })
+  // Who has not proved the mailbox is no friend of its owner yet.
+  if (right && !(user && unproved(realm, user))) welcome()
   return right
 }
 

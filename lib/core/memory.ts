@@ -2,6 +2,7 @@
 export interface Memory<Value> {
   set(key: string, value: Value): void
   get(key: string): Value | undefined
+  delete(key: string): void
 }
 
 /**
@@ -26,6 +27,10 @@ export function createMemory<Value>(size: number): Memory<Value> {
       const older = old.get(key)
       if (older !== undefined) set(key, older)
       return older
+    },
+    delete(key) {
+      young.delete(key)
+      old.delete(key)
     },
   }
 }

@@ -1,11 +1,11 @@
-import type { Message, OutboxMail } from '../contracts.ts'
+import type { Charge, Message, OutboxMail } from '../contracts.ts'
 import { noClient } from './client.ts'
 import { type CodeDraft, identifierOf, putCode } from './codes.ts'
 import { lookupForm } from './email-address.ts'
 import { emit } from './events.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
-import { hasRoomForNotice } from './throttle.ts'
+import { chargeCode, chargeNotice } from './throttle.ts'
 
 /** A mail that waits for its hand-over: the life of its code, if it has one, begins there. */
 export interface Draft {
@@ -51,12 +51,30 @@ async function deliver(realm: Realm, draft: Draft): Promise<void> {
  * Begins the life of a mail's code and hands the mail to the mailer, in this order: whoever reads it finds the code
  * alive. False when its code has died since it was stored; then nothing is mailed.
  */
-export async function post(realm: Realm, { code, message, expiresAt, accountEnd }: Draft): Promise<boolean> {
+export async function post(realm: Realm, draft: Draft): Promise<boolean> {
+  const { code, message } = draft
+  const { takeBack, ...charged } = code
+    ? await chargeCode(realm, code)
+    : await chargeNotice(realm, message.kind, message.to && lookupForm(message.to))
+  return pass(realm, draft, charged).catch((error) => {
+    // It will be charged again.
+    takeBack()
+    throw error
+  })
+}
+
+async function pass(
+  realm: Realm,
+  draft: Draft,
+  { room, charge }: { room: boolean; charge?: Charge },
+): Promise<boolean> {
+  const { code, message, expiresAt, accountEnd } = draft
   const { endsAt: end, decoy } = code
-    ? await putCode(realm, { ...code, ttl: lifeOf(realm, code, accountEnd) })
-    : { endsAt: expiresAt, decoy: false }
+    ? await putCode(realm, { ...code, charge, ttl: lifeOf(realm, code, accountEnd) }, !room)
+    : { endsAt: expiresAt, decoy: !room }
   if (end === 0) return false
-  const to = decoy || !(await mayHave(realm, message, code)) ? null : message.to
+  // Nobody notices what is too much for a mailbox: as much is done, and the worker drops it.
+  const to = decoy ? null : message.to
   if (message.to !== null && to === null) {
     const identifier = identifierOf(realm, lookupForm(message.to))
     emit(realm, 'throttle', { client: noClient, identifier, details: { act: 'mailbox' } })
@@ -64,11 +82,6 @@ export async function post(realm: Realm, { code, message, expiresAt, accountEnd 
   const minutes = message.code === null ? 0 : Math.round((end - realm.clock()) / 60_000)
   await mailerOf(realm).send({ ...message, to, minutes, brand: realm.options.mail.brand, expiresAt: end })
   return true
-}
-
-// Nobody notices what is too much for a mailbox: as much is done, and the worker drops it. A code was counted with it.
-async function mayHave(realm: Realm, { to }: Draft['message'], code: CodeDraft | null): Promise<boolean> {
-  return to === null || code !== null || hasRoomForNotice(realm, lookupForm(to))
 }
 
 // An account whose end has passed is about to go, or to stay because it had a session.

@@ -55,13 +55,17 @@ export function createTallies(most: number): LocalTallies {
     async refund(charge, known, now) {
       for (const tally of charged(charge, known)) {
         const count = countOf(charge, tally, now)
-        if (count.tries > 0) counts.set(keyOf(charge.slot, tally.name), { ...count, tries: count.tries - 1, next: now })
+        const key = keyOf(charge.slot, tally.name)
+        // Refused tries leave no names, or they would push out those that count.
+        if (count.tries > 1) counts.set(key, { ...count, tries: count.tries - 1, next: now })
+        else counts.delete(key)
       }
     },
     async acquaint({ slot, list, client, until, alone }: Acquaintance, now) {
       const key = keyOf(slot, list)
       const before = alone ? [] : [...(lists.get(key) ?? [])].filter(([name, end]) => name !== client && now < end)
-      lists.set(key, new Map([...before, [client, until] as const].slice(-mostKnown)))
+      const all = [...before, [client, until] as const].sort(([, end], [, other]) => end - other)
+      lists.set(key, new Map(all.filter(([, end]) => now < end).slice(0, mostKnown)))
     },
   }
 
@@ -91,7 +95,7 @@ function shareOf({ tries }: Count, tally: Tally): number {
 }
 
 function counted({ tries, until }: Count, tally: Tally, now: number): Count {
-  if (tries + 1 < tally.tries) return { tries: tries + 1, next: 0, until }
+  if (tries + 1 < tally.tries) return { tries: tries + 1, next: 0, until: isEven(tally) ? now + tally.windowMs : until }
   const next = now + pauseAfter(tries + 1, tally)
   return { tries: tries + 1, next, until: next + tally.windowMs }
 }
@@ -103,6 +107,10 @@ function pauseAfter(tries: number, tally: Tally): number {
 
 function longestPause(tally: Tally): number {
   return Math.max(longestMs, firstPause(tally))
+}
+
+function isEven(tally: Tally): boolean {
+  return firstPause(tally) >= longestMs
 }
 
 function firstPause({ tries, windowMs }: Tally): number {

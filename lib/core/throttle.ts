@@ -3,14 +3,13 @@ import { AccountsError, isOutage, isRefusal } from '../errors.ts'
 import {
   accountCharge,
   acquaintances,
-  askerCharge,
   changeCharge,
   hashedNetworks,
   networkCharges,
   noticeCharge,
   strangerMailCharge,
 } from './charges.ts'
-import type { Client } from './client.ts'
+import { type Client, noClient } from './client.ts'
 import { identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
 import { type EventInput, emit } from './events.ts'
@@ -26,13 +25,14 @@ const knownMs = 30 * dayMs
 const localShare = 4
 const hookMs = 2000
 
-/** `right` and `undone` take a try back, and a right one makes the client's network known; `wrong` keeps it counted. */
-export type Outcome = 'right' | 'wrong' | 'undone'
+/** `undone` takes a try back, `wrong` keeps it counted. */
+export type Outcome = 'undone' | 'wrong'
 
 /**
  * Guesses an account's password, counted before it is compared; a right guess is taken back. A network from which
  * somebody has guessed right within 30 days has a budget of its own, so that no stranger uses it up; the others share
- * that of the account and that of their network.
+ * that of the account and that of their network. `welcome` makes the client's network a known one: for whoever was let
+ * in, and has proved the mailbox where that is asked for.
  *
  * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was guessed
  */
@@ -41,16 +41,13 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
   address: string,
   client: Client,
   guess: () => Promise<Guess>,
-): Promise<Guess> {
+): Promise<Guess & { welcome(): void }> {
   const { throttle } = realm.options
   const chargesOf = (keys: SecretKeys) => {
     const networks = hashedNetworks(keys, client.network)
     return [...accountCharge(keys, throttle, address, networks[0]), ...networkCharges('network', throttle, networks)]
   }
-  const { settle, known, fresh } = await count(realm, {
-    chargesOf,
-    event: () => about(realm, 'password', client, address),
-  })
+  const { settle, known, fresh } = await count(realm, chargesOf, () => about(realm, 'password', client, address))
   const reservation = client.request && reservations.get(client.request)
   if (reservation) reservation.known = known
   const guessed = await guess().catch((error) => {
@@ -58,11 +55,11 @@ export async function guessPassword<Guess extends { outcome: Outcome }>(
     throw error
   })
   settle(guessed.outcome)
-  if (guessed.outcome === 'right') {
+  function welcome(): void {
     realm.familiar.set(nearest(client), true)
     if (!fresh) inBackground(realm, acquaint(realm, address, client))
   }
-  return guessed
+  return { ...guessed, welcome }
 }
 
 /** Whether somebody has logged in to this process from the client's network. */
@@ -75,28 +72,14 @@ function nearest({ network }: Client): string {
 }
 
 /**
- * Does what a network may do so often; an outage is taken back. Whoever is known to the account is not shut out by
- * others of the network.
+ * Does what a network may do so often; an outage is taken back.
  *
- * @param address of the account that it is done for, if there is one
  * @throws {AccountsError} ACCOUNTS_TOO_MANY_REQUESTS, and then nothing was done
  */
-export function doFrom<T>(
-  realm: Realm,
-  act: 'register' | 'mail',
-  { client, address }: { client: Client; address: string | null },
-  run: () => Promise<T>,
-): Promise<T> {
+export function doFrom<T>(realm: Realm, act: 'register' | 'mail', client: Client, run: () => Promise<T>): Promise<T> {
   const chargesOf = (keys: SecretKeys) =>
     networkCharges(act, realm.options.throttle, hashedNetworks(keys, client.network))
-  const exempt = async () => address !== null && (await isAsker(realm, address, client))
-  return countedRun(realm, { chargesOf, exempt, event: () => ({ client, details: { act } }) }, run)
-}
-
-async function isAsker(realm: Realm, address: string, { network }: Client): Promise<boolean> {
-  const charges = realm.ring.map((keys) => askerCharge(keys, address, network))
-  const results = await chargeAll(realm, charges)
-  return results.some(({ known }) => known)
+  return countedRun(realm, chargesOf, () => ({ client, details: { act } }), run)
 }
 
 /**
@@ -106,11 +89,16 @@ async function isAsker(realm: Realm, address: string, { network }: Client): Prom
  */
 export function changeOf<T>(realm: Realm, address: string, client: Client, run: () => Promise<T>): Promise<T> {
   const chargesOf = (keys: SecretKeys) => changeCharge(keys, realm.options.throttle, address)
-  return countedRun(realm, { chargesOf, event: () => about(realm, 'change', client, address) }, run)
+  return countedRun(realm, chargesOf, () => about(realm, 'change', client, address), run)
 }
 
-async function countedRun<T>(realm: Realm, attempt: Attempt, run: () => Promise<T>): Promise<T> {
-  const { settle } = await count(realm, attempt)
+async function countedRun<T>(
+  realm: Realm,
+  chargesOf: (keys: SecretKeys) => Charge[],
+  event: () => About,
+  run: () => Promise<T>,
+): Promise<T> {
+  const { settle } = await count(realm, chargesOf, event)
   return run().catch((error) => {
     if (!isRefusal(error) || error.statusCode >= 500) settle('undone')
     throw error
@@ -122,18 +110,61 @@ function about(realm: Realm, act: 'password' | 'change', client: Client, address
 }
 
 /** Counts a mail to an address that another account asks for. False when it has had enough of them. */
-export function hasRoomFor(realm: Realm, address: string): Promise<boolean> {
-  return hasRoom(realm, (keys) => strangerMailCharge(keys, realm.options.throttle, address))
+export async function hasRoomFor(realm: Realm, address: string): Promise<boolean> {
+  const charges = realm.ring.flatMap((keys) => strangerMailCharge(keys, realm.options.throttle, address))
+  return (await chargeMail(realm, charges)).room
 }
 
-/** Counts a notice to the owner of an account. False when there were enough of them. */
-export function hasRoomForNotice(realm: Realm, address: string): Promise<boolean> {
-  return hasRoom(realm, (keys) => noticeCharge(keys, realm.options.throttle, address))
+interface Mail {
+  /** Whether the mailbox may have it. */
+  room: boolean
+  /** Takes back what was counted, when it was not sent. */
+  takeBack(): void
 }
 
-async function hasRoom(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[]): Promise<boolean> {
-  const results = await chargeAll(realm, realm.ring.flatMap(chargesOf))
-  return results.every(({ waitMs }) => waitMs === 0)
+/** Counts a notice to the owner of an account; a decoy is sent to nobody. */
+export function chargeNotice(realm: Realm, kind: string, address: string | null): Promise<Mail> {
+  const { ring, options } = realm
+  if (address === null) return chargeMail(realm, [])
+  const charges = ring.flatMap((keys) => noticeCharge(keys, options.throttle, address, kind))
+  return chargeMail(realm, charges)
+}
+
+/**
+ * Counts a mail with a code under all secrets, so that replacing one forgets none; the first one's charge is returned,
+ * since it is made where the code is stored. Where a secret knows the client, those alone count that do.
+ */
+export async function chargeCode(
+  realm: Realm,
+  { charge, others = [] }: { charge?: Charge | undefined; others?: Charge[] },
+): Promise<Mail & { charge?: Charge }> {
+  if (!charge || others.length === 0) return { room: true, takeBack() {}, ...(charge && { charge }) }
+  const all = [charge, ...others]
+  const asked = await chargeAll(realm, all.map(withoutTallies))
+  const known = asked.some((result) => result.known)
+  const decisive = all.filter((_, index) => asked[index]?.known === known)
+  const mail = await chargeMail(
+    realm,
+    decisive.filter((each) => each !== charge),
+  )
+  return decisive.includes(charge) ? { ...mail, charge } : mail
+}
+
+function withoutTallies({ slot, known }: Charge): Charge {
+  return { slot, tallies: [], ...(known && { known: { ...known, tallies: [] } }) }
+}
+
+async function chargeMail(realm: Realm, charges: Charge[]): Promise<Mail> {
+  const results = await chargeAll(realm, charges)
+  const counted = results.filter(({ waitMs }) => waitMs === 0)
+  return { room: counted.length === results.length, takeBack: () => takeBack(realm, counted) }
+}
+
+function takeBack(realm: Realm, counted: Result[]): void {
+  inBackground(
+    realm,
+    counted.map(({ counter, charge, known }) => counter.refund(charge, known, realm.clock())),
+  )
 }
 
 /**
@@ -144,15 +175,13 @@ export function knowOnly(realm: Realm, address: string, client: Client, { proved
   inBackground(realm, acquaint(realm, address, client, proved ? ['guesses', 'mails'] : ['guesses']))
 }
 
+/** Knows no network any more: the address may be somebody else's from now on. */
+export function knowNobody(realm: Realm, address: string): void {
+  inBackground(realm, acquaint(realm, address, noClient, ['guesses', 'mails'], 0))
+}
+
 /** Whom and what a try is about. */
 type About = EventInput<'throttle'> & { details: { act: Attempted } }
-
-interface Attempt {
-  chargesOf(keys: SecretKeys): Charge[]
-  event(): About
-  /** Whether it is free all the same when it has to wait. */
-  exempt?(): Promise<boolean>
-}
 
 interface Counted {
   /** Whether the client is known to the account. */
@@ -162,29 +191,22 @@ interface Counted {
   settle(outcome: Outcome): void
 }
 
-async function count(realm: Realm, { chargesOf, event, exempt = async () => false }: Attempt): Promise<Counted> {
+async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], event: () => About): Promise<Counted> {
   // Under every secret, so that replacing one forgets no try.
   const charges = realm.ring.flatMap(chargesOf)
   const results = await chargeNeeded(realm, charges)
   const known = results.some((result) => result.known)
   const decisive = results.filter((result) => result.known === known)
   const waitMs = Math.max(0, ...decisive.map((result) => result.waitMs))
-  const passed = results.filter((result) => result.waitMs === 0)
-  const counted = waitMs > 0 ? [] : passed
-  function takeBack(some: Result[]): void {
-    const refunds = some.map(({ counter, charge, known }) => counter.refund(charge, known, realm.clock()))
-    inBackground(realm, refunds)
-  }
+  const counted = results.filter((result) => result.waitMs === 0)
   if (waitMs > 0) {
-    takeBack(passed)
-    if (!(await exempt())) {
-      emit(realm, 'throttle', event())
-      throw tooMany(waitMs)
-    }
+    takeBack(realm, counted)
+    emit(realm, 'throttle', event())
+    throw tooMany(waitMs)
   }
   const share = Math.max(0, ...decisive.map((result) => result.share))
   await ask(realm, event, { share, known }).catch((error) => {
-    takeBack(counted)
+    takeBack(realm, counted)
     throw error
   })
   return {
@@ -192,7 +214,7 @@ async function count(realm: Realm, { chargesOf, event, exempt = async () => fals
     fresh: known && isFresh(realm, charges),
     settle(outcome) {
       // What is done from a known network is charged to nobody else.
-      takeBack(outcome === 'wrong' ? counted.filter((result) => result.known !== known) : counted)
+      takeBack(realm, outcome === 'wrong' ? counted.filter((result) => result.known !== known) : counted)
     },
   }
 }
@@ -257,11 +279,12 @@ function acquaint(
   address: string,
   { network }: Client,
   alone: ('guesses' | 'mails')[] = [],
+  forMs = knownMs,
 ): Promise<void>[] {
   const now = clock()
   const all = ring.flatMap((keys) => acquaintances(keys, options.throttle, address, network))
   return all.flatMap(({ of, ...known }) => {
-    const acquaintance = { ...known, until: now + knownMs, alone: alone.includes(of) }
+    const acquaintance = { ...known, until: now + forMs, alone: alone.includes(of) }
     return [cache?.acquaint(acquaintance, now) ?? [], tallies.acquaint(acquaintance, now)].flat()
   })
 }

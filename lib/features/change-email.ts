@@ -8,7 +8,7 @@ import { emit } from '../core/events.ts'
 import { conflict, nameOf } from '../core/new-user.ts'
 import { handOver, rowsOf } from '../core/outbox.ts'
 import type { Realm } from '../core/realm.ts'
-import { hasRoomFor, knowOnly } from '../core/throttle.ts'
+import { hasRoomFor, knowNobody, knowOnly } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
 import { usernameProblem } from '../core/usernames.ts'
 import { AccountsError } from '../errors.ts'
@@ -77,8 +77,10 @@ export async function confirmEmail(
       return takeAddress(realm, account, found, { email, emailCanonical }, client)
     })
     if (outcome === 'email_taken') throw conflict(outcome)
-    if (outcome === 'changed') knowOnly(realm, emailCanonical, client, { proved: true })
-    return outcome === 'changed' ? user : null
+    if (outcome !== 'changed') return null
+    if (addressOf(user) !== emailCanonical) knowNobody(realm, addressOf(user))
+    knowOnly(realm, emailCanonical, client, { proved: true })
+    return user
   })
   emit(realm, 'emailChange', { client, userId: account.id, sessionId: account.sessionId, details: {} })
 }

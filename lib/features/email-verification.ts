@@ -131,7 +131,6 @@ export function emailVerificationRoutes(realm: Realm): Route[] {
       summary: 'Ask for a new verification code by e-mail',
       body: ResendBody,
       limited: 'mail',
-      mailsAccount: true,
       response: [200, MessageAndToken],
       async run({ body, client }) {
         const { token } = await resendVerification(realm, body, client)

@@ -38,7 +38,7 @@ export async function login(
   // What is no address finds nobody, after the same statement.
   const address = lookupForm(email)
   const guessed = await guessPassword(realm, address, client, () => guess(realm, { address, password }, client))
-  const { user, reason } = guessed
+  const { user, reason, welcome } = guessed
   if (!user || reason) throw refusal(realm, address, user, reason ?? 'unknown', client)
   await realm.hooks.before('beforeLogin', { user: withoutPassword(user), client })
 
@@ -46,6 +46,7 @@ export async function login(
 
   // The password was changed while it was being verified: the storage refuses a session of older credentials.
   if (!tokens) throw refusal(realm, address, user, 'stale', client)
+  welcome()
   await upgradeHash(realm, user, password)
   return { ...tokens, user: withoutPassword(user) }
 }
@@ -56,8 +57,7 @@ async function guess(realm: Realm, { address, password }: { address: string; pas
   const stored = user?.active ? user.passwordHash : null
   const right = await realm.passwords.verify(stored, password, client.request, address)
   const reason = failure(realm, user, right)
-  // Who has not proved the mailbox is no friend of its owner yet.
-  const outcome: Outcome = !reason ? 'right' : right ? 'undone' : 'wrong'
+  const outcome: Outcome = right ? 'undone' : 'wrong'
   return { user, reason, outcome }
 }
 

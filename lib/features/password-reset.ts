@@ -82,7 +82,6 @@ function emailRequestRoute(realm: Realm): Route {
     summary: 'Ask for a password reset code by e-mail',
     body: EmailRequestBody,
     limited: 'mail',
-    mailsAccount: true,
     response: [200, MessageAndToken],
     async run({ body, client }) {
       const { token } = await requestPasswordReset(realm, body, client)

@@ -8,7 +8,6 @@ import type {
 } from 'fastify'
 import Type, { type Static, type TSchema, type TUnknown } from 'typebox'
 import { type Client, clientOf } from '../core/client.ts'
-import { canonicalEmail } from '../core/email-address.ts'
 import type { Realm } from '../core/realm.ts'
 import { doFrom, isFamiliar } from '../core/throttle.ts'
 import type { Account } from '../core/tokens.ts'
@@ -41,8 +40,6 @@ export interface Route {
   hashes?: boolean
   /** What a network may do so often. */
   limited?: 'register' | 'mail'
-  /** True for a route that mails the account whose address is in the body. */
-  mailsAccount?: boolean
   /** True for a route behind `authenticate`. */
   guarded?: boolean
   /** True for a route that reads the access token by itself, when there is one. */
@@ -194,7 +191,7 @@ function handlerOf(route: Route, realm: Realm) {
     try {
       const call = callOf(route, realm, request)
       const result = await (route.limited
-        ? doFrom(realm, route.limited, { client: call.client, address: accountOf(route, call) }, () => route.run(call))
+        ? doFrom(realm, route.limited, call.client, () => route.run(call))
         : route.run(call))
       const body = moveToCookie(realm, { request, reply, ends: Boolean(route.endsLogin) }, result)
       return body === undefined ? reply.send() : body
@@ -204,10 +201,6 @@ function handlerOf(route: Route, realm: Realm) {
       release(request)
     }
   }
-}
-
-function accountOf({ mailsAccount }: Route, { body }: RouteCall<{ email: string }>): string | null {
-  return mailsAccount ? canonicalEmail(body.email) : null
 }
 
 function callOf({ guarded, takesRefresh, bodyOptional }: Route, realm: Realm, request: FastifyRequest): RouteCall {

@@ -4,6 +4,7 @@ import { type CacheCase, expiresAt, newCode, now, parallel, refOf, right, unique
 
 const windowMs = 900_000
 const pauses = [1, 2, 4, 8, 10, 10].map((tenths) => (tenths * windowMs) / 10)
+const minute = 60_000
 const day = 86_400_000
 
 function chargeOf(...tries: number[]): Charge {
@@ -69,6 +70,10 @@ export const tallyCases: CacheCase[] = [
         assert.equal((await cache.charge(charge, at - 1)).waitMs, 1)
         assert.equal(await counted(cache, charge, 5, at), 1)
       }
+      const slow = { slot: unique(), tallies: [{ name: unique(), tries: 5, windowMs: day }] }
+      assert.equal(await counted(cache, slow, 1), 1)
+      assert.equal(await counted(cache, slow, 3, now + day - minute), 3)
+      assert.equal(await counted(cache, slow, 20, now + day + minute), 1, 'they are forgotten a window after the last')
     },
   },
   {
@@ -129,16 +134,20 @@ export const tallyCases: CacheCase[] = [
     },
   },
   {
-    name: 'a list knows the last 32 clients, and on demand the newest alone',
+    name: 'a list knows the first 32 clients, and on demand the newest alone',
     async run(cache) {
       const charge = knownTo('')
       const named = (client: string) => ({ ...charge, known: { ...charge.known, client } })
       for (let n = 0; n < 33; n++) await acquaint(cache, named(`c${n}`), { until: now + day + n })
       const known = async (client: string) => (await cache.charge(named(client), now)).known
 
-      assert.deepEqual([await known('c0'), await known('c1'), await known('c32')], [false, true, true])
+      assert.deepEqual([await known('c0'), await known('c31'), await known('c32')], [true, true, false])
+      await acquaint(cache, named('c0'), { until: now + 2 * day })
+      assert.deepEqual([await known('c0'), await known('c31')], [true, true], 'a renewal displaces nobody')
       await acquaint(cache, named('c5'), { alone: true })
-      assert.deepEqual([await known('c5'), await known('c32')], [true, false])
+      assert.deepEqual([await known('c5'), await known('c31')], [true, false])
+      await acquaint(cache, named(''), { until: now, alone: true })
+      assert.equal(await known('c5'), false)
     },
   },
   {
