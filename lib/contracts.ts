@@ -397,7 +397,7 @@ export interface CodeRef {
   tokenHash: string
 }
 
-/** A code's HMAC under the key named `kid`. */
+/** A code's HMAC under the key named `kid`; with an empty one a decoy's, which no guess fits. */
 export interface CodeMac {
   kid: string
   mac: string
@@ -516,7 +516,10 @@ export interface Cache {
   charge(charge: Charge, now: number): Promise<Charged>
   /** Takes a counted try back; `known` says from which tallies. */
   refund(charge: Charge, known: boolean, now: number): Promise<void>
-  /** Puts a client on a list until then; a list has room for the last 32. */
+  /**
+   * Puts a client on a list until then. A list has room for 32: a newer one is not put on it. With `alone`, and an end
+   * that has passed, the list is empty.
+   */
   acquaint(client: Acquaintance, now: number): Promise<void>
   /** Sends a text to the listeners of this realm, in this process and in others; throws when the cache is down. */
   publish(text: string): Promise<void>

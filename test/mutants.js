@@ -773,7 +773,7 @@ export const mutants = [
   },
   {
     file: 'lib/core/outbox.ts',
-    find: '    takeBack()\n',
+    find: '    counted.takeBack()\n',
     replace: '',
     test: 'test/threats/throttling.test.ts',
     killedBy: 'a notice that could not be sent is counted once',
@@ -819,6 +819,13 @@ export const mutants = [
     replace: 't.ends',
     test: 'test/adapters/redis/index.test.ts',
     killedBy: 'the contract holds on a Redis > pauses that are longer than 15 minutes',
+  },
+  {
+    file: 'lib/core/throttle.ts',
+    find: 'results.filter(({ waitMs }) => waitMs === 0),',
+    replace: '[],',
+    test: 'test/threats/throttling.test.ts',
+    killedBy: 'what an outage of a part of the cache leaves',
   },
   {
     file: 'lib/core/charges.ts',

@@ -114,7 +114,7 @@ export async function putCode(realm: Realm, { ttl, others, ...code }: CodeDraft,
 
 /** A record that no guess fits. */
 function withoutCode<Part extends { mac: CodeMac }>(record: Part): Part {
-  return { ...record, mac: { ...record.mac, mac: randomBytes(32).toString('base64url') } }
+  return { ...record, mac: { kid: '', mac: randomBytes(32).toString('base64url') } }
 }
 
 function newRecord(realm: Realm, purpose: CodePurpose, token: string, code: string, subject: Subject) {

@@ -1,11 +1,11 @@
-import type { Charge, Message, OutboxMail } from '../contracts.ts'
+import type { Message, OutboxMail } from '../contracts.ts'
 import { noClient } from './client.ts'
 import { type CodeDraft, identifierOf, putCode } from './codes.ts'
 import { lookupForm } from './email-address.ts'
 import { emit } from './events.ts'
 import type { Realm } from './realm.ts'
 import { open, seal } from './secrets.ts'
-import { chargeCode, chargeNotice } from './throttle.ts'
+import { type CountedMail, chargeCode, chargeNotice } from './throttle.ts'
 
 /** A mail that waits for its hand-over: the life of its code, if it has one, begins there. */
 export interface Draft {
@@ -53,25 +53,22 @@ async function deliver(realm: Realm, draft: Draft): Promise<void> {
  */
 export async function post(realm: Realm, draft: Draft): Promise<boolean> {
   const { code, message } = draft
-  const { takeBack, ...charged } = code
+  const counted = code
     ? await chargeCode(realm, code)
     : await chargeNotice(realm, message.kind, message.to && lookupForm(message.to))
-  return pass(realm, draft, charged).catch((error) => {
-    // It will be charged again.
-    takeBack()
+  return pass(realm, draft, counted).catch((error) => {
+    // It will be tried again, and counted again but for what is charged where a code is stored.
+    counted.takeBack()
     throw error
   })
 }
 
-async function pass(
-  realm: Realm,
-  draft: Draft,
-  { room, charge }: { room: boolean; charge?: Charge },
-): Promise<boolean> {
+async function pass(realm: Realm, draft: Draft, { room, charge, takeBack }: CountedMail): Promise<boolean> {
   const { code, message, expiresAt, accountEnd } = draft
   const { endsAt: end, decoy } = code
     ? await putCode(realm, { ...code, charge, ttl: lifeOf(realm, code, accountEnd) }, !room)
     : { endsAt: expiresAt, decoy: !room }
+  if (decoy || end === 0) takeBack()
   if (end === 0) return false
   // Nobody notices what is too much for a mailbox: as much is done, and the worker drops it.
   const to = decoy ? null : message.to

@@ -115,15 +115,18 @@ export async function hasRoomFor(realm: Realm, address: string): Promise<boolean
   return (await chargeMail(realm, charges)).room
 }
 
-interface Mail {
+/** A mail that was counted. */
+export interface CountedMail {
   /** Whether the mailbox may have it. */
   room: boolean
-  /** Takes back what was counted, when it was not sent. */
+  /** What is left to charge, where its code is stored. */
+  charge?: Charge
+  /** Takes back what was counted; a second call does nothing. */
   takeBack(): void
 }
 
 /** Counts a notice to the owner of an account; a decoy is sent to nobody. */
-export function chargeNotice(realm: Realm, kind: string, address: string | null): Promise<Mail> {
+export function chargeNotice(realm: Realm, kind: string, address: string | null): Promise<CountedMail> {
   const { ring, options } = realm
   if (address === null) return chargeMail(realm, [])
   const charges = ring.flatMap((keys) => noticeCharge(keys, options.throttle, address, kind))
@@ -137,7 +140,7 @@ export function chargeNotice(realm: Realm, kind: string, address: string | null)
 export async function chargeCode(
   realm: Realm,
   { charge, others = [] }: { charge?: Charge | undefined; others?: Charge[] },
-): Promise<Mail & { charge?: Charge }> {
+): Promise<CountedMail> {
   if (!charge || others.length === 0) return { room: true, takeBack() {}, ...(charge && { charge }) }
   const all = [charge, ...others]
   const asked = await chargeAll(realm, all.map(withoutTallies))
@@ -147,17 +150,20 @@ export async function chargeCode(
     realm,
     decisive.filter((each) => each !== charge),
   )
-  return decisive.includes(charge) ? { ...mail, charge } : mail
+  return mail.room && decisive.includes(charge) ? { ...mail, charge } : mail
 }
 
 function withoutTallies({ slot, known }: Charge): Charge {
   return { slot, tallies: [], ...(known && { known: { ...known, tallies: [] } }) }
 }
 
-async function chargeMail(realm: Realm, charges: Charge[]): Promise<Mail> {
+async function chargeMail(realm: Realm, charges: Charge[]): Promise<CountedMail> {
   const results = await chargeAll(realm, charges)
   const counted = results.filter(({ waitMs }) => waitMs === 0)
-  return { room: counted.length === results.length, takeBack: () => takeBack(realm, counted) }
+  const room = counted.length === results.length
+  // What is refused uses up nothing.
+  if (!room) takeBack(realm, counted.splice(0))
+  return { room, takeBack: () => takeBack(realm, counted.splice(0)) }
 }
 
 function takeBack(realm: Realm, counted: Result[]): void {
@@ -251,15 +257,19 @@ async function chargeNeeded(realm: Realm, charges: Charge[]): Promise<Result[]> 
 async function chargeAll(realm: Realm, charges: Charge[]): Promise<Result[]> {
   const now = realm.clock()
   const run = (counter: Tallies, all: Charge[]) =>
-    Promise.all(all.map(async (charge) => ({ charge, counter, ...(await counter.charge(charge, now)) })))
-  if (!realm.cache || charges.length === 0) return run(realm.tallies, charges)
-  try {
-    return await run(realm.cache, charges)
-  } catch (error) {
-    if (!isOutage(error)) throw error
-    // Never unlimited: what an outage leaves is counted here, with less, since other processes do the same.
-    return run(realm.tallies, charges.map(reduced))
-  }
+    all.map(async (charge): Promise<Result> => ({ charge, counter, ...(await counter.charge(charge, now)) }))
+  if (!realm.cache || charges.length === 0) return Promise.all(run(realm.tallies, charges))
+  const outcomes = await Promise.allSettled(run(realm.cache, charges))
+  const results = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? outcome.value : []))
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected')
+  if (!failed) return results
+  takeBack(
+    realm,
+    results.filter(({ waitMs }) => waitMs === 0),
+  )
+  if (!isOutage(failed.reason)) throw failed.reason
+  // Never unlimited: what an outage leaves is counted here, with less, since other processes do the same.
+  return Promise.all(run(realm.tallies, charges.map(reduced)))
 }
 
 function reduced({ tallies, known, ...charge }: Charge): Charge {

@@ -168,6 +168,10 @@ export const tallyCases: CacheCase[] = [
       assert.equal(await cache.guess(refOf(third), [{ kid: '', mac: right[0]!.mac }], now), 'wrong')
       const last = await parallel(20, () => cache.guess(refOf(third), wrong, now))
       assert.equal(last.filter((outcome) => outcome === 'wrong').length, 3)
+      const given = newCode({ tag })
+      const records = given.records.map(({ mac, ...record }) => ({ ...record, mac: { ...mac, kid: '' } }))
+      const decoy = { ...given, records }
+      for (let again = 0; again < 2; again++) assert.equal((await cache.put(decoy, now)).decoy, true, 'without a kid')
     },
   },
   {

@@ -10,6 +10,7 @@ import { memoryCache, memoryMailer, memoryStorage } from '../../lib/adapters/mem
 import { hashQueue, hashSlots } from '../../lib/core/hash-queue.ts'
 import { sweepOutbox } from '../../lib/core/outbox.ts'
 import { createTallies } from '../../lib/core/tallies.ts'
+import { AccountsError } from '../../lib/errors.ts'
 import type { AccountsOptions } from '../../lib/index.ts'
 import {
   type Answer,
@@ -593,6 +594,48 @@ t.test('[R-OTP-12] while a secret is replaced the owner at home still gets a cod
 
     t.equal((await atHome.check(token, code)).status, 200)
   }
+})
+
+t.test('[R-OTP-12] while a secret is replaced strangers get as many mails as before', async (t) => {
+  /** The secret is replaced after some of the mails. */
+  const mailsOf = async (next: AccountsOptions['secret']) => {
+    const clock = settableClock()
+    const shared = { storage: memoryStorage(), cache: memoryCache(), clock }
+    const [before, after] = [await open(t, { ...shared, secret }), await open(t, { ...shared, secret: next })]
+    const { email } = await before.from('198.51.100.1').enrol()
+    for (let n = 0; n < 288; n++) {
+      const { from } = n < 3 ? before : after
+      await from(`10.11.${n >> 8}.${n & 255}`).post('/auth/email_request/', { email })
+      clock.pass(10 * minute)
+    }
+    return before.mailer.sent.length + after.mailer.sent.length
+  }
+
+  const mails = await mailsOf(secret)
+
+  t.ok(mails > 10 && mails <= 20, `${mails} mails in two days`)
+  const other = randomBytes(32).toString('base64url')
+  t.equal(await mailsOf([other, secret]), mails)
+  t.equal(await mailsOf([secret, other]), mails)
+})
+
+t.test('what an outage of a part of the cache leaves is taken back', async (t) => {
+  const cache = memoryCache()
+  let broken = true
+  const partial = {
+    ...cache,
+    async charge(...[charge, now]: Parameters<typeof cache.charge>) {
+      if (broken && charge.tallies[0]?.name === 'network') throw new AccountsError('ACCOUNTS_UNAVAILABLE')
+      return cache.charge(charge, now)
+    },
+  }
+  const { atHome, from } = await open(t, { cache: partial })
+  const { email } = await atHome.enrol()
+  t.same(statuses(await inTurn(60, (n) => from(`10.12.0.${n}`).login(email))), { 200: 60 })
+
+  broken = false
+
+  t.equal((await atHome.login(email)).status, 200)
 })
 
 t.test('tries that were refused push out none that count', async (t) => {

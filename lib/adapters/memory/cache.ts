@@ -130,7 +130,7 @@ function newRecord(code: NewCode, { mac, subject }: NewCode['records'][number], 
   const { tag, account, tries, grantMs, expiresAt } = code
   const counts = { tries, used: 0, refusals: 0 }
   return {
-    decoy,
+    decoy: decoy || mac.kid === '',
     state: 'issued',
     tag,
     account,
