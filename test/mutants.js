@@ -717,7 +717,7 @@ export const mutants = [
   },
   {
     file: 'lib/core/throttle.ts',
-    find: 'counted.filter((result) => result.known !== known)',
+    find: 'results.filter((result) => result.known !== known)',
     replace: '[]',
     test: 'test/threats/throttling.test.ts',
     killedBy: 'who is known to an account is charged to nobody else',
@@ -731,8 +731,8 @@ export const mutants = [
   },
   {
     file: 'lib/core/throttle.ts',
-    find: 'return run(realm.tallies, charges.map(reduced))',
-    replace: 'return run(realm.tallies, charges)',
+    find: 'run(realm.tallies, charges.map(reduced))',
+    replace: 'run(realm.tallies, charges)',
     test: 'test/threats/throttling.test.ts',
     killedBy: '[R-THR-7] without Redis a process counts by itself, with a quarter',
   },
@@ -822,8 +822,8 @@ export const mutants = [
   },
   {
     file: 'lib/core/throttle.ts',
-    find: 'results.filter(({ waitMs }) => waitMs === 0),',
-    replace: '[],',
+    find: 'takeBack(realm, results)\n  if (!isOutage',
+    replace: 'if (!isOutage',
     test: 'test/threats/throttling.test.ts',
     killedBy: 'what an outage of a part of the cache leaves',
   },

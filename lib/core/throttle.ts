@@ -10,7 +10,7 @@ import {
   strangerMailCharge,
 } from './charges.ts'
 import { type Client, noClient } from './client.ts'
-import { identifierOf } from './codes.ts'
+import { dayMs, identifierOf } from './codes.ts'
 import { inTime } from './deadline.ts'
 import { type EventInput, emit } from './events.ts'
 import { reservations } from './hash-queue.ts'
@@ -20,7 +20,6 @@ import type { Realm } from './realm.ts'
 import type { SecretKeys } from './secrets.ts'
 import type { Tallies } from './tallies.ts'
 
-const dayMs = 86_400_000
 const knownMs = 30 * dayMs
 const localShare = 4
 const hookMs = 2000
@@ -159,18 +158,17 @@ function withoutTallies({ slot, known }: Charge): Charge {
 
 async function chargeMail(realm: Realm, charges: Charge[]): Promise<CountedMail> {
   const results = await chargeAll(realm, charges)
-  const counted = results.filter(({ waitMs }) => waitMs === 0)
-  const room = counted.length === results.length
+  const room = results.every(({ waitMs }) => waitMs === 0)
   // What is refused uses up nothing.
-  if (!room) takeBack(realm, counted.splice(0))
-  return { room, takeBack: () => takeBack(realm, counted.splice(0)) }
+  if (!room) takeBack(realm, results.splice(0))
+  return { room, takeBack: () => takeBack(realm, results.splice(0)) }
 }
 
-function takeBack(realm: Realm, counted: Result[]): void {
-  inBackground(
-    realm,
-    counted.map(({ counter, charge, known }) => counter.refund(charge, known, realm.clock())),
-  )
+/** Refunds those of the results that were counted. */
+function takeBack(realm: Realm, results: Result[]): void {
+  const counted = results.filter(({ waitMs }) => waitMs === 0)
+  const refunds = counted.map(({ counter, charge, known }) => counter.refund(charge, known, realm.clock()))
+  inBackground(realm, refunds)
 }
 
 /**
@@ -204,15 +202,14 @@ async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], ev
   const known = results.some((result) => result.known)
   const decisive = results.filter((result) => result.known === known)
   const waitMs = Math.max(0, ...decisive.map((result) => result.waitMs))
-  const counted = results.filter((result) => result.waitMs === 0)
   if (waitMs > 0) {
-    takeBack(realm, counted)
+    takeBack(realm, results)
     emit(realm, 'throttle', event())
     throw tooMany(waitMs)
   }
   const share = Math.max(0, ...decisive.map((result) => result.share))
   await ask(realm, event, { share, known }).catch((error) => {
-    takeBack(realm, counted)
+    takeBack(realm, results)
     throw error
   })
   return {
@@ -220,7 +217,7 @@ async function count(realm: Realm, chargesOf: (keys: SecretKeys) => Charge[], ev
     fresh: known && isFresh(realm, charges),
     settle(outcome) {
       // What is done from a known network is charged to nobody else.
-      takeBack(realm, outcome === 'wrong' ? counted.filter((result) => result.known !== known) : counted)
+      takeBack(realm, outcome === 'wrong' ? results.filter((result) => result.known !== known) : results)
     },
   }
 }
@@ -263,10 +260,7 @@ async function chargeAll(realm: Realm, charges: Charge[]): Promise<Result[]> {
   const results = outcomes.flatMap((outcome) => (outcome.status === 'fulfilled' ? outcome.value : []))
   const failed = outcomes.find((outcome) => outcome.status === 'rejected')
   if (!failed) return results
-  takeBack(
-    realm,
-    results.filter(({ waitMs }) => waitMs === 0),
-  )
+  takeBack(realm, results)
   if (!isOutage(failed.reason)) throw failed.reason
   // Never unlimited: what an outage leaves is counted here, with less, since other processes do the same.
   return Promise.all(run(realm.tallies, charges.map(reduced)))
