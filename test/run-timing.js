@@ -28,7 +28,7 @@ import { compare, openConnection, sample, startServer } from './timing.js'
 // The standard error of an AUC is 0.009 after 2,000 pairs, 0.013 after 1,000: in both cases the bounds are far enough
 // out. A round with hashes takes 30 times as long as one without, and all of it is to be done in six minutes.
 const roundsOf = ({ hashing }) => (hashing ? 1000 : 2000)
-const controlRounds = 150
+const controlRounds = 500
 const warmupRounds = 50
 /** Each kind goes through so many accounts again and again, as whoever measures would. */
 const members = 100

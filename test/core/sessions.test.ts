@@ -35,7 +35,7 @@ t.test('round trips', { skip: noPostgres }, async (t) => {
     const sent = await during(() => post('/api/login/', ada), 200)
 
     t.equal(sent.length, 2)
-    t.match(sent[0], /^select .* from "accounts_users" where "email_canonical" = \$1$/)
+    t.match(sent[0], /^select .* left join "accounts_users" on "email_canonical" = \$1$/)
     t.match(sent[1], /^with "inserted" as \(insert into "accounts_sessions"/)
   })
 

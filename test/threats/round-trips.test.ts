@@ -44,12 +44,15 @@ t.test('round trips of the routes', { skip: noPostgres || noRedis }, async (t) =
   t.match(registered, { status: 201, statements: [/^insert into "accounts_users"/] })
   t.match(loggedIn, {
     status: 200,
-    statements: [/^select .+ where "email_canonical"/, /^with "inserted" as \(insert into "accounts_sessions"/],
+    statements: [
+      /^select .+ left join "accounts_users" on "email_canonical"/,
+      /^with "inserted" as \(insert into "accounts_sessions"/,
+    ],
   })
   t.match(refreshed, { status: 200, statements: [/^update "accounts_sessions"/] })
   t.match(guarded, { body: { sessionId: String } })
   t.match(read, { status: 200, statements: [/^select .+ from "accounts_users"/] })
-  t.match(asked, { status: 200, statements: [/^select .+ where "email_canonical"/] })
+  t.match(asked, { status: 200, statements: [/^select .+ left join "accounts_users" on "email_canonical"/] })
   t.match(checked, { status: 400 })
   const sizes = { registered: 1, loggedIn: 2, refreshed: 1, guarded: 0, read: 1, asked: 1, checked: 0 }
   const all = { registered, loggedIn, refreshed, guarded, read, asked, checked }
