@@ -12,20 +12,17 @@ import type { Ring } from './secrets.ts'
 export interface Account<Types extends object = Register> {
   readonly id: UserId<Types>
   readonly sessionId: string
-  /** What the option `tokens.claims` put into the token. */
+  /** What the option `tokens.claims` put into the token; empty without it. */
   readonly claims: Claims<Types>
 }
 
 /** What a valid access token contains. */
 export interface AccessToken {
-  readonly userId: UserId
-  readonly sessionId: string
+  readonly account: Account
   /** When the user last proved a credential, in seconds. */
   readonly authTime: number
   /** Whether it was signed within a host's transaction, which may have been rolled back. */
   readonly uncommitted: boolean
-  /** What the option `tokens.claims` put in; empty without it. */
-  readonly claims: Claims
 }
 
 /** Signs and verifies access and refresh tokens. */
@@ -179,7 +176,7 @@ function verifiers(
     // Realms may have a key, issuer and audience in common.
     const foreign = payload.client_id !== undefined && payload.client_id !== name
     if (foreign || exp - iat > accessTtl) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-    // Frozen in depth: requests share it, and what one does to its claims must not reach another's.
+    // Frozen in depth: requests share it, and what one does to it must not reach another's.
     const checked = { iat, exp, token: frozen(accessToken(payload, ids, claims !== undefined)) }
     remembered.set(text, checked)
     return checked
@@ -250,8 +247,8 @@ function accessToken(payload: Payload, ids: Storage['ids'], withClaims: boolean)
   const { sub, sid, auth_time: authTime } = payload as { sub: string; sid: string; auth_time: number }
   const uncommitted = payload.uncommitted === true
   const extra = withClaims ? Object.entries(payload).filter(([name]) => !registered.includes(name)) : []
-  const userId = (ids === 'integer' ? Number(sub) : sub) as UserId
-  return { userId, sessionId: sid, authTime, uncommitted, claims: Object.fromEntries(extra) as Claims }
+  const id = (ids === 'integer' ? Number(sub) : sub) as UserId
+  return { account: { id, sessionId: sid, claims: Object.fromEntries(extra) as Claims }, authTime, uncommitted }
 }
 
 interface Header {

@@ -72,7 +72,7 @@ export async function logout(
 
 // Not by the guard, which refuses the token of a session that has ended: logging out twice is no fault.
 function accessSession({ tokens }: Realm, authorization: string | undefined) {
-  const { sessionId: id, userId } = tokens.verifyAccess(bearerToken(authorization))
+  const { sessionId: id, id: userId } = tokens.verifyAccess(bearerToken(authorization)).account
   return { id, userId }
 }
 

@@ -13,6 +13,9 @@ export interface GuardedRequest {
 
 type Guard = (request: GuardedRequest, reply: unknown) => Promise<void>
 
+/** A guard as Fastify calls it: with a callback for what is decided at once, which is cheaper than a promise. */
+type GuardHook = (request: GuardedRequest, reply: unknown, done?: unknown) => Promise<void> | void
+
 /** The guard that fills `request.account`. */
 export interface Authenticate extends Guard {
   /** With `{ optional: true }` a request without a token passes too, and `request.accountOrNull` is null. */
@@ -78,7 +81,7 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
   const known = (run: (request: GuardedRequest) => Promise<void> | void) => {
     const guard = translating(parts, run)
     guards.add(guard)
-    return guard
+    return guard as Guard & GuardHook
   }
 
   function authenticateRequest(request: GuardedRequest, optional: boolean): Promise<void> | void {
@@ -89,9 +92,9 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     return entrance.then((entered) => void EntranceOf.set(request, entered))
   }
 
-  function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown): Promise<void> | Guard {
+  function authenticate(first: GuardedRequest | { optional: boolean }, reply?: unknown, done?: unknown) {
     // The request alone is enough: a caller who leaves `reply` out still means to authenticate.
-    if (reply !== undefined || 'headers' in Object(first)) return plain(first as GuardedRequest, reply)
+    if (reply !== undefined || 'headers' in Object(first)) return plain(first as GuardedRequest, reply, done)
     const { optional } = Object(first) as { optional?: boolean }
     if (typeof optional !== 'boolean') throw new TypeError('fastify-accounts: authenticate() takes { optional: true }')
     return known((request) => authenticateRequest(request, optional))
@@ -123,7 +126,7 @@ export function createGuards(parts: GuardParts): Guards & { verifyToken(token: s
     accountOf(request) {
       const entrance = EntranceOf.get(request)
       if (entrance?.parts !== parts) throw unguarded(request, 'accountOf()')
-      return entrance.account
+      return entrance.token.account
     },
     verifyToken: (token) => verifyToken(parts, token),
   }
@@ -137,22 +140,27 @@ export function refusedBy(error: unknown): GuardParts | undefined {
 }
 
 /** A guard that throws nothing but what is meant for the client. */
-function translating(parts: GuardParts, run: (request: GuardedRequest) => Promise<void> | void): Guard {
-  return async (request) => {
+function translating(parts: GuardParts, run: (request: GuardedRequest) => Promise<void> | void): GuardHook {
+  async function refuse(request: FastifyRequest, error: unknown): Promise<never> {
+    if (error instanceof AccountsError) refusers.set(error, parts)
+    throw errorForClient(error, request.log, `a guard of ${routeOf(request)}`)
+  }
+  return (request, _reply, done) => {
     try {
       const pending = run(request)
-      if (pending) await pending
+      if (pending) return pending.catch((error) => refuse(request as FastifyRequest, error))
     } catch (error) {
-      const { log } = request as FastifyRequest
-      if (error instanceof AccountsError) refusers.set(error, parts)
-      throw errorForClient(error, log, `a guard of ${routeOf(request as FastifyRequest)}`)
+      return refuse(request as FastifyRequest, error)
     }
+    if (typeof done !== 'function') return Promise.resolve()
+    // What follows in the request is not ours to catch.
+    done()
   }
 }
 
 async function verifyToken(parts: GuardParts, token: string): Promise<Account> {
   try {
-    return (await enter(parts, token)).account
+    return (await enter(parts, token)).token.account
   } catch (error) {
     throw errorForClient(error, parts.log, 'verifyToken')
   }
@@ -164,33 +172,31 @@ interface Entrance {
   parts: GuardParts
   /** The token as it was sent. */
   text: string
-  account: Account
   token: AccessToken
-  /** Reads the user, once. */
-  user(): Promise<User>
+  /** Read at most once. */
+  user?: Promise<User>
 }
 
 // At once when nothing has to be read, as for nearly every request.
 function enter(parts: GuardParts, text: string): Entrance | Promise<Entrance> {
   const token = parts.tokens.verifyAccess(text)
-  const alive = parts.revocation.alive(token.sessionId, token.userId, token.uncommitted)
+  const alive = parts.revocation.alive(token.account.sessionId, token.account.id, token.uncommitted)
   if (typeof alive === 'boolean') return entranceOf(parts, text, token, alive)
   return alive.then((read) => entranceOf(parts, text, token, read))
 }
 
 function entranceOf(parts: GuardParts, text: string, token: AccessToken, alive: boolean): Entrance {
   if (!alive) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  const { userId, sessionId, claims } = token
-  let read: Promise<User> | undefined
-  const user = () => {
-    read ??= findUser(parts.storage, token)
-    return read
-  }
-  return { parts, text, account: Object.freeze({ id: userId, sessionId, claims }), token, user }
+  return { parts, text, token }
 }
 
-async function findUser(storage: GuardParts['storage'], { userId }: AccessToken): Promise<User> {
-  const user = await storage.findUserById(userId)
+function userOf(entrance: Entrance): Promise<User> {
+  entrance.user ??= findUser(entrance)
+  return entrance.user
+}
+
+async function findUser({ parts: { storage }, token }: Entrance): Promise<User> {
+  const user = await storage.findUserById(token.account.id)
   if (!user?.active) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
   return user
 }
@@ -201,9 +207,8 @@ async function findUser(storage: GuardParts['storage'], { userId }: AccessToken)
  * @throws {AccountsError} ACCOUNTS_TOKEN_INVALID when there is none
  */
 export function bearerToken(authorization: string | undefined): string {
-  const [, token] = /^Bearer ([^\s]+)$/i.exec(authorization ?? '') ?? []
-  if (!token) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
-  return token
+  if (!authorization || !/^Bearer /i.test(authorization)) throw new AccountsError('ACCOUNTS_TOKEN_INVALID')
+  return authorization.slice('Bearer '.length)
 }
 
 type RequirementCheck = (entrance: Entrance, request: GuardedRequest) => Promise<void> | void
@@ -234,7 +239,7 @@ function checksOf(parts: GuardParts, requirements: Requirements): RequirementChe
 
 function ownerCheck(owner: NonNullable<Requirements['owner']>): RequirementCheck {
   if (typeof owner !== 'function') throw wrongRequirement('owner', 'a function (request) => id', owner)
-  return async ({ account }, request) => {
+  return async ({ token: { account } }, request) => {
     const id = await callHost(() => owner(request as FastifyRequest))
     const own = ['string', 'number', 'bigint'].includes(typeof id) && String(id) === String(account.id)
     if (!own) throw new AccountsError('ACCOUNTS_NOT_FOUND')
@@ -253,8 +258,8 @@ function recentCheck({ clock }: GuardParts, recent: true | number): RequirementC
 
 function verifiedCheck(verified: true): RequirementCheck {
   if (verified !== true) throw wrongRequirement('verified', 'true', verified)
-  return async ({ user }) => {
-    if ((await user()).emailVerifiedAt === null) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
+  return async (entrance) => {
+    if ((await userOf(entrance)).emailVerifiedAt === null) throw new AccountsError('ACCOUNTS_EMAIL_UNVERIFIED')
   }
 }
 
@@ -263,8 +268,8 @@ function roleCheck({ options }: GuardParts, wanted: readonly string[]): Requirem
   if (!valid) throw wrongRequirement('role', 'a role or a list of roles', wanted)
   const unknown = options.roles && wanted.find((role) => !options.roles?.has(role))
   if (unknown) throw wrongRequirement('role', `one of the option "roles" (${listed(options.roles!.keys())})`, unknown)
-  return async ({ user }) => {
-    const { role } = await user()
+  return async (entrance) => {
+    const { role } = await userOf(entrance)
     if (role === null || !wanted.includes(role)) throw new AccountsError('ACCOUNTS_FORBIDDEN')
   }
 }
@@ -277,8 +282,8 @@ function permissionCheck({ options: { roles } }: GuardParts, wanted: string): Re
   if (!grants.some((granted) => covers(granted, wanted))) {
     throw wrongRequirement('permission', `one that the option "roles" grants (${listed(grants)})`, wanted)
   }
-  return async ({ user }) => {
-    const { role } = await user()
+  return async (entrance) => {
+    const { role } = await userOf(entrance)
     const granted = (role !== null && roles.get(role)) || []
     if (!granted.some((permission) => covers(permission, wanted))) throw new AccountsError('ACCOUNTS_FORBIDDEN')
   }
@@ -339,7 +344,7 @@ class EntranceOf extends Returned {
 /** The getter behind `request.account`. */
 export function requestAccount(this: FastifyRequest): Account {
   const entrance = EntranceOf.get(this)
-  if (entrance) return entrance.account
+  if (entrance) return entrance.token.account
   throw unguarded(this, 'request.account')
 }
 
@@ -352,7 +357,7 @@ function unguarded(request: FastifyRequest, read: string): Error {
 
 /** The getter behind `request.accountOrNull`. */
 export function requestAccountOrNull(this: FastifyRequest): Account | null {
-  return EntranceOf.get(this)?.account ?? null
+  return EntranceOf.get(this)?.token.account ?? null
 }
 
 function routeOf({ method, routeOptions, url }: FastifyRequest): string {

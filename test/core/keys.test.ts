@@ -328,7 +328,7 @@ t.test('[R-TOK-6] a token under a key is verified once, and forged ones push it 
   const claims = () => ({ roles: ['user'] }) as never
   const { accounts, member } = await realm(t, pemOf(keys.RS256), { tokens: { claims } })
   const { tokens } = realmOf(accounts)
-  const roles = () => (tokens.verifyAccess(member.access).claims as { roles: string[] }).roles
+  const roles = () => (tokens.verifyAccess(member.access).account.claims as { roles: string[] }).roles
   const remembered = roles()
   const unsigned = member.access.slice(0, member.access.lastIndexOf('.') + 1)
 

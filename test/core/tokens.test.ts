@@ -387,7 +387,7 @@ t.test('[R-TOK-6] the token of an ended session fails on the next request, thoug
 t.test('[R-TOK-6] forged tokens push no good one out of memory', async (t) => {
   const { accounts, member } = await realm(t, { tokens: { claims: () => ({ roles: ['user'] }) as never } })
   const { tokens } = realmOf(accounts)
-  const roles = () => (tokens.verifyAccess(member.access).claims as { roles: string[] }).roles
+  const roles = () => (tokens.verifyAccess(member.access).account.claims as { roles: string[] }).roles
   const remembered = roles()
   const unsigned = member.access.slice(0, member.access.lastIndexOf('.') + 1)
 
@@ -408,7 +408,7 @@ t.test('[R-TOK-6] forged tokens push no good one out of memory', async (t) => {
 t.test('good tokens beyond the memory’s size push out what was not used for longest', async (t) => {
   const { accounts, member } = await realm(t, { tokens: { claims: () => ({ roles: ['user'] }) as never } })
   const { tokens } = realmOf(accounts)
-  const roles = (token: string) => (tokens.verifyAccess(token).claims as { roles: string[] }).roles
+  const roles = (token: string) => (tokens.verifyAccess(token).account.claims as { roles: string[] }).roles
   const claims = claimsOf(member.access)
   const idle = forged('access', { ...claims, jti: 'idle' })
   const remembered = roles(member.access)

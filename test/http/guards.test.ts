@@ -1,5 +1,5 @@
 import fastifyAuth from '@fastify/auth'
-import type { FastifyInstance, FastifyServerOptions } from 'fastify'
+import type { FastifyInstance, FastifyRequest, FastifyServerOptions } from 'fastify'
 import Fastify from 'fastify'
 import t, { type Test } from 'tap'
 import { realmOf } from '../../lib/accounts.ts'
@@ -282,6 +282,30 @@ t.test('a wrong requirement throws where the route is built, and names what was 
   const plain = await host(t, { roles: undefined })
   t.throws(() => plain.app.accounts.require({ permission: 'orders:read' }), { name: 'TypeError', message: /"roles"/ })
   t.ok(plain.app.accounts.require({ role: 'anything' }), 'without the option any role may be asked for')
+})
+
+t.test('a guard is a hook of any kind, or awaited, and takes no fault of what follows for its own', async (t) => {
+  const { app, send } = await host(t)
+  const { authenticate } = app.accounts
+  const seen = async (request: FastifyRequest) => ({ id: request.account.id })
+  const fault = () => {
+    throw new Error('a fault of the host')
+  }
+  app.post('/parsing', { preParsing: authenticate as never }, seen)
+  app.get('/validation', { preValidation: authenticate }, seen)
+  app.get('/awaited', { onRequest: async (request, reply) => authenticate(request, reply) }, seen)
+  app.get('/hook', { onRequest: [authenticate, fault] }, seen)
+  app.get('/handler', { onRequest: authenticate }, fault)
+  const user = await createUser(app)
+  const headers = await loginAs(app, user)
+
+  for (const url of ['/parsing', '/validation', '/awaited', '/hook', '/handler']) {
+    const method = url === '/parsing' ? 'POST' : 'GET'
+    t.same(told(await send({ url, method })), invalid, url)
+    const { status, body } = await send({ url, method, headers })
+    if (['/hook', '/handler'].includes(url)) t.match([status, body], [500, { message: 'a fault of the host' }], url)
+    else t.match([status, body], [200, { id: user.id }], url)
+  }
 })
 
 t.test('a refusal leaves no header on the response when another guard lets the request in', async (t) => {
