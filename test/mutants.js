@@ -277,6 +277,27 @@ export const mutants = [
     killedBy: '[R-TOK-4] each realm, each secret and each purpose has keys of its own',
   },
   {
+    file: 'lib/core/random.ts',
+    find: '  used += size\n',
+    replace: '',
+    test: 'test/core/random.test.ts',
+    killedBy: '[R-OTP-1] no random byte is given out twice, on either side of a new filling',
+  },
+  {
+    file: 'lib/core/random.ts',
+    find: 'used + size > pool.length',
+    replace: 'used > pool.length',
+    test: 'test/core/random.test.ts',
+    killedBy: '[R-OTP-1] no random byte is given out twice, on either side of a new filling',
+  },
+  {
+    file: 'lib/core/random.ts',
+    find: 'Buffer.from(pool.subarray(used, used + size))',
+    replace: 'pool.subarray(used, used + size)',
+    test: 'test/core/random.test.ts',
+    killedBy: '[R-OTP-1]',
+  },
+  {
     file: 'lib/core/secrets.ts',
     find: 'const nonce = randomBytes(12)',
     replace: 'const nonce = Buffer.alloc(12)',

@@ -159,6 +159,23 @@ t.test('a ready transport is used and left open', async (t) => {
   t.notOk(state.closed)
 })
 
+t.test('how a mail is encoded is fixed where it has ASCII alone, and left to nodemailer otherwise', async (t) => {
+  const mails: Record<string, unknown>[] = []
+  const transport = { sendMail: async (mail: Record<string, unknown>) => mails.push(mail) }
+  const { mailer } = realm(t, { transport })
+  const user = { username: 'Мария', email: 'ada@example.com' }
+
+  await mailer.send(sampleMessage())
+  await mailer.send(sampleMessage({ user }))
+  await until(() => mails.length === 2)
+
+  const encodings = mails.map(({ html, textEncoding }) => [`${html}`.includes('Мария'), textEncoding])
+  t.same(encodings.sort(), [
+    [false, 'quoted-printable'],
+    [true, undefined],
+  ])
+})
+
 t.test('a decoy is dropped', async (t) => {
   const mails: Mail[] = []
   const { mailer, queue } = realm(t, { transport: async (mail) => mails.push(mail) })

@@ -1,4 +1,4 @@
-import { createHash, randomBytes, randomInt } from 'node:crypto'
+import { createHash, randomInt } from 'node:crypto'
 import type {
   Cache,
   Charge,
@@ -17,6 +17,7 @@ import { accountKeys, mailCharge } from './charges.ts'
 import type { Client } from './client.ts'
 import { emit } from './events.ts'
 import { withoutPassword } from './new-user.ts'
+import { randomBytes } from './random.ts'
 import type { Realm } from './realm.ts'
 import { mac, open, type SecretKeys, seal } from './secrets.ts'
 

@@ -1,5 +1,6 @@
-import { createCipheriv, createDecipheriv, createHmac, hkdfSync, randomBytes } from 'node:crypto'
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync } from 'node:crypto'
 import { createMemory } from './memory.ts'
+import { randomBytes } from './random.ts'
 
 /** The keys that one secret of the ring stands for; every key is bound to a realm and a purpose. */
 export interface SecretKeys {

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import type { RefreshOutcome, Session, User, UserId } from '../contracts.ts'
 import { AccountsError, callHost } from '../errors.ts'
 import { mustVerify } from '../options/options.ts'
@@ -7,6 +6,7 @@ import { type Client, noClient } from './client.ts'
 import { whileStale } from './credentials.ts'
 import { emit } from './events.ts'
 import type { EventDetails } from './hooks.ts'
+import { randomBytes } from './random.ts'
 import type { Realm } from './realm.ts'
 
 type Lives = Pick<SessionLife, 'idle' | 'absolute'>

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto'
 import fastifyJwt, { type FastifyJWTOptions, type JWT } from '@fastify/jwt'
 import type { FastifyInstance } from 'fastify'
 import type { Claims, Register, Session, Storage, User, UserId } from '../contracts.ts'
@@ -6,6 +5,7 @@ import { AccountsError, callHost } from '../errors.ts'
 import type { AccessKey } from '../options/keys.ts'
 import type { ResolvedOptions } from '../options/options.ts'
 import { createMemory } from './memory.ts'
+import { randomBytes } from './random.ts'
 import type { Ring } from './secrets.ts'
 
 /** Who a request is made for. */

@@ -38,11 +38,15 @@ function textOf(block: MailBlock): string {
 
 /** Breaks lines at 76 columns, which a terminal and a quoted reply still show whole. */
 function wrap(text: string): string {
-  return text.split(' ').reduce((lines, word) => {
-    const line = lines.slice(lines.lastIndexOf('\n') + 1)
-    if (lines === '') return word
-    return [...line].length + 1 + [...word].length > 76 ? `${lines}\n${word}` : `${lines} ${word}`
-  }, '')
+  let column = -1
+  const words = text.split(' ').map((word) => {
+    const width = [...word].length
+    const fits = column + 1 + width <= 76
+    const before = column < 0 ? '' : fits ? ' ' : '\n'
+    column = fits ? column + 1 + width : width
+    return before + word
+  })
+  return words.join('')
 }
 
 function htmlPart(brand: MailBrand, words: MailWords): string {

@@ -117,8 +117,11 @@ function hasSendMail(transport: unknown): transport is { sendMail(mail: Record<s
 
 /** nodemailer parses addresses given as text, where a comma makes two recipients; it does not parse objects. */
 function sealedEnvelope({ to, from, ...mail }: Mail, { sender, signal }: { sender: Sender; signal: AbortSignal }) {
+  // Counts no letters where there is no choice: a mail takes 0.9 of the CPU.
+  const plain = isAscii(mail.text) && isAscii(mail.html)
   return {
     ...mail,
+    ...(plain && { textEncoding: 'quoted-printable' as const }),
     signal,
     from: { name: sender.name, address: sender.address },
     to: { name: '', address: to },
@@ -126,6 +129,10 @@ function sealedEnvelope({ to, from, ...mail }: Mail, { sender, signal }: { sende
     disableFileAccess: true,
     disableUrlAccess: true,
   }
+}
+
+function isAscii(text: string): boolean {
+  return !/\P{ASCII}/u.test(text)
 }
 
 /** nodemailer's own limits reach ten minutes; an unpooled connection is 15 times slower. */
