@@ -175,7 +175,7 @@ t.test('a connection that breaks at a statement', { skip: noPostgres }, async (t
 
   await t.test('[R-OTP-9] before the password is stored: the same grant works afterwards', async (t) => {
     for (const pattern of [
-      /from "accounts_users"/,
+      /join "accounts_users"/,
       /update "accounts_users"/,
       /update "accounts_sessions"/,
       /commit\0/,
