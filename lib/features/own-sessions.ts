@@ -72,8 +72,8 @@ export async function logout(
 
 // Not by the guard, which refuses the token of a session that has ended: logging out twice is no fault.
 function accessSession({ tokens }: Realm, authorization: string | undefined) {
-  const { sessionId: id, id: userId } = tokens.verifyAccess(bearerToken(authorization)).account
-  return { id, userId }
+  const { id, sessionId } = tokens.verifyAccess(bearerToken(authorization)).account
+  return { id: sessionId, userId: id }
 }
 
 /** `POST /auth/logout/`, `POST /auth/logout_all/`, `GET /auth/sessions/` and `DELETE /auth/sessions/:id/`. */

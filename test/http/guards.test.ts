@@ -308,6 +308,45 @@ t.test('a guard is a hook of any kind, or awaited, and takes no fault of what fo
   }
 })
 
+t.test('a guard within a hook of the host is waited for, and what is thrown behind it is the host’s', async (t) => {
+  const { app, visit } = await host(t)
+  const { authenticate } = app.accounts
+  type Hook = (...args: unknown[]) => unknown
+  const runs: string[] = []
+  const deny = async () => {
+    throw Object.assign(new Error('of the host'), { statusCode: 403 })
+  }
+  const all = (...guards: unknown[]) =>
+    async function (this: unknown, ...args: unknown[]) {
+      for (const guard of guards) await (guard as Hook).apply(this, args)
+    }
+  const routes = {
+    one: all(authenticate),
+    both: all(authenticate, deny),
+    chained: (request: never, reply: never) => authenticate(request, reply).then(deny),
+    caught: (request: never, reply: never) => authenticate(request, reply).catch(() => {}),
+    finally: (request: never, reply: never) => authenticate(request, reply).finally(() => runs.push('finally')),
+    together: (...args: [never, never]) => Promise.all([authenticate(...args), deny()]).then(() => {}),
+  }
+  for (const [name, onRequest] of Object.entries(routes)) {
+    app.get(`/${name}`, { onRequest: onRequest as never }, async (request) => {
+      runs.push(name)
+      return { id: request.accountOrNull?.id ?? null }
+    })
+  }
+  const user = await createUser(app)
+  const headers = await loginAs(app, user)
+
+  for (const name of Object.keys(routes)) {
+    const refused = ['both', 'chained', 'together'].includes(name)
+    const { status, body } = await visit(`/${name}`, headers)
+    t.match([status, body], refused ? [403, { message: 'of the host' }] : [200, { id: user.id }], name)
+    const visitor = await visit(`/${name}`)
+    t.match([visitor.status, visitor.body.id], name === 'caught' ? [200, null] : [401], name)
+  }
+  t.same(runs, ['one', 'caught', 'caught', 'finally', 'finally', 'finally'])
+})
+
 t.test('a refusal leaves no header on the response when another guard lets the request in', async (t) => {
   const { app, visit } = await host(t)
   const { authenticate, require } = app.accounts

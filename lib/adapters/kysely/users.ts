@@ -21,7 +21,7 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
   const users = db.selectFrom('accounts_users').select(userColumns(db))
   const usersWithPassword = users.select('password_hash as passwordHash')
   const byId = prepared(db, (slot: Slot<{ id: UserId }>) => users.where('id', '=', slot('id')))
-  // Answers a row of nulls when there is none, so that reading it takes about as long: who has an account would show.
+  // Answers a row of nulls when nobody has the address: without one, the time would show who has an account.
   const byEmail = prepared(db, (slot: Slot<{ email: string }>) =>
     db
       .selectFrom(db.selectNoFrom(sql<number>`1`.as('one')).as('always'))
@@ -38,8 +38,8 @@ function findVerbs(db: Kysely<AccountsTables>, ids: Storage['ids']) {
     async findUserByEmail(emailCanonical) {
       if (!storable(emailCanonical)) return null
       const [row] = await byEmail({ email: emailCanonical })
-      const user = { ...userOf(row as UserRow, ids), passwordHash: row!.passwordHash }
-      return row!.userId === null ? null : user
+      if (!row || row.userId === null) return null
+      return { ...userOf(row as UserRow, ids), passwordHash: row.passwordHash }
     },
 
     async findHolders(emailCanonical, usernameCanonical) {
