@@ -102,11 +102,12 @@ function chosenFiles() {
     .flatMap((file) => (statSync(file).isDirectory() ? testFiles(file) : [file]))
 }
 
+/** The largest first: most of them take the longest, and none should be left to run alone. */
 function testFiles(dir) {
   return readdirSync(dir, { recursive: true })
     .filter((name) => name.endsWith('.test.ts'))
     .map((name) => join(dir, name))
-    .sort()
+    .sort((one, other) => statSync(other).size - statSync(one).size)
 }
 
 async function provideServers({ chromium, django, mariadb }) {
