@@ -277,6 +277,27 @@ export const mutants = [
     killedBy: '[R-TOK-4] each realm, each secret and each purpose has keys of its own',
   },
   {
+    file: 'lib/core/concurrency-limit.ts',
+    find: 'if (running >= Math.floor(limit)) return wait()',
+    replace: 'if (running < 0) return wait()',
+    test: 'test/core/concurrency-limit.test.ts',
+    killedBy: 'a storm of more calls than a port can do leaves nothing behind it, and cuts no feed',
+  },
+  {
+    file: 'lib/core/concurrency-limit.ts',
+    find: 'Math.max(least, limit / 2)',
+    replace: 'limit',
+    test: 'test/core/concurrency-limit.test.ts',
+    killedBy: 'after an outage fewer run, and more again while all goes well',
+  },
+  {
+    file: 'lib/core/deadline.ts',
+    find: "[...batchMs.keys(), heartbeat, 'subscribe', 'endedSince', 'ping']",
+    replace: "[...batchMs.keys(), 'subscribe', 'endedSince', 'ping']",
+    test: 'test/core/concurrency-limit.test.ts',
+    killedBy: 'a storm of more calls than a port can do leaves nothing behind it, and cuts no feed',
+  },
+  {
     file: 'lib/core/random.ts',
     find: '  used += size\n',
     replace: '',

@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError, isOutage, loggable } from '../errors.ts'
+import { createConcurrencyLimit } from './concurrency-limit.ts'
 import { type Call, withEachMethod } from './methods.ts'
 
 /** How long the caller of a port waits. */
@@ -16,18 +17,52 @@ const mostTimeouts = 3
 const pauseMs = 1000
 // Sent every second: the connection logs each outage once.
 const heartbeat = 'publish'
+/** What keeps the feed of ended sessions up waits for no turn, or a storm of requests would cut it. */
+const withoutTurn = new Set([...batchMs.keys(), heartbeat, 'subscribe', 'endedSince', 'ping'])
 
 /**
  * Bounds every call of a port but `close`: one that takes longer than a second, or fails because of an outage, is
  * `ACCOUNTS_UNAVAILABLE` with the fault as cause; any other fault is a bug and is thrown as it is. After three calls in
  * a row that took too long the port is left alone but for one call a second, so that a frozen dependency collects no
- * pile of work. A write abandoned here may still be done. Faults are logged here, since a host's error handler need not
- * look at causes.
+ * pile of work. At most 100 calls run at once; the others wait for a turn, a second at most. A write abandoned here may
+ * still be done. Faults are logged here, since a host's error handler need not look at causes.
  */
 export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger): Port {
   const breaker = { timeouts: 0, pausedUntil: 0 }
+  const inTurn = turns(log)
   // A mailer may take its time to send what it has accepted.
-  return withEachMethod(port, (name, call) => (name === 'close' ? call : boundedCall(name, call, breaker, log)))
+  return withEachMethod(port, (name, call) => {
+    if (name === 'close') return call
+    const inTime = boundedCall(name, call, breaker, log)
+    return withoutTurn.has(name) ? inTime : inTurn(name, inTime)
+  })
+}
+
+function turns(log: FastifyBaseLogger) {
+  const limit = createConcurrencyLimit()
+  let loggedAt = Number.NEGATIVE_INFINITY
+  function refuse(name: string, error: AccountsError): never {
+    // Thousands may be refused together.
+    if (performance.now() - loggedAt >= 1000) {
+      loggedAt = performance.now()
+      log.error({ err: error.cause }, `fastify-accounts: "${name}" failed`)
+    }
+    throw error
+  }
+  return (name: string, call: Call): Call =>
+    async (...args) => {
+      const turn = limit.enter()
+      if (turn) await turn.catch((error) => refuse(name, error))
+      let outage = false
+      try {
+        return await call(...args)
+      } catch (error) {
+        outage = isOutage(error)
+        throw error
+      } finally {
+        limit.leave(outage)
+      }
+    }
 }
 
 interface Breaker {
