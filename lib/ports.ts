@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import type { Cache, Mailer, Storage } from './contracts.ts'
+import { createConcurrencyLimit } from './core/concurrency-limit.ts'
 import { bounded } from './core/deadline.ts'
 import type { Ports } from './core/realm.ts'
 import type { Ring } from './core/secrets.ts'
@@ -24,7 +25,7 @@ export async function openPorts(
   ring: Ring,
 ): Promise<Ports & { close(): Promise<void> }> {
   const { log } = app
-  const storage = bounded(options.storage ?? (await storageOf(options)), log)
+  const storage = bounded(options.storage ?? (await storageOf(options)), log, createConcurrencyLimit(log))
   if (!mailing(app, options)) return { storage, cache: undefined, mailer: undefined, close: () => closeAll(options) }
   const { name, clock } = options
   const closing = new AbortController()

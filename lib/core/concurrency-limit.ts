@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError } from '../errors.ts'
 
 /** Bounds how many calls run at once; the others wait for their turn. */
@@ -8,23 +9,34 @@ export interface ConcurrencyLimit {
    * @throws {AccountsError} ACCOUNTS_UNAVAILABLE, after a second without a turn
    */
   enter(): Promise<void> | undefined
-  /** Gives the turn back. After an outage, or what took too long, half as many may run, and then slowly more. */
-  leave(outage: boolean): void
+  /** Gives the turn back. When a call took too long, half as many may run from now on, and then slowly more. */
+  leave(late: boolean): void
 }
 
 /**
  * Makes a limit by additive increase and multiplicative decrease. Without one, what waits for a connection of a pool is
  * too late when it gets there: the work is done, and nobody waits for it any more.
  */
-export function createConcurrencyLimit({ most = 100, least = 4, patienceMs = 1000 } = {}): ConcurrencyLimit {
+export function createConcurrencyLimit(
+  log: Pick<FastifyBaseLogger, 'error'>,
+  { most = 100, least = 4, patienceMs = 1000 } = {},
+): ConcurrencyLimit {
   const line = new Set<() => void>()
   let limit = most
   let running = 0
+  // What runs at the same time is late at the same time, and says it once.
+  const slowDown = atMostEvery(patienceMs, () => {
+    limit = Math.max(least, limit / 2)
+  })
+  const tell = atMostEvery(patienceMs, () => {
+    log.error('fastify-accounts: calls of the database were refused, since others have waited too long')
+  })
 
   function wait(): Promise<void> {
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
         line.delete(start)
+        tell()
         reject(new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: new Error('port is busy') }))
       }, patienceMs)
       function start() {
@@ -41,9 +53,10 @@ export function createConcurrencyLimit({ most = 100, least = 4, patienceMs = 100
       running++
       return undefined
     },
-    leave(outage) {
+    leave(late) {
       running--
-      limit = outage ? Math.max(least, limit / 2) : Math.min(most, limit + 1 / limit)
+      if (late) slowDown()
+      else limit = Math.min(most, limit + 1 / limit)
       for (const start of line) {
         if (running >= Math.floor(limit)) return
         line.delete(start)
@@ -51,5 +64,15 @@ export function createConcurrencyLimit({ most = 100, least = 4, patienceMs = 100
         start()
       }
     },
+  }
+}
+
+function atMostEvery(ms: number, act: () => void): () => void {
+  let last = Number.NEGATIVE_INFINITY
+  return () => {
+    const now = performance.now()
+    if (now - last < ms) return
+    last = now
+    act()
   }
 }

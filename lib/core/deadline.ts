@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { FastifyBaseLogger } from 'fastify'
 import { AccountsError, isOutage, loggable } from '../errors.ts'
-import { createConcurrencyLimit } from './concurrency-limit.ts'
+import type { ConcurrencyLimit } from './concurrency-limit.ts'
 import { type Call, withEachMethod } from './methods.ts'
 
 /** How long the caller of a port waits. */
@@ -17,52 +17,23 @@ const mostTimeouts = 3
 const pauseMs = 1000
 // Sent every second: the connection logs each outage once.
 const heartbeat = 'publish'
-/** What keeps the feed of ended sessions up waits for no turn, or a storm of requests would cut it. */
-const withoutTurn = new Set([...batchMs.keys(), heartbeat, 'subscribe', 'endedSince', 'ping'])
+/** Without turns: a storm of requests must not cut the feed of ended sessions. */
+const withoutTurn = new Set([...batchMs.keys(), 'endedSince'])
 
 /**
  * Bounds every call of a port but `close`: one that takes longer than a second, or fails because of an outage, is
  * `ACCOUNTS_UNAVAILABLE` with the fault as cause; any other fault is a bug and is thrown as it is. After three calls in
  * a row that took too long the port is left alone but for one call a second, so that a frozen dependency collects no
- * pile of work. At most 100 calls run at once; the others wait for a turn, a second at most. A write abandoned here may
- * still be done. Faults are logged here, since a host's error handler need not look at causes.
+ * pile of work. With a `limit`, calls wait for their turn before that, a second at most. A write abandoned here may be
+ * done all the same. Faults are logged here, since a host's error handler need not look at causes.
  */
-export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger): Port {
+export function bounded<Port extends object>(port: Port, log: FastifyBaseLogger, limit?: ConcurrencyLimit): Port {
   const breaker = { timeouts: 0, pausedUntil: 0 }
-  const inTurn = turns(log)
   // A mailer may take its time to send what it has accepted.
   return withEachMethod(port, (name, call) => {
     if (name === 'close') return call
-    const inTime = boundedCall(name, call, breaker, log)
-    return withoutTurn.has(name) ? inTime : inTurn(name, inTime)
+    return boundedCall(name, call, { breaker, log, limit: withoutTurn.has(name) ? undefined : limit })
   })
-}
-
-function turns(log: FastifyBaseLogger) {
-  const limit = createConcurrencyLimit()
-  let loggedAt = Number.NEGATIVE_INFINITY
-  function refuse(name: string, error: AccountsError): never {
-    // Thousands may be refused together.
-    if (performance.now() - loggedAt >= 1000) {
-      loggedAt = performance.now()
-      log.error({ err: error.cause }, `fastify-accounts: "${name}" failed`)
-    }
-    throw error
-  }
-  return (name: string, call: Call): Call =>
-    async (...args) => {
-      const turn = limit.enter()
-      if (turn) await turn.catch((error) => refuse(name, error))
-      let outage = false
-      try {
-        return await call(...args)
-      } catch (error) {
-        outage = isOutage(error)
-        throw error
-      } finally {
-        limit.leave(outage)
-      }
-    }
 }
 
 interface Breaker {
@@ -71,22 +42,34 @@ interface Breaker {
   pausedUntil: number
 }
 
-function boundedCall(name: string, call: Call, breaker: Breaker, log: FastifyBaseLogger): Call {
+interface Bounds {
+  breaker: Breaker
+  log: FastifyBaseLogger
+  limit: ConcurrencyLimit | undefined
+}
+
+function boundedCall(name: string, call: Call, { breaker, log, limit }: Bounds): Call {
   const batch = batchMs.get(name)
   return async (...args) => {
     if (!batch) refuseWhilePaused(breaker)
+    const turn = limit?.enter()
+    if (turn) await turn
+    let late = false
     try {
       // The port of a host may answer at once.
       const result = await beforeItExpires(Promise.resolve(call(...args)), name, batch ?? deadlineMs)
       if (!batch) breaker.timeouts = 0
       return result
     } catch (cause) {
-      if (!batch) breaker.timeouts = cause instanceof Expired ? breaker.timeouts + 1 : 0
+      late = cause instanceof Expired
+      if (!batch) breaker.timeouts = late ? breaker.timeouts + 1 : 0
       // The driver's own fault, which an adapter may have translated.
       const fault = cause instanceof AccountsError ? (cause.cause ?? cause) : cause
       if (name !== heartbeat) log.error({ err: loggable(fault) }, `fastify-accounts: "${name}" failed`)
       if (!isOutage(cause)) throw cause
       throw new AccountsError('ACCOUNTS_UNAVAILABLE', { cause: loggable(fault) })
+    } finally {
+      limit?.leave(late)
     }
   }
 }

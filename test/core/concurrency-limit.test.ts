@@ -4,71 +4,99 @@ import t from 'tap'
 import { createConcurrencyLimit } from '../../lib/core/concurrency-limit.ts'
 import { bounded } from '../../lib/core/deadline.ts'
 
-t.test('so many run at once, first come, first served', async (t) => {
-  const limit = createConcurrencyLimit({ most: 2 })
-  const order: number[] = []
-  let [running, most] = [0, 0]
-  const work = async (n: number) => {
-    await limit.enter()
-    order.push(n)
-    most = Math.max(most, ++running)
-    await sleep(2)
-    running--
-    limit.leave(false)
+const { log: silentLog } = Fastify({ logger: false })
+
+/** A limit, and what it logs. */
+function limited(options: Parameters<typeof createConcurrencyLimit>[1]) {
+  const lines: unknown[] = []
+  return { lines, limit: createConcurrencyLimit({ error: (line: unknown) => void lines.push(line) }, options) }
+}
+
+/** Work that knows how much of it runs at once. */
+function counted(work: (n: number) => Promise<unknown>) {
+  const seen = { running: 0, most: 0, order: [] as number[] }
+  const run = async (n: number) => {
+    seen.order.push(n)
+    seen.most = Math.max(seen.most, ++seen.running)
+    await work(n).finally(() => seen.running--)
   }
+  return { seen, run }
+}
 
-  await Promise.all(Array.from({ length: 20 }, (_, n) => work(n)))
+function wave(count: number, call: (n: number) => Promise<unknown>) {
+  return Promise.allSettled(Array.from({ length: count }, (_, n) => call(n)))
+}
 
-  t.equal(most, 2)
+t.test('so many run at once, first come, first served', async (t) => {
+  const { limit } = limited({ most: 2 })
+  const { seen, run } = counted(() => sleep(2))
+
+  await wave(20, bounded({ run }, silentLog, limit).run)
+
+  t.equal(seen.most, 2)
   t.same(
-    order,
-    order.toSorted((a, b) => a - b),
+    seen.order,
+    seen.order.toSorted((a, b) => a - b),
   )
   t.equal(limit.enter(), undefined, 'and then there is room at once')
 })
 
-t.test('after an outage fewer run, and more again while all goes well', async (t) => {
-  const limit = createConcurrencyLimit({ most: 16, least: 4 })
-  /** How many run at once. */
-  const room = async () => {
-    let entered = 0
-    let turn = limit.enter()
-    for (; !turn; turn = limit.enter()) entered++
-    // Whoever waits has the first turn that is given back.
-    limit.leave(false)
-    await turn
-    for (let n = 0; n < entered; n++) limit.leave(false)
-    return entered
-  }
-  const call = (outage: boolean, times: number) => {
-    for (let n = 0; n < times; n++) {
-      limit.enter()
-      limit.leave(outage)
-    }
-  }
+t.test('whatever fails gives its turn back, and slows nobody down', async (t) => {
+  const { limit } = limited({ most: 2 })
+  const { seen, run } = counted(async () => {
+    await sleep(2)
+    throw Object.assign(new Error('refused'), { code: 'ECONNREFUSED' })
+  })
 
-  t.equal(await room(), 16)
-  call(true, 1)
-  t.equal(await room(), 8)
-  call(true, 9)
-  t.equal(await room(), 4)
-  call(false, 200)
-  t.equal(await room(), 16)
+  const outcomes = await wave(20, bounded({ run }, silentLog, limit).run)
+
+  t.ok(outcomes.every(({ status }) => status === 'rejected'))
+  t.equal(seen.order.length, 20)
+  t.equal(seen.most, 2)
 })
 
-t.test('whoever finds no turn in time is refused, and takes none later', async (t) => {
-  const limit = createConcurrencyLimit({ most: 1, patienceMs: 5 })
+t.test('when calls take too long half as many run, and more again while all goes well', async (t) => {
+  const { limit } = limited({ most: 16 })
+  const slow = counted(() => sleep(1100))
+  const fast = counted(() => sleep(2))
+  const port = bounded({ slow: slow.run, fast: fast.run }, silentLog, limit)
+
+  // Together, which halves it once, and too few for a pause.
+  await wave(2, port.slow)
+  await wave(9, port.fast)
+  t.equal(fast.seen.most, 8)
+  await wave(300, port.fast)
+  t.equal(fast.seen.most, 16)
+})
+
+t.test('it never falls below what makes it rise again', async (t) => {
+  const { limit } = limited({ most: 16, least: 4, patienceMs: 5 })
+  for (let n = 0; n < 5; n++) {
+    limit.enter()
+    limit.leave(true)
+    await sleep(10)
+  }
+  const { seen, run } = counted(() => sleep(1))
+
+  await wave(4, bounded({ run }, silentLog, limit).run)
+
+  t.equal(seen.most, 4)
+})
+
+t.test('whoever finds no turn in time is refused, takes none later, and is logged once', async (t) => {
+  const { limit, lines } = limited({ most: 1, patienceMs: 20 })
   limit.enter()
 
-  await t.rejects(limit.enter()!, { code: 'ACCOUNTS_UNAVAILABLE', cause: { message: 'port is busy' } })
+  const refused = await wave(50, async () => limit.enter())
 
+  t.ok(refused.every((outcome) => outcome.status === 'rejected' && outcome.reason.code === 'ACCOUNTS_UNAVAILABLE'))
+  t.match(refused[0], { reason: { cause: { message: 'port is busy' }, headers: { 'retry-after': /^[123]$/ } } })
+  t.ok(lines.length >= 1 && lines.length <= 2, `${lines.length} lines`)
   limit.leave(false)
   t.equal(limit.enter(), undefined)
 })
 
-t.test('a storm of more calls than a port can do leaves nothing behind it, and cuts no feed', async (t) => {
-  const lines: string[] = []
-  const { log } = Fastify({ logger: { level: 'error', stream: { write: (line: string) => void lines.push(line) } } })
+t.test('a storm of more calls than a pool can do leaves nothing behind it, and cuts no feed', async (t) => {
   // One at a time, as a pool of one connection would; what is abandoned is done all the same.
   let last = Promise.resolve()
   const port = {
@@ -76,26 +104,22 @@ t.test('a storm of more calls than a port can do leaves nothing behind it, and c
       last = last.then(() => sleep(2))
       await last
     },
-    publish: async () => {},
+    endedSince: async () => {},
   }
-  const { find, publish } = bounded(port, log)
-  const wave = (count: number) => Promise.allSettled(Array.from({ length: count }, () => find()))
+  const { find, endedSince } = bounded(port, silentLog, limited({}).limit)
 
-  const storm = wave(3000)
+  const storm = wave(3000, find)
   const asked = performance.now()
-  await publish()
-  const beat = performance.now() - asked
+  await endedSince()
+  const polled = performance.now() - asked
   const outcomes = await storm
-  const refused = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? outcome.reason : []))
-  const after = await wave(50)
+  const after = await wave(50, find)
 
-  t.ok(beat < 500, `${beat} ms`)
-  t.ok(outcomes.length - refused.length > 200, `${outcomes.length - refused.length} of 3000 were done in time`)
-  t.ok(refused.every(({ code, headers }) => code === 'ACCOUNTS_UNAVAILABLE' && headers['retry-after']))
+  t.ok(polled < 500, `${polled} ms`)
+  const done = outcomes.filter(({ status }) => status === 'fulfilled').length
+  t.ok(done > 200, `${done} of 3000 were done in time`)
   t.same(
     after.map(({ status }) => status),
     Array(50).fill('fulfilled'),
   )
-  const busy = lines.filter((line) => line.includes('port is busy'))
-  t.ok(busy.length >= 1 && busy.length <= 3, `${busy.length} lines for ${refused.length} refusals`)
 })
