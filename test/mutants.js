@@ -281,7 +281,7 @@ export const mutants = [
     find: 'if (running >= Math.floor(limit)) return wait()',
     replace: 'if (running < 0) return wait()',
     test: 'test/core/concurrency-limit.test.ts',
-    killedBy: 'a storm of more calls than a pool can do leaves nothing behind it, and cuts no feed',
+    killedBy: 'a storm of more calls than a pool can do leaves nothing behind it, and stops neither feed nor health',
   },
   {
     file: 'lib/core/concurrency-limit.ts',
@@ -299,10 +299,10 @@ export const mutants = [
   },
   {
     file: 'lib/core/deadline.ts',
-    find: "[...batchMs.keys(), 'endedSince']",
+    find: "[...batchMs.keys(), 'endedSince', 'ping']",
     replace: '[...batchMs.keys()]',
     test: 'test/core/concurrency-limit.test.ts',
-    killedBy: 'a storm of more calls than a pool can do leaves nothing behind it, and cuts no feed',
+    killedBy: 'a storm of more calls than a pool can do leaves nothing behind it, and stops neither feed nor health',
   },
   {
     file: 'lib/core/random.ts',

@@ -17,8 +17,8 @@ const mostTimeouts = 3
 const pauseMs = 1000
 // Sent every second: the connection logs each outage once.
 const heartbeat = 'publish'
-/** Without turns: a storm of requests must not cut the feed of ended sessions. */
-const withoutTurn = new Set([...batchMs.keys(), 'endedSince'])
+/** Without turns: a storm of requests must neither cut the feed of ended sessions nor make the process look ill. */
+const withoutTurn = new Set([...batchMs.keys(), 'endedSince', 'ping'])
 
 /**
  * Bounds every call of a port but `close`: one that takes longer than a second, or fails because of an outage, is
