@@ -323,7 +323,7 @@ export const mutants = [
     find: 'Buffer.from(pool.subarray(used, used + size))',
     replace: 'pool.subarray(used, used + size)',
     test: 'test/core/random.test.ts',
-    killedBy: '[R-OTP-1]',
+    killedBy: '[R-OTP-1] what was given out is nobody else’s to change',
   },
   {
     file: 'lib/core/secrets.ts',
