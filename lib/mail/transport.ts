@@ -57,7 +57,6 @@ export function openPost(options: MailOptions): MailPost {
       // The core stores canonical addresses only; any other must not reach an address parser.
       if (canonicalEmail(message.to) === null)
         throw Object.assign(new Error('address'), { code: 'EENVELOPE', command: 'API' })
-      const signal = AbortSignal.timeout(longestSendMs)
       const mail: Mail = {
         ...written,
         to: message.to,
@@ -66,7 +65,7 @@ export function openPost(options: MailOptions): MailPost {
         // RFC 3834: so that no holiday notice is sent in reply.
         headers: { 'Auto-Submitted': 'auto-generated', 'X-Auto-Response-Suppress': 'All' },
       }
-      await Promise.race([send(mail, { sender, signal }), timedOut(signal)])
+      await inTime(async (signal) => send(mail, { sender, signal }))
     },
     close,
   }
@@ -90,11 +89,17 @@ function parseSender(from: unknown): Sender {
   return { name, address, domain }
 }
 
-function timedOut(signal: AbortSignal): Promise<never> {
-  return new Promise((_, reject) => {
-    signal.addEventListener('abort', () => reject(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })), {
-      once: true,
-    })
+function inTime(work: (signal: AbortSignal) => Promise<unknown>): Promise<unknown> {
+  const deadline = new AbortController()
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => {
+      reject(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' }))
+      deadline.abort()
+    }, longestSendMs).unref()
+    // A timer that ran on would keep the mail in memory for all that time.
+    work(deadline.signal)
+      .then(resolve, reject)
+      .finally(() => clearTimeout(timer))
   })
 }
 

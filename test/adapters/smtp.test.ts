@@ -1,7 +1,8 @@
+import { mock } from 'node:test'
 import t, { type Test } from 'tap'
 import { smtpMailer } from '../../lib/adapters/smtp.ts'
 import type { MailLog } from '../../lib/mail/log.ts'
-import { smtpLimits, smtpOptions } from '../../lib/mail/transport.ts'
+import { openPost, smtpLimits, smtpOptions } from '../../lib/mail/transport.ts'
 import type { Mail } from '../../lib/options/mail.ts'
 import { mailerContract, sampleMessage } from '../../lib/testing/mailer.ts'
 import { freePort, until } from '../helpers/helper.ts'
@@ -271,4 +272,34 @@ t.test('wrong options are told by name', async (t) => {
     const { message } = t.throws(() => smtpMailer({ ...right, ...(options as object) }), TypeError) as Error
     t.match(message, `option "${name}`)
   }
+})
+
+t.test('a mail that takes two minutes is given up and cut off; no timer outlives one that was sent', async (t) => {
+  mock.timers.enable({ apis: ['setTimeout'] })
+  t.teardown(() => mock.timers.reset())
+  const signals: AbortSignal[] = []
+  const sendMail = ({ signal }: Record<string, unknown>, done: Promise<void>) => {
+    signals.push(signal as AbortSignal)
+    return done
+  }
+  const stuck = openPost({ from, transport: { sendMail: (mail) => sendMail(mail, new Promise(() => {})) } })
+  const quick = openPost({ from, transport: { sendMail: (mail) => sendMail(mail, Promise.resolve()) } })
+
+  const outcome = stuck.deliver(sampleMessage()).then(
+    () => 'sent',
+    (error) => error.code,
+  )
+  await quick.deliver(sampleMessage())
+  mock.timers.tick(119_999)
+  t.same(
+    signals.map(({ aborted }) => aborted),
+    [false, false],
+  )
+  mock.timers.tick(1)
+
+  t.equal(await outcome, 'ETIMEDOUT')
+  t.same(
+    signals.map(({ aborted }) => aborted),
+    [true, false],
+  )
 })
