@@ -19,7 +19,11 @@ export interface MailWorkerOptions extends MailOptions {
   secret: MailSecret
   /** The realm of the app. @default 'accounts' */
   name?: string
-  /** Mails sent at a time. @default 5 */
+  /**
+   * Mails taken at a time. Our SMTP pool sends five at once (its `maxConnections`), and finds the next ones waiting.
+   *
+   * @default 10
+   */
   concurrency?: number
   /** The time in milliseconds. @default Date.now */
   clock?: () => number
@@ -49,7 +53,7 @@ const resolve = section({
   redis: anything<RedisSource>(),
   secret: anything<MailSecret>(),
   name: realmName,
-  concurrency: integer(1, 1000, 5),
+  concurrency: integer(1, 1000, 10),
   clock: fn('() => milliseconds', () => Date.now()),
   timing: section<Timing>({
     retryMs: integer(1, 60_000, 2000),
