@@ -5,12 +5,11 @@ import { answerBench } from './serve.js'
 let seen = fresh()
 
 function fresh() {
-  return { count: 0, bytes: 0, first: 0, last: 0 }
+  return { count: 0, bytes: 0, last: 0 }
 }
 
 function take(bytes) {
   seen.last = performance.now()
-  seen.first ||= seen.last
   seen.count++
   seen.bytes += bytes
 }
