@@ -1028,6 +1028,14 @@ export const mutants = [
     killedBy: 'a route of a protected scope without a guard fails at boot',
   },
 
+  {
+    file: 'lib/http/admission.ts',
+    find: 'for (const client of held) client.leave()',
+    replace: '',
+    test: 'test/threats/abuse.test.ts',
+    killedBy: 'closing refuses whoever is held at once, and their connections end with it',
+  },
+
   // Mails.
   {
     file: 'lib/mail/transport.ts',

@@ -2,6 +2,7 @@ import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { type Departure, hashQueue, reservations } from '../core/hash-queue.ts'
 import { createWaitingRoom } from '../core/waiting-room.ts'
+import type { AccountsError } from '../errors.ts'
 
 const room = createWaitingRoom(hashQueue.places)
 
@@ -31,7 +32,22 @@ class Waiting implements Departure {
 
 /** The hooks of a route that hashes. Those who come from a familiar network do not wait behind all the others. */
 export function admission(isFamiliar: (request: FastifyRequest) => boolean) {
-  const wait = (request: FastifyRequest) => room.enter(request.raw.socket, watch(request), isFamiliar(request))
+  const held = new Set<Waiting>()
+  let closing = false
+
+  async function wait(request: FastifyRequest): Promise<void> {
+    const client = watch(request)
+    held.add(client)
+    try {
+      await room.enter(request.raw.socket, client, isFamiliar(request))
+    } catch (error) {
+      if (closing) (error as AccountsError).headers.connection = 'close'
+      throw error
+    } finally {
+      held.delete(client)
+    }
+  }
+
   return {
     /** An `onRequest` hook: while the hash queue is full a request waits, before its body is read, or is refused. */
     async admit(request: FastifyRequest): Promise<void> {
@@ -48,10 +64,16 @@ export function admission(isFamiliar: (request: FastifyRequest) => boolean) {
       if (signal.aborted) reservation.release()
       else signal.addEventListener('abort', reservation.release)
     },
+
+    /** A `preClose` hook: whoever is held is refused now. Another instance has room, and a shutdown has little time. */
+    async close(): Promise<void> {
+      closing = true
+      for (const client of held) client.leave()
+    },
   }
 }
 
-function watch(request: FastifyRequest): Departure {
+function watch(request: FastifyRequest): Waiting {
   const watched = watches.get(request)
   if (watched) return watched.client
   const { socket } = request.raw

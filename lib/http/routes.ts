@@ -111,7 +111,8 @@ export function isolate(scope: FastifyInstance, sendError?: SendError): void {
 /** Mounts routes at their paths with and without the trailing slash, or as the option `routes` says. */
 export function mount(scope: FastifyInstance, realm: Realm, accounts: Pick<Guards, 'authenticate'>, all: Route[]) {
   const swaggerTransform = securityTransform(scope.log, realm.options.openapi.securityScheme)
-  const { admit, reserve } = admission((request) => isFamiliar(realm, clientOf(realm, request)))
+  const { admit, reserve, close } = admission((request) => isFamiliar(realm, clientOf(realm, request)))
+  scope.addHook('preClose', close)
   for (const route of all) {
     const decoration = realm.options.routes[route.name]
     if (decoration === false) continue

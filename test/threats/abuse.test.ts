@@ -79,6 +79,36 @@ t.test('[R-HASH-6] HTTP/2 logins that are cancelled leave the queue, and the oth
   t.ok(hashQueue.places() > 0)
 })
 
+t.test('closing refuses whoever is held at once, and their connections end with it', async (t) => {
+  const { app, came } = await countingApp(t)
+  const url = `${await app.listen({ port: 0, host: '127.0.0.1' })}/api/login/`
+  const leave = fillHashQueue()
+  const headers = { 'content-type': 'application/json' }
+  const held = Array.from({ length: 20 }, () => fetch(url, { method: 'POST', headers, body: JSON.stringify(ada) }))
+  await until(() => came() === held.length)
+
+  const started = performance.now()
+  const closed = app.close()
+
+  for (const response of await Promise.all(held)) {
+    t.same([response.status, response.headers.get('connection')], [503, 'close'])
+    t.match(response.headers.get('retry-after'), /^[1-3]$/)
+  }
+  await closed
+  t.ok(performance.now() - started < 900, 'before their patience of a second is over')
+  await leave()
+})
+
+/** An app that counts the logins that came. */
+async function countingApp(t: Teardown) {
+  let count = 0
+  const onRequest = async () => {
+    count++
+  }
+  const { app } = await memoryApp(t, { passwords: {}, routes: { login: { onRequest } } })
+  return { app, came: () => count }
+}
+
 t.test('[R-PW-3] a body that is not UTF-8 is refused, since all its odd bytes would be one password', async (t) => {
   const { app } = await memoryApp(t)
   const body = Buffer.from(JSON.stringify({ ...ada, password: 'ÿÿÿÿÿÿÿÿ' }), 'latin1')
