@@ -1,6 +1,6 @@
 // Measures this library beside a hand-written service, better-auth, raw argon2 and raw nodemailer, on this machine.
 //
-//   npm run bench                 everything, about 25 minutes; writes bench/RESULTS.md
+//   npm run bench                 everything, about half an hour; writes bench/RESULTS.md
 //   npm run bench -- --quick      one round of a second each and less of P11 and P14, about a minute: for a first look
 //   npm run bench -- P3 P5        these rows only
 //   npm run bench -- --soak       ten minutes of mixed load, for the memory
@@ -9,7 +9,7 @@
 // It installs what it needs into bench/, and starts a PostgreSQL and a Redis of its own from the installed binaries.
 // Servers, services and clients are processes of their own and share the cores, so only ratios are worth quoting. The
 // exit code is 1 when a row could not be measured; a missed target is not a failure.
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { bench, install } from './install.js'
@@ -48,12 +48,18 @@ try {
   const seconds = Math.round((performance.now() - started) / 1000)
   const text = `${machineOf(setup, values)} It took ${seconds} s.\n\n${tableOf(results)}\n`
   console.log(`\n${text}`)
-  const full = wanted.length === 0 && !values.quick && !values.soak
-  if (full) writeFileSync(join(bench, 'RESULTS.md'), `# Results of the last full run\n\n${text}`)
+  if (wanted.length === 0 && !values.quick && !values.soak) keep(text)
 } finally {
   await setup.close()
 }
 process.exit(results.some(({ error }) => error) ? 1 : 0)
+
+/** Replaces the last full run in the file of results; the sections below it stay. */
+function keep(text) {
+  const file = join(bench, 'RESULTS.md')
+  const [, ...sections] = readFileSync(file, 'utf8').split(/^(?=## )/m)
+  writeFileSync(file, [`# Results of the last full run\n\n${text}`, ...sections].join('\n'))
+}
 
 async function measure(row) {
   const from = performance.now()

@@ -1,6 +1,6 @@
 // More clients than the cores can hash for: 64 at a time, and thousands that come back as soon as they are refused.
 import { setTimeout as sleep } from 'node:timers/promises'
-import { credentialsOf, logins, password } from '../databases.js'
+import { credentialsOf, emailOf, logins, password } from '../databases.js'
 import { alternate, medianOf, post, ratioOf, runClient } from '../harness.js'
 import { mib } from '../report.js'
 
@@ -77,33 +77,47 @@ function probe({ warmup, seconds }, service, access) {
   return runClient(service, { warmup, seconds, connections: 1, every: 2, requests })
 }
 
+// More users than the others have; nobody but the probe is the last of them.
+const lastUser = 6001
+const many = { data: 'many', size: { users: lastUser } }
+
 const login = { what: 'login', requests: () => logins('/api/login/') }
 const register = {
   what: 'register',
   requests: () => [['POST', '/api/register/', { username: 'n{n}', email: 'n{n}@bench.example', password }]],
 }
-// Who proved no code is refused before the hash, so that this counts the 400s.
+// Each token is good for one reset, and a 400 from then on: there are more of them than a storm uses.
 const resetPassword = {
-  what: 'reset_password with a dead token, which hashes nothing (goodput: 400s)',
-  good: ['400'],
-  async requests(service) {
-    const { body } = await post(service, '/auth/email_request/', { email: credentialsOf(1).email })
-    return [['POST', '/auth/reset_password/', { token: body.token, new_password: password }]]
+  what: 'reset_password',
+  env: { MAILS: 'kept' },
+  users: { storm: 4500, calm: 1000, patient: 500 },
+  allow: ['400'],
+  async requests(service, ids) {
+    const tokens = await service.ask('grants', ids.map(emailOf))
+    return tokens.map((token) => ['POST', '/auth/reset_password/', { token, new_password: password }])
   },
 }
 // A change ends the session that asked, and its response has the tokens of the next.
 const changePassword = {
   what: 'change_password (two hashes)',
   bearer: 'access',
-  async requests(service, count, first = 1) {
-    const pairs = await service.ask(
-      'sessions',
-      Array.from({ length: count }, (_, index) => first + index),
-    )
+  async requests(service, ids) {
+    const pairs = await service.ask('sessions', ids)
     const body = { current_password: password, new_password: password }
     return pairs.map(({ access }) => ['POST', '/auth/change_password/', body, { authorization: `Bearer ${access}` }])
   },
 }
+const refresh = {
+  what: 'refresh',
+  chain: 'refresh',
+  async requests(service, ids) {
+    const pairs = await service.ask('sessions', ids)
+    return pairs.map(({ refresh }) => ['POST', '/auth/refresh/', { refresh }])
+  },
+}
+const empty = { what: 'an empty POST', requests: () => [['POST', '/empty', {}]] }
+
+const anHour = 3_600_000
 
 export const hugeStormRows = [
   huge('1,000 connections', login, { connections: 1000 }),
@@ -111,9 +125,22 @@ export const hugeStormRows = [
   huge('1,000 connections, 10 pipelined', login, { connections: 1000, pipeline: 10 }, 'slow'),
   huge('5,000 connections, 10 pipelined', login, { connections: 5000, pipeline: 10 }, 'slow'),
   huge('1,000 connections, bodies 500 ms late', login, { connections: 1000, drip: 500 }, 'slow'),
+  huge(
+    '2,000 connections whose bodies never come, beside 64',
+    login,
+    { connections: 2000, drip: anHour, patient: true, others: 64 },
+    'slow',
+  ),
   huge('1,000 connections', register, { connections: 1000 }, 'slow'),
   huge('1,000 connections', resetPassword, { connections: 1000 }, 'slow'),
   huge('1,000 connections', changePassword, { connections: 1000 }, 'slow'),
+  {
+    id: 'P11',
+    what: 'storm: 5,000 connections, refresh: goodput / capacity, and for an empty POST; GET p99',
+    target: '>= 0.80 of what an empty POST keeps; <= 30 ms',
+    slow: true,
+    measure: measureRefreshes,
+  },
 ]
 
 function huge(size, kind, plan, slow) {
@@ -127,7 +154,7 @@ function huge(size, kind, plan, slow) {
 }
 
 async function measureHuge(setup, kind, plan) {
-  const service = await setup.start('accounts')
+  const service = await setup.start('accounts', { ...many, env: kind.env })
   try {
     const rounds = Math.min(setup.rounds, 3)
     const { storm } = await alternate({ rounds }, { storm: (round) => oneHugeStorm(setup, service, kind, plan, round) })
@@ -144,20 +171,36 @@ async function measureHuge(setup, kind, plan) {
   }
 }
 
-async function oneHugeStorm(setup, service, { requests, good, bearer }, plan, round) {
-  // Until everybody is connected and was refused or held once, it is no storm yet.
-  const window = setup.quick ? { warmup: 1.5, seconds: 2.5 } : { warmup: 4, seconds: 24 }
-  const kind = { good, bearer, ...overload }
+async function measureRefreshes(setup) {
+  const service = await setup.start('accounts', many)
+  const plan = { connections: 5000, window: { warmup: 4, seconds: 8 } }
+  const storm = (kind) => (round) => oneHugeStorm(setup, service, kind, plan, round)
+  try {
+    const rounds = await alternate({ rounds: 3 }, { refresh: storm(refresh), empty: storm(empty) })
+    const [kept, keptEmpty] = [medianOf(rounds.refresh, 'ratio'), medianOf(rounds.empty, 'ratio')]
+    const p99 = medianOf(rounds.refresh, 'p99')
+    const rate = `${medianOf(rounds.refresh, 'goodput').toFixed(0)}/s`
+    const figure = `${kept.toFixed(2)} and ${keptEmpty.toFixed(2)}; ${p99.toFixed(1)} ms (${rate})`
+    return { figure, met: kept >= 0.8 * keptEmpty && p99 <= 30 }
+  } finally {
+    await service.stop()
+  }
+}
+
+async function oneHugeStorm(setup, service, kind, { others = 10, window = windowOf(setup), ...plan }, round) {
   // Whoever is still held from the round before has to leave.
   if (round > 0) await sleep(1500)
   await setup.flush(service)
-  const [{ access }] = await service.ask('sessions', [2999])
+  const [{ access }] = await service.ask('sessions', [lastUser])
+  const { good, bearer, chain } = kind
+  const how = { good, bearer, chain, allow: [...overload.allow, ...(kind.allow ?? [])] }
   // Other users than in the storm: what they have asked for may still be under way then.
+  const users = { storm: plan.connections, calm: 64, patient: others, ...kind.users }
+  const requests = await requestsOf(service, kind, users)
   const calmWindow = { warmup: setup.quick ? 1 : 2, seconds: setup.quick ? 1.5 : 3 }
-  const first = await requests(service, 64, 2101)
-  const calm = await runClient(service, { ...calmWindow, ...kind, connections: 64, requests: first })
-  const storm = { ...window, ...kind, ...plan, requests: await requests(service, plan.connections) }
-  const patient = { ...kind, connections: 10, patient: true, requests: await requests(service, 10, 2001) }
+  const calm = await runClient(service, { ...calmWindow, ...how, connections: 64, requests: requests.calm })
+  const storm = { ...window, ...how, ...plan, requests: requests.storm }
+  const patient = { ...how, connections: others, patient: true, requests: requests.patient }
   const [impatient, guarded, waiting] = await Promise.all([
     runClient(service, storm),
     probe(window, service, access),
@@ -167,4 +210,21 @@ async function oneHugeStorm(setup, service, { requests, good, bearer }, plan, ro
   const goodput = impatient.perSecond + waiting.perSecond
   const capacity = calm.perSecond
   return { goodput, capacity, ratio: goodput / capacity, p99: guarded.p99, patientShare: waiting.servedShare }
+}
+
+/** Until everybody is connected and was refused or held once, it is no storm yet. */
+function windowOf({ quick }) {
+  return quick ? { warmup: 1.5, seconds: 2.5 } : { warmup: 4, seconds: 24 }
+}
+
+/** The requests of each group, whose users are nobody else's. */
+async function requestsOf(service, kind, users) {
+  const all = {}
+  let first = 1
+  for (const [group, count] of Object.entries(users)) {
+    const ids = Array.from({ length: count }, (_, index) => first + index)
+    all[group] = await kind.requests(service, ids)
+    first += count
+  }
+  return all
 }
