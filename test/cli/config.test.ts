@@ -243,6 +243,28 @@ t.test('the worker of the environment loads neither fastify nor kysely nor pg', 
   for (const name of ['fastify', 'fastify-plugin', '@fastify/jwt', 'kysely', 'pg']) t.notOk(packages.has(name), name)
 })
 
+t.test('a command loads no package that it does not use', async (t) => {
+  const all = ['fastify', 'kysely', 'pg', 'ioredis', 'bullmq', 'nodemailer', '@node-rs/argon2', 'typebox']
+  const uses: Record<string, string[]> = {
+    '--help': [],
+    'generate-secret': [],
+    'generate-key EdDSA': [],
+    'migrate --sql': ['kysely'],
+    [`mails --out ${t.testdir()}`]: [],
+  }
+
+  for (const [line, wanted] of Object.entries(uses)) {
+    const run = cli(t, line.split(' '), {}, { node: printingModules() })
+    t.equal(await run.ended, 0, line)
+    const { packages } = loadedIn(run.err())
+    t.strictSame(
+      all.filter((name) => packages.has(name)),
+      wanted,
+      line,
+    )
+  }
+})
+
 t.test('migrate says what to do about a config whose database it cannot take', async (t) => {
   const folder = t.testdir({
     'storage.js': 'export default { storage: {} }',
