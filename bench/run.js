@@ -58,7 +58,8 @@ process.exit(results.some(({ error }) => error) ? 1 : 0)
 function keep(text) {
   const file = join(bench, 'RESULTS.md')
   const [, ...sections] = readFileSync(file, 'utf8').split(/^(?=## )/m)
-  writeFileSync(file, [`# Results of the last full run\n\n${text}`, ...sections].join('\n'))
+  const all = [`# Results of the last full run\n\n${text}`, ...sections]
+  writeFileSync(file, `${all.map((section) => section.trim()).join('\n\n')}\n`)
 }
 
 async function measure(row) {

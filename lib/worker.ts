@@ -20,7 +20,8 @@ export interface MailWorkerOptions extends MailOptions {
   /** The realm of the app. @default 'accounts' */
   name?: string
   /**
-   * Mails taken at a time. Our SMTP pool sends five at once (its `maxConnections`), and finds the next ones waiting.
+   * Mails taken at a time. Our SMTP pool sends five at once (its `maxConnections`), and finds the next ones waiting;
+   * a transport of your own gets all of them at once.
    *
    * @default 10
    */
@@ -33,7 +34,7 @@ export interface MailWorkerOptions extends MailOptions {
 
 /** A running worker. */
 export interface MailWorker {
-  /** Stops taking mails and finishes those on the wire, at most 8 s. What is not finished, another worker sends. */
+  /** Stops taking mails and finishes those that it has, at most 8 s. What is not finished, another worker sends. */
   close(): Promise<void>
 }
 
@@ -108,9 +109,10 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
     await within(timing.drainMs, closing)
     if (active.count() > 0) log.warn({ event: 'mail.released', count: active.count() }, 'Mails left to another worker')
     active.abandon()
+    // Before another worker can take what was left to it.
+    post.close()
     connections.close()
     await within(500, closing)
-    post.close()
   }
   let closed: Promise<void> | undefined
   return {
@@ -121,7 +123,7 @@ export function startMailWorker(options: MailWorkerOptions): MailWorker {
   }
 }
 
-/** Keeps track of the mails on the wire. */
+/** Keeps track of the mails that the worker has taken. */
 function activeWork() {
   const abandons = new Set<() => void>()
   return {

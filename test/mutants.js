@@ -1035,6 +1035,13 @@ export const mutants = [
     test: 'test/threats/abuse.test.ts',
     killedBy: 'closing refuses whoever is held at once, and their connections end with it',
   },
+  {
+    file: 'lib/http/admission.ts',
+    find: 'if (closing) client.leave()',
+    replace: '',
+    test: 'test/threats/abuse.test.ts',
+    killedBy: 'closing refuses whoever is held at once, and their connections end with it',
+  },
 
   // Mails.
   {

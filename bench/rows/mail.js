@@ -87,10 +87,11 @@ async function drain(setup, { accounts, sink, env, counts }) {
 }
 
 async function sentBy(sender, command, sink, { warmup, total }) {
-  const asked = sender.ask(...command)
-  const from = { ...(await seenBy(sink, warmup)), ...(await sender.stat()) }
-  const to = { ...(await seenBy(sink, total)), ...(await sender.stat()) }
-  await asked
+  const measured = async () => [
+    { ...(await seenBy(sink, warmup)), ...(await sender.stat()) },
+    { ...(await seenBy(sink, total)), ...(await sender.stat()) },
+  ]
+  const [[from, to]] = await Promise.all([measured(), sender.ask(...command)])
   await sink.ask('forget')
   const count = to.count - from.count
   const perSecond = (count * 1000) / (to.last - from.last)

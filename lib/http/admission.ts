@@ -2,7 +2,7 @@ import type { Socket } from 'node:net'
 import type { FastifyRequest } from 'fastify'
 import { type Departure, hashQueue, reservations } from '../core/hash-queue.ts'
 import { createWaitingRoom } from '../core/waiting-room.ts'
-import type { AccountsError } from '../errors.ts'
+import { AccountsError } from '../errors.ts'
 
 const room = createWaitingRoom(hashQueue.places)
 
@@ -38,10 +38,11 @@ export function admission(isFamiliar: (request: FastifyRequest) => boolean) {
   async function wait(request: FastifyRequest): Promise<void> {
     const client = watch(request)
     held.add(client)
+    if (closing) client.leave()
     try {
       await room.enter(request.raw.socket, client, isFamiliar(request))
     } catch (error) {
-      if (closing) (error as AccountsError).headers.connection = 'close'
+      if (closing && error instanceof AccountsError) error.headers.connection = 'close'
       throw error
     } finally {
       held.delete(client)

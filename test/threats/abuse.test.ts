@@ -82,10 +82,13 @@ t.test('[R-HASH-6] HTTP/2 logins that are cancelled leave the queue, and the oth
 t.test('closing refuses whoever is held at once, and their connections end with it', async (t) => {
   const { app, came } = await countingApp(t)
   const url = `${await app.listen({ port: 0, host: '127.0.0.1' })}/api/login/`
-  const leave = fillHashQueue()
+  const late = connect((app.server.address() as AddressInfo).port, '127.0.0.1')
+  late.write(login.slice(0, -1))
+  await until(() => came() === 1)
+  t.teardown(fillHashQueue())
   const headers = { 'content-type': 'application/json' }
   const held = Array.from({ length: 20 }, () => fetch(url, { method: 'POST', headers, body: JSON.stringify(ada) }))
-  await until(() => came() === held.length)
+  await until(() => came() === 1 + held.length)
 
   const started = performance.now()
   const closed = app.close()
@@ -94,9 +97,10 @@ t.test('closing refuses whoever is held at once, and their connections end with 
     t.same([response.status, response.headers.get('connection')], [503, 'close'])
     t.match(response.headers.get('retry-after'), /^[1-3]$/)
   }
-  await closed
+  late.write(login.slice(-1))
+  t.match(String(await once(late, 'data')), /^HTTP\/1\.1 503 /)
   t.ok(performance.now() - started < 900, 'before their patience of a second is over')
-  await leave()
+  await closed
 })
 
 /** An app that counts the logins that came. */
