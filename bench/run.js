@@ -1,7 +1,7 @@
 // Measures this library beside a hand-written service, better-auth, raw argon2 and raw nodemailer, on this machine.
 //
 //   npm run bench                 everything, about half an hour; writes bench/RESULTS.md
-//   npm run bench -- --quick      one round of a second each and less of P11 and P14, about a minute: for a first look
+//   npm run bench -- --quick      one round of a second each, without P14 and most of P11, a minute: for a first look
 //   npm run bench -- P3 P5        these rows only
 //   npm run bench -- --soak       ten minutes of mixed load, for the memory
 //   npm run bench -- --keep …     the library as it was packed the last time

@@ -6,11 +6,10 @@ import { mib } from '../report.js'
 export const bootRows = [{ id: 'P13', measure: boot, what: 'start and idle memory' }]
 
 async function boot(setup) {
-  // A single start says nothing.
-  const rounds = await alternate(
-    { rounds: Math.max(3, setup.rounds) },
-    { ours: () => startOnce(setup, 'accounts'), plain: () => startOnce(setup, 'plain') },
-  )
+  const rounds = await alternate(setup, {
+    ours: () => startOnce(setup, 'accounts'),
+    plain: () => startOnce(setup, 'plain'),
+  })
   const { ours, plain } = rounds
   const ratio = ratioOf(ours, plain, 'ms')
   const times = `${medianOf(ours, 'ms').toFixed(0)} ms to ${medianOf(plain, 'ms').toFixed(0)} ms`
