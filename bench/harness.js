@@ -188,6 +188,15 @@ export async function post(service, path, body, headers = {}) {
   return { headers: response.headers, body: await response.json() }
 }
 
+/** Requests that rotate the tokens of new sessions: an old token has been rotated. */
+export async function refreshRequests(service, ids) {
+  return refreshesOf(await service.ask('sessions', ids), '/auth/refresh/')
+}
+
+export function refreshesOf(pairs, path) {
+  return pairs.map(({ refresh }) => ['POST', path, { refresh }])
+}
+
 async function versionsOf(postgres, redis) {
   const client = new Redis(redis.url)
   const info = await client.info('server')

@@ -1059,8 +1059,8 @@ export const mutants = [
     killedBy: '[R-MAIL-4] a password is sent to another machine over TLS only',
   },
   {
-    file: 'lib/mail/transport.ts',
-    find: '.finally(() => clearTimeout(timer))',
+    file: 'lib/core/deadline.ts',
+    find: '.then(() => clearTimeout(timer))',
     replace: '',
     test: 'test/adapters/smtp.test.ts',
     killedBy: 'a mail that takes two minutes is given up and cut off; no timer outlives one that was sent',

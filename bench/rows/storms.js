@@ -1,7 +1,7 @@
 // More clients than the cores can hash for: 64 at a time, and thousands that come back as soon as they are refused.
 import { setTimeout as sleep } from 'node:timers/promises'
 import { credentialsOf, emailOf, logins, password } from '../databases.js'
-import { alternate, medianOf, post, ratioOf, runClient } from '../harness.js'
+import { alternate, medianOf, post, ratioOf, refreshRequests, runClient } from '../harness.js'
 import { mib } from '../report.js'
 
 // 429: with thousands under way, some are of the same user.
@@ -110,10 +110,7 @@ const changePassword = {
 const refresh = {
   what: 'refresh',
   chain: 'refresh',
-  async requests(service, ids) {
-    const pairs = await service.ask('sessions', ids)
-    return pairs.map(({ refresh }) => ['POST', '/auth/refresh/', { refresh }])
-  },
+  requests: refreshRequests,
 }
 const empty = { what: 'an empty POST', requests: () => [['POST', '/empty', {}]] }
 

@@ -1,7 +1,7 @@
 // What goes without a hash: guards and refreshes.
 import { generateKeyPairSync } from 'node:crypto'
 import { credentialsOf, spread } from '../databases.js'
-import { alternate, load, medianOf, post, ratioOf } from '../harness.js'
+import { alternate, load, medianOf, post, ratioOf, refreshesOf, refreshRequests } from '../harness.js'
 
 const connections = 32
 
@@ -44,11 +44,14 @@ async function refresh(setup) {
   const hand = await setup.service('hand-written')
 
   const handPairs = await Promise.all(Array.from({ length: connections }, () => post(hand, '/login', credentialsOf(1))))
-  const handTokens = handPairs.map(({ body }) => body.refresh)
+  const handRequests = refreshesOf(
+    handPairs.map(({ body }) => body),
+    '/refresh',
+  )
   const rounds = await alternate(setup, {
     empty: () => load(setup, accounts, { connections, requests: [['POST', '/empty', {}]] }),
     refresh: () => refreshes(setup, accounts),
-    hand: !setup.quick && (() => load(setup, hand, chainOf('/refresh', handTokens))),
+    hand: !setup.quick && (() => load(setup, hand, { connections, chain: 'refresh', requests: handRequests })),
   })
   const ratio = ratioOf(rounds.refresh, rounds.empty)
   const cpu = medianOf(rounds.refresh, 'cpuUs')
@@ -88,17 +91,10 @@ function times({ ours, better }, target) {
   return { figure, met: ratio >= target }
 }
 
-/** New sessions each time: an old token has been rotated. */
 async function refreshes(setup, accounts) {
-  const pairs = await accounts.ask('sessions', spread(connections))
-  return load(setup, accounts, chainOf('/auth/refresh/', tokensOf(pairs)))
+  const requests = await refreshRequests(accounts, spread(connections))
+  return load(setup, accounts, { connections, chain: 'refresh', requests })
 }
-
-function chainOf(path, tokens) {
-  return { connections, chain: 'refresh', requests: tokens.map((refresh) => ['POST', path, { refresh }]) }
-}
-
-const tokensOf = (pairs) => pairs.map(({ refresh }) => refresh)
 
 async function bearersOf(accounts) {
   const pairs = await accounts.ask('sessions', spread(connections))

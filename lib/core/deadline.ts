@@ -57,7 +57,9 @@ function boundedCall(name: string, call: Call, { breaker, log, limit }: Bounds):
     let late = false
     try {
       // The port of a host may answer at once.
-      const result = await beforeItExpires(Promise.resolve(call(...args)), name, batch ?? deadlineMs)
+      const ms = batch ?? deadlineMs
+      const expired = () => new Expired(`"${name}" took longer than ${ms} ms`)
+      const result = await beforeItExpires(ms, Promise.resolve(call(...args)), expired)
       if (!batch) breaker.timeouts = 0
       return result
     } catch (cause) {
@@ -85,9 +87,11 @@ class Expired extends Error {
   override name = 'TimeoutError'
 }
 
-function beforeItExpires<T>(work: Promise<T>, name: string, ms: number): Promise<T> {
+/** Settles as the work does, or rejects with what `late` makes when it takes longer. The timer ends with the work. */
+export function beforeItExpires<T>(ms: number, work: Promise<T>, late: () => Error, unref?: 'unref'): Promise<T> {
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Expired(`"${name}" took longer than ${ms} ms`)), ms)
+    const timer = setTimeout(() => reject(late()), ms)
+    if (unref) timer.unref()
     work.then(resolve, reject).then(() => clearTimeout(timer))
   })
 }

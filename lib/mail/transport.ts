@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto'
 import { createTransport, type SMTPPoolOptions } from 'nodemailer'
 import type { Brand, Message } from '../contracts.ts'
+import { beforeItExpires } from '../core/deadline.ts'
 import { canonicalEmail } from '../core/email-address.ts'
 import { anything, port, wrongOption } from '../options/checks.ts'
 import type { Mail, MailTransport } from '../options/mail.ts'
@@ -65,7 +66,13 @@ export function openPost(options: MailOptions): MailPost {
         // RFC 3834: so that no holiday notice is sent in reply.
         headers: { 'Auto-Submitted': 'auto-generated', 'X-Auto-Response-Suppress': 'All' },
       }
-      await inTime(async (signal) => send(mail, { sender, signal }))
+      const deadline = new AbortController()
+      const late = () => {
+        deadline.abort()
+        return Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' })
+      }
+      // Its timer keeps no process, nor the mail once it was sent.
+      await beforeItExpires(longestSendMs, send(mail, { sender, signal: deadline.signal }), late, 'unref')
     },
     close,
   }
@@ -87,20 +94,6 @@ function parseSender(from: unknown): Sender {
     throw wrongOption('from', 'must be an address such as "Example <no-reply@example.com>"')
   }
   return { name, address, domain }
-}
-
-function inTime(work: (signal: AbortSignal) => Promise<unknown>): Promise<unknown> {
-  const deadline = new AbortController()
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => {
-      reject(Object.assign(new Error('timeout'), { code: 'ETIMEDOUT' }))
-      deadline.abort()
-    }, longestSendMs).unref()
-    // A timer that ran on would keep the mail in memory for all that time.
-    work(deadline.signal)
-      .then(resolve, reject)
-      .finally(() => clearTimeout(timer))
-  })
 }
 
 type Send = (mail: Mail, how: { sender: Sender; signal: AbortSignal }) => Promise<unknown>
